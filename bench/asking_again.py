@@ -17,11 +17,11 @@ from pathlib import Path
 from heading import parse_arguments
 
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.datasets.question_subsets import index_by_number
-from runner.engines.kinds import model_kind
+from runner.datasets.question_subsets import index_questions_by_number
+from runner.engines.kinds import get_model_kind
 from runner.records.jobs import Job, Recorder
 from runner.tasks.base import TaskContext
 from runner.tasks.collecting import build_sample, send_requests
@@ -40,8 +40,8 @@ class Work:
 
     def __init__(self, config: RunnerConfig, engine: Engine) -> None:
         self.config, self.engine, self.inputs = config, engine, gsm8k.prepare(config)
-        self.items = index_by_number(self.inputs.items)
-        self.requests = gsm8k.build_requests(self.inputs, self.items)
+        self.items = index_questions_by_number(self.inputs.items)
+        self.requests = gsm8k.build_question_requests(self.inputs, self.items)
         self.few = self.requests[: self.inputs.task.num_repeated(len(self.requests))]
 
     def count(self, again: str) -> tuple[int, int, int]:
@@ -84,8 +84,8 @@ def main() -> int:
     options = parse_arguments(parser)
     print(f"python bench/asking_again.py --questions {options.questions}")
     overrides = ["task.split=hard5", f"task.limit={options.questions}", "output_dir=/nowhere"]
-    config = to_config(*compose_job(overrides))
-    engine = model_kind(config.model).open_engine(resolve_job(config))
+    config = to_runner_config(*compose_job(overrides))
+    engine = get_model_kind(config.model).open_engine(resolve_job(config))
     try:
         engine.load()
         work = Work(config, engine)

@@ -33,12 +33,12 @@ from heading import parse_arguments
 from scipy.stats import kendalltau, spearmanr
 
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.resolved import resolve_job
 from runner.datasets.word_problems import Split, generate_problems
 from runner.options.advise.layer_losses import quantize_and_dequantize
 from runner_base import machine
-from runner_engine.models.base_loading import load_base
+from runner_engine.models.base_loading import load_base_model
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.torchao import TorchaoIntxConfig
@@ -128,7 +128,7 @@ def divergences(reference: Any, models: dict[str, Any], ids: list[int]) -> dict[
 def loaded(folder: str) -> Any:
     """Load a model as a job does."""
     words = ["model=local", f"model.name={folder}", "tracking=none"]
-    return load_base(resolve_job(to_config(*compose_job(words))).model)
+    return load_base_model(resolve_job(to_runner_config(*compose_job(words))).model)
 
 
 def main() -> None:

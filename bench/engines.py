@@ -160,7 +160,7 @@ def model_folder(name: str) -> Path:
     folder itself."""
     if name == "random":
         shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
-        return random_weights.ensure_checkpoint(shape)
+        return random_weights.ensure_random_checkpoint(shape)
     if name == "mixture":
         return _mixture()
     folder = MODEL_DIR if name == "embedded" else Path(name)

@@ -48,7 +48,7 @@ def engine_of(
 ) -> LocalEngine:
     """Return a loaded engine: of the large shape with random weights, or the embedded model."""
     if is_large:
-        folder = random_weights.ensure_checkpoint(
+        folder = random_weights.ensure_random_checkpoint(
             LocalModelConfig(name=SHAPE, shape=SHAPE, random_weights=True)
         )
     else:

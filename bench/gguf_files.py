@@ -36,7 +36,7 @@ from quantization_table import with_interval
 
 from runner.datasets.word_problems import Split, generate_problems
 from runner_base import MIB, Dtype
-from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
@@ -354,7 +354,9 @@ def _is_kept(file: Path) -> bool:
     """Whether all matrices of a file stay in blocks."""
     from runner_engine.checkpoints.gguf_file import KEPT_TYPES
 
-    return all(tensor.dtype in KEPT_TYPES for tensor in read_header(file).tensors if len(tensor.shape) > 1)
+    return all(
+        tensor.dtype in KEPT_TYPES for tensor in read_gguf_header(file).tensors if len(tensor.shape) > 1
+    )
 
 
 if __name__ == "__main__":

@@ -26,15 +26,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from runner_engine.plan import format_check
 from runner.config.resolved import resolve_job
-from runner.library.load import build_config
+from runner.library.load import build_load_config
 from runner_engine.models import base_loading
 started, computed = time.perf_counter(), time.process_time()
 path = sys.argv[1]
 groups = dict.fromkeys(("lora", "rope", "generation")) | {"quantization": "gguf" if path.endswith(".gguf") else None}
-config = build_config(path, groups, {"device": "cpu"}, 0)
+config = build_load_config(path, groups, {"device": "cpu"}, 0)
 resolved = resolve_job(config)
 format_check.check_checkpoint_format(resolved)
-loaded = base_loading.load_base(resolved)
+loaded = base_loading.load_base_model(resolved)
 print("took", time.perf_counter() - started, time.process_time() - computed, len(loaded.tokenizer))
 """
 

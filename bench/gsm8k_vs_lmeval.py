@@ -25,7 +25,11 @@ from questions import add_data
 
 from runner.config.extractors import Extractor
 from runner.config.wording import PromptStyle
-from runner.datasets.question_prompts import build_prompt, load_few_shot_examples, stop_strings
+from runner.datasets.question_prompts import (
+    build_question_prompt,
+    few_shot_stop_strings,
+    load_few_shot_examples,
+)
 from runner.datasets.questions import load_questions
 from runner.datasets.word_problems import DISTINCT, Split, generate_problems
 from runner.records.jobs import read_samples
@@ -102,14 +106,14 @@ def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list
     """Compare all prompts of a data set byte for byte, and return them."""
     items = load_questions(task)
     pairs = zip(items, load_few_shot_examples(task, items)[0], strict=True)
-    ours = [str(build_prompt(task, item, shots)) for item, shots in pairs]
+    ours = [str(build_question_prompt(task, item, shots)) for item, shots in pairs]
     theirs = ask_lm_eval(python, data)
     same = sum(one == other["prompt"] for one, other in zip(ours, theirs, strict=True))
     print(f"- Prompts of {name}: {same} of {len(ours)} are lm-eval's, byte for byte.", flush=True)
     if same != len(ours):
         raise SystemExit("the prompts differ")
     assert theirs[0]["settings"] == {
-        "until": list(stop_strings(task)),
+        "until": list(few_shot_stop_strings(task)),
         "do_sample": False,
         "temperature": 0.0,
     }

@@ -58,7 +58,7 @@ from peers import (
 from questions import add_options, load_prompts
 
 from runner.config.resolved import resolve_job
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.options.remote.server_connection import started_keys
 from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.keys import VllmConfig
@@ -185,7 +185,7 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
         for at, ids in enumerate(prompts)
     ]
     config = greedy(model, max_new_tokens=options.new_tokens)
-    engine = VllmEngine(resolve_job(config), model_kind(model).capabilities(config))
+    engine = VllmEngine(resolve_job(config), get_model_kind(model).capabilities(config))
     tokens, sides = options.new_tokens * len(prompts), dict[str, list[Turn]]()
     try:
         engine.load()

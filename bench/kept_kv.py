@@ -96,7 +96,7 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     from runner_base import Dtype
     from runner_engine.checkpoints.kv_size import compute_kv_size
     from runner_engine.local.engine import LocalEngine
-    from runner_engine.plan.footprint import predict
+    from runner_engine.plan.footprint import predict_footprint
     from runner_engine.quantization.base import QuantizationConfig
     from runner_engine.sessions import Request, complete_requests
     from runner_engine.settings.generation import GenerationConfig
@@ -115,7 +115,7 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     )  # fmt: skip
     resolved = resolve_job(config)
     places = options.prompt + options.new
-    predicted = predict(resolved.model, (options.rows, options.prompt, options.new))
+    predicted = predict_footprint(resolved.model, (options.rows, options.prompt, options.new))
     assert predicted is not None
     engine = LocalEngine(resolved.model)
     decoding = engine.load().facts["decoding"]

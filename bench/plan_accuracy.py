@@ -20,10 +20,10 @@ from heading import parse_arguments
 from latest import Figure, add_option, save
 
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.estimates.jobs import format_estimate
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.grid.plan import estimate_plan, plan_job
+from runner.grid.plan import estimate_planned_jobs, plan_job
 from runner_base import machine
 from tools.commands import jobs
 
@@ -128,8 +128,8 @@ def verdict(planned: Estimate, seconds: float) -> str:
 
 def plan(overrides: Sequence[str]) -> Estimate | None:
     """Return the time that `plan=true` shows for a job."""
-    config = to_config(*compose_job([*overrides, "plan=true"]))
-    return estimate_plan([plan_job([*overrides], config)])[0].time
+    config = to_runner_config(*compose_job([*overrides, "plan=true"]))
+    return estimate_planned_jobs([plan_job([*overrides], config)])[0].time
 
 
 def run(overrides: Sequence[str]) -> float:

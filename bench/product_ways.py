@@ -24,7 +24,7 @@ from runner_engine.kernels import native
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.matmul import backend_selection
 from runner_engine.matmul.backend_selection import MatmulBackend
-from runner_engine.matmul.interleaved_timing import Ways, measure_matmuls, sample_shape
+from runner_engine.matmul.interleaved_timing import Ways, reduce_to_sample_shape, time_matmuls
 from runner_engine.render.notes import render_engine_note
 
 ROWS = (1, 4, 8, 16, 32, 128)
@@ -58,10 +58,10 @@ def main() -> None:
     print("\n".join(f"{way}: {render_engine_note(problem)}" for way, problem in problems.items() if problem))
     best: dict[tuple[str, int], float] = {}
     lines = []
-    for shape in {sample_shape(shape): shape for shape in shapes}.values():
-        outputs, width = sample_shape(shape)
+    for shape in {reduce_to_sample_shape(shape): shape for shape in shapes}.values():
+        outputs, width = reduce_to_sample_shape(shape)
         for _ in range(chosen.rounds):
-            took = measure_matmuls(ways, shape, ROWS, dtype, time.thread_time() + 60, slow_factor=math.inf)
+            took = time_matmuls(ways, shape, ROWS, dtype, time.thread_time() + 60, slow_factor=math.inf)
             for name in ways:
                 for count in ROWS:
                     rate = 2 * count * outputs * width / took[name][count] / 1e9
@@ -76,7 +76,7 @@ def main() -> None:
     if (attention := shared_attention.choose_backend(heads, kernels)) is not None:
         print(f"shared attention: {render_engine_note(attention.fact)}")
     print(
-        f"products: {render_engine_note(backend_selection.choose_plain_backend(layers, dtype, kernels).fact)}"
+        f"products: {render_engine_note(backend_selection.choose_unquantized_backend(layers, dtype, kernels).fact)}"
     )
 
 

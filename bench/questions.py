@@ -8,7 +8,7 @@ import argparse
 from engines import ROOT
 
 from runner.config.wording import PromptStyle
-from runner.datasets.question_prompts import build_prompt, load_few_shot_examples
+from runner.datasets.question_prompts import build_question_prompt, load_few_shot_examples
 from runner.datasets.questions import load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 
@@ -18,7 +18,7 @@ def load_prompts(data: str, limit: int, shots: int) -> list[str]:
     task = Gsm8kConfig(data=data, limit=limit, prompt=PromptStyle.text, shots=shots)
     items = load_questions(task)
     prompts = (
-        build_prompt(task, item, shots)
+        build_question_prompt(task, item, shots)
         for item, shots in zip(items, load_few_shot_examples(task, items)[0], strict=True)
     )
     return [prompt for prompt in prompts if isinstance(prompt, str)]

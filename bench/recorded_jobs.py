@@ -168,9 +168,9 @@ def fill(outputs: Path, uri: str, count: int) -> None:
         (target / "result.json").write_text(copied.to_json())
         copies.append({"run": run, "job": job, "folder": str(target), "input": uuid.uuid4().hex})
     store = store_from_options(outputs, uri, None)
-    noted = [*published_index.read_entries(outputs, original.name)][-1]
+    noted = [*published_index.read_index_entries(outputs, original.name)][-1]
     for copy in copies:
-        published_index.append_entry(
+        published_index.append_index_entry(
             store, replace(noted, key=copy["job"], mlflow_id=copy["run"], parent="another grid")
         )
     engine = create_engine(uri)

@@ -23,7 +23,7 @@ from engines import greedy_engine, head_line, markdown, spread
 from heading import parse_arguments
 
 from runner.config.choices import list_choices
-from runner.config.compose import build_groups
+from runner.config.compose import build_group_configs
 from runner_base import Dtype
 from runner_engine.checkpoints import random_weights
 from runner_engine.decode.passes.forward import Forward
@@ -67,7 +67,9 @@ def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
 
 def sampling_of(preset: str) -> Sampling:
     """Return a preset's sampling; open parameters have no effect."""
-    chosen = build_groups(["generation"], {"generation": preset}, {})["generation"].with_model_defaults({})
+    chosen = build_group_configs(["generation"], {"generation": preset}, {})[
+        "generation"
+    ].with_model_defaults({})
     return OPEN.with_defaults(chosen, default_seed=0)
 
 
@@ -91,7 +93,7 @@ def main() -> None:
     passes, picks = Timed(Forward, "step", clock), Timed(Sampler, "pick", clock)
     print(head_line(sys.argv, 1 if options.busy else torch.get_num_threads()))
     for shape in options.shapes:
-        folder = random_weights.ensure_checkpoint(
+        folder = random_weights.ensure_random_checkpoint(
             LocalModelConfig(name=shape, shape=shape, random_weights=True)
         )
         vocab_size: int = json.loads((folder / "config.json").read_text())["vocab_size"]

@@ -21,7 +21,11 @@ under_way: list[str] = []
 last = STARTED
 
 AT_ONCE = {
-    "resolve": ["runner.config.compose:compose_config", "runner.run:identify_job", "runner.run:check_job"],
+    "resolve": [
+        "runner.config.compose:compose_config",
+        "runner.run:read_inputs_and_identify_job",
+        "runner.run:check_job_before_loading",
+    ],
     "imports": ["runner.engines.kinds.local:Local.import_libraries"],
     "load": ["runner_engine.local.base_model_cache:BaseCache.get_or_load"],
     "mlflow": ["runner.tracking.sink:MlflowSink.start_run", "runner.tracking.sink:MlflowSink.finish"],

@@ -29,8 +29,8 @@ from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.core.energy import EnergyCounters
-from runner.engines import open_engine
-from runner.speed.cells import Cell, CellRunner, create_cells
+from runner.engines import create_lazy_engine
+from runner.speed.cells import Cell, CellRunner, create_sweep_cells
 from runner_base import Dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.render.notes import render_engine_note
@@ -63,8 +63,8 @@ def sweeping(options: argparse.Namespace, folder: Path) -> tuple[CellRunner, lis
         task=task,
         tracking=NoTrackingConfig(),
     )
-    engine = open_engine(resolve_job(config))
-    return CellRunner(engine, engine.load(), 0, None, EnergyCounters()), create_cells(task)
+    engine = create_lazy_engine(resolve_job(config))
+    return CellRunner(engine, engine.load(), 0, None, EnergyCounters()), create_sweep_cells(task)
 
 
 class Generate:

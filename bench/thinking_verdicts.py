@@ -34,7 +34,7 @@ from gsm8k_vs_lmeval import ask_lm_eval, write_rows
 from heading import parse_arguments
 from peers import HARNESS, INSPECT, LIGHTEVAL, harness_python, inspect_python, lighteval_python
 
-from runner.scorers.verdicts import judge
+from runner.scorers.verdicts import judge_answer
 from runner_base import Answer, FinishReason
 from runner_base.thinking import TAGS, Tag
 
@@ -171,7 +171,7 @@ def _runner(cases: Sequence[Case], by: str) -> Scores:
         answer = Answer.from_text(
             one["text"], [], reason, tags, in_thinking=is_begun, thinking=one.get("thinking")
         )
-        scores.append(judge(answer, one["gold"]).verdicts[by].value == "correct")
+        scores.append(judge_answer(answer, one["gold"]).verdicts[by].value == "correct")
     return scores
 
 

@@ -19,7 +19,7 @@ from statistics import median
 from heading import parse_arguments
 
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.resolved import resolve_job
 from runner.estimates.jobs import estimate_jobs
 from runner.estimates.speed import EstimateBasis
@@ -90,9 +90,13 @@ def repeats_s(folder: Path) -> list[float]:
 
 def predict(overrides: list[str], folder: Path) -> float:
     """Return the seconds that the plan shows, calibrated anew."""
-    config = to_config(*compose_job(overrides))
+    config = to_runner_config(*compose_job(overrides))
     time_estimate = estimate_jobs(
-        {0: resolve_job(config)}, folder, calibrate=True, on_line=lambda _: None, max_time_fraction=math.inf
+        {0: resolve_job(config)},
+        folder,
+        should_calibrate=True,
+        print_line=lambda _: None,
+        max_time_fraction=math.inf,
     )[0].time
     if time_estimate is None or time_estimate.source is not EstimateBasis.calibrated:
         sys.exit(f"{overrides[0]}: nothing was calibrated")

@@ -75,7 +75,9 @@ def main() -> None:
     print(head_line(["bench/which_format.py", *sys.argv[1:]], torch.get_num_threads()))
     rows = [int(count) for count in options.rows.split(",")]
     for model in options.models.split(",") if options.models else []:
-        folder = random_weights.ensure_checkpoint(BILLION) if model == "random1b" else model_folder(model)
+        folder = (
+            random_weights.ensure_random_checkpoint(BILLION) if model == "random1b" else model_folder(model)
+        )
         lines = dict(lines_of([name for name in wanted if name not in left_out], folder))
         timed(model, folder, lines, rows, options)
     if options.texts:

@@ -1,5 +1,5 @@
-"""runner compares models, quantizations, LoRA adapters, RoPE scalings and generation settings:
-quality, cost, significance.
+"""runner compares models, quantizations, LoRA adapters, RoPE scalings and generation settings by
+quality, cost and statistical significance.
 """
 
 from importlib import import_module
@@ -27,7 +27,7 @@ __all__ = ["Answer", "Model", "compare", "evaluate", "grid", "load", "load_part"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, because some names import torch or Hydra."""
+    """Import a public name of the package at its first use, because some names import torch or Hydra."""
     if name in ("grid", "compare"):
         # packages that can be called
         return import_module({"grid": "runner.grid", "compare": "runner_compare"}[name])

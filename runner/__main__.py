@@ -1,4 +1,4 @@
-"""Entry point of `runner` and `python -m runner`: compose the config, run the job, print the
+"""Entry point of `runner` and `python -m runner`: composes the config, runs the job, prints the
 result.
 """
 
@@ -22,11 +22,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from runner.config import runner_hydra
-from runner.config.command_line_typos import check_arguments
+from runner.config.command_line_typos import reject_mistyped_arguments
 from runner.config.groups import GROUPS
-from runner.config.hydra import config_to_yaml, to_config
-from runner.config.hydra_versions import main_environment
-from runner.config.override_quoting import expand_sweeper_shortcuts, quote_texts
+from runner.config.hydra import config_to_yaml, to_runner_config
+from runner.config.hydra_versions import hydra_main_environment
+from runner.config.override_quoting import expand_sweeper_shortcuts, quote_override_values
 from runner.config.root import RunnerConfig
 from runner.config.variables import read_variable_overrides
 from runner.core.typed_command import remember_command_line
@@ -41,7 +41,7 @@ exit_codes: list[int] = []  # of a single job; a grid raises an error with its o
 
 
 def entry() -> NoReturn:
-    """Run the command. Convert every user error to one message and an exit code."""
+    """Run the command. Every user error becomes one message and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
     signals.install_signal_handlers(on_waiting=lambda: print_message(STOPPING))
     run_command("error", _main, user_error_message, HOW_TO_RESUME)
@@ -49,14 +49,14 @@ def entry() -> NoReturn:
 
 def _main() -> int:
     exit_codes[:] = [0]  # Hydra drops what main returns
-    with main_environment(), remember_command_line(sys.argv[1:]):
-        sys.argv[1:] = arrange(sys.argv[1:])
+    with hydra_main_environment(), remember_command_line(sys.argv[1:]):
+        sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
         runner_hydra.run_command_line(main)
     return max(exit_codes)
 
 
-def arrange(arguments: list[str]) -> list[str]:
-    """Return the command line in the form that Hydra accepts: all overrides together, text values
+def to_hydra_arguments(arguments: list[str]) -> list[str]:
+    """Return the command line in the form that Hydra accepts: all overrides together, with text values
     quoted.
     """
     parser = get_args_parser()
@@ -65,12 +65,12 @@ def arrange(arguments: list[str]) -> list[str]:
             action.version = _version_text()  # type: ignore[attr-defined]
     known, unknown = parser.parse_known_args(arguments)
     options_known = [name for action in parser._actions for name in action.option_strings]
-    check_arguments(arguments, unknown, options_known)
+    reject_mistyped_arguments(arguments, unknown, options_known)
     overrides = known.overrides + [word for word in unknown if not word.startswith("-")]
     options = list(arguments)
     for override in overrides:
         options.remove(override)
-    quoted = quote_texts(expand_sweeper_shortcuts(overrides))
+    quoted = quote_override_values(expand_sweeper_shortcuts(overrides))
     is_run = not (known.help or known.hydra_help or known.info or known.shell_completion)
     from_variables = (
         read_variable_overrides(quoted, known.config_name or "config", known.config_dir) if is_run else []
@@ -79,7 +79,7 @@ def arrange(arguments: list[str]) -> list[str]:
 
 
 def _version_text() -> str:
-    """Return the text of --version. A checkout may run without being installed."""
+    """Return the text of --version, also in a checkout that is not installed."""
     # takes a tenth of the time of a quick command
     from importlib.metadata import PackageNotFoundError, version
 
@@ -91,7 +91,7 @@ def _version_text() -> str:
 
 
 def user_error_message(error: Exception) -> str | None:
-    """Return the message for an error that the user can fix. Returns None for a bug."""
+    """Return the message for an error that the user can fix. None for a bug."""
     if WANTS_TRACEBACK:
         return None
     from runner.config.error_messages import explain_error  # with all that a message names
@@ -112,7 +112,7 @@ def main(composed: DictConfig) -> Any:
         from runner.grid.other_launchers import run_launched_job
 
         return run_launched_job(composed, hydra_config)
-    return run_for_search(composed, hydra_config)
+    return run_search_trial(composed, hydra_config)
 
 
 def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
@@ -121,7 +121,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     from runner.run import run, run_as_torchrun_worker
     from runner.tracking.stores import store_from_config
 
-    config = to_config(composed, hydra_config.runtime.choices)
+    config = to_runner_config(composed, hydra_config.runtime.choices)
     if files := hydra_config.sweeper.get("files"):
         raise ConfigError(
             f"files={files} makes a grid of its models. Add -m, or run the study which_file", code="missing"
@@ -147,12 +147,12 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     return 0
 
 
-def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
-    """Run one job of another package's sweeper and return the objective that the sweeper optimizes."""
+def run_search_trial(composed: DictConfig, hydra_config: HydraConf) -> Any:
+    """Run one job for another package's sweeper, and return the objective that the sweeper optimizes."""
     from runner.grid.outcomes import extract_objective
     from runner.run import run
 
-    config = to_config(composed, hydra_config.runtime.choices)
+    config = to_runner_config(composed, hydra_config.runtime.choices)
     if config.plan:
         _print_plan(config, hydra_config)
         return None
@@ -160,13 +160,13 @@ def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
 
 
 def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> int:
-    from runner.grid.dependencies import check_dependency
+    from runner.grid.dependencies import require_dependency_done
     from runner.grid.grid_output import print_plan
     from runner.grid.plan import PlanState, plan_job
 
     planned = plan_job(list(hydra_config.overrides.task), config)
     print_plan([planned])
-    check_dependency(planned)
+    require_dependency_done(planned)
     return ConfigError.exit_code if planned.state is PlanState.impossible else 0
 
 

@@ -1,4 +1,4 @@
-"""Print a finished job's result on stdout: a small table, one JSON line, or nothing."""
+"""Prints a finished job's result on stdout: a small table, one JSON line, or nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.root import PrintMode
 from runner.core.prompt_facts import PromptFact
-from runner.render.grid_lines import HOW_TO_SEE_MORE, MLFLOW, MORE, NEXT, JobCells, hint, job_cells
-from runner.render.job_lines import LINES, grid_columns
-from runner.tracking.stores import EXPERIMENT, Store, compare_command, relative_to_cwd, ui_address_or_command
+from runner.render.grid_lines import (
+    HOW_TO_SEE_MORE,
+    MLFLOW,
+    MORE,
+    NEXT,
+    JobCells,
+    format_hint_line,
+    job_cells,
+)
+from runner.render.job_lines import LINES, select_grid_columns
+from runner.tracking.stores import EXPERIMENT, Store, compare_command, relative_to_cwd, ui_url_or_command
 from runner_base import (
     COMPLETIONS,
     Column,
@@ -96,33 +104,35 @@ FACTS_SHOWN = (
 def print_record(
     record: Record, choices: dict[str, str], print_mode: PrintMode, store: Store | None = None
 ) -> None:
-    """Print a record on stdout in the form that print=... selects. `store` is the MLflow store of the
-    run.
+    """Print a job's record on stdout in the form of print=.... `store` is the MLflow store that contains
+    the run.
     """
     if print_mode is PrintMode.json:
-        print(to_json(record), flush=True)
+        print(record_to_json(record), flush=True)
     elif print_mode.is_table:
         _print_record_table(record, choices, store, print_mode is PrintMode.full)
 
 
 def format_main_metrics(record: Record) -> str:
     """Return a job's main metrics on one line."""
-    return " · ".join(cells_of_job(record).filled())
+    return " · ".join(format_job_cells(record).filled())
 
 
-def cells_of_job(record: Record) -> JobCells:
-    """Return what the line of a job in a grid shows."""
+def format_job_cells(record: Record) -> JobCells:
+    """Return the texts of a job's line in the grid: score, speed and time."""
     metrics = record.result.metrics
     found = job_cells(metrics)
     if found.score:
         return found
-    others = headline_metrics(metrics, full=False)
+    others = format_headline_metrics(metrics, full=False)
     characteristic = [label for label in others if label not in ("speed", "time", "memory")][:MAX_OTHERS]
     return job_cells(metrics, [f"{label} {others[label]}" for label in characteristic])
 
 
-def is_one_place() -> bool:
-    """Whether stdout and stderr go to the same terminal or file, so that a reader of one sees both."""
+def do_stdout_and_stderr_share_target() -> bool:
+    """Return whether stdout and stderr go to the same terminal or file, so that a reader of one sees
+    both.
+    """
     try:
         out, err = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
     except (OSError, ValueError, AttributeError):
@@ -135,25 +145,31 @@ def print_grid(lines: list[GridLine], print_mode: PrintMode, has_table: bool = T
     if print_mode is PrintMode.json:
         for line in lines:
             if line.record is not None:
-                print(to_json(line.record), flush=True)
+                print(record_to_json(line.record), flush=True)
     if not print_mode.is_table:
         return
     out, full = create_console(non_terminal_width=WIDTH), print_mode is PrintMode.full
     keys, names = job_name_columns([line.names for line in lines])
     if has_table:
-        _grid_table(create_console(non_terminal_width=NO_WIDTH) if full else out, lines, keys, names, full)
+        _print_grid_table(
+            create_console(non_terminal_width=NO_WIDTH) if full else out, lines, keys, names, full
+        )
     for note in [*_truncation_notes(lines, names), *_unread_answer_notes(lines, names)]:
         print_wrapped(out, f"note: {note}", style="yellow")
 
 
-def _grid_table(
-    out: Console, lines: list[GridLine], keys: Sequence[str], names: Sequence[Sequence[str]], full: bool
+def _print_grid_table(
+    console: Console,
+    lines: list[GridLine],
+    keys: Sequence[str],
+    names: Sequence[Sequence[str]],
+    should_show_all: bool,
 ) -> None:
-    metrics = grid_columns([line.record.result.metrics for line in lines if line.record is not None])
-    if not full:
+    metrics = select_grid_columns([line.record.result.metrics for line in lines if line.record is not None])
+    if not should_show_all:
         metrics = [it for it in metrics if it.key not in GRID_DETAILS]
     columns = [
-        *to_table_columns(keys, names),
+        *to_job_name_table_columns(keys, names),
         Column("status", [line.status for line in lines], False, use=ColumnUse.result),
         job_id_column([line.job_id for line in lines], names),
     ]
@@ -168,11 +184,11 @@ def _grid_table(
         columns.append(
             Column(it.title, cells, use=USES.get(it.key, ColumnUse.more) if scored else ColumnUse.speed)
         )
-    print_fitting_table(out, columns, "print=full, print=json, runner-compare")
+    print_fitting_table(console, columns, "print=full, print=json, runner-compare")
 
 
 def _truncation_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
-    """List the jobs whose answers the token limit truncated. Jobs with the same message share a line."""
+    """Return notes that list the jobs with truncated answers. Jobs with the same message share a line."""
     jobs: dict[str, list[str]] = {}
     for line, named in zip(lines, job_labels, strict=True):
         words = (
@@ -183,7 +199,7 @@ def _truncation_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[s
 
 
 def _unread_answer_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
-    """List the jobs in whose answers the scorer found few results."""
+    """Return notes that list the jobs in whose answers the scorer found few results."""
     named = zip(lines, job_labels, strict=True)
     records = (
         (" ".join(filter(None, name)) or it.job_id, it.record) for it, name in named if it.record is not None
@@ -193,15 +209,15 @@ def _unread_answer_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequenc
 
 
 def job_name_columns(job_names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """Return the headers and cells that distinguish the jobs. More than six keys share one column."""
+    """Return the table headers and cells that distinguish the jobs. More than six keys share one column."""
     keys = list(dict.fromkeys(key for row in job_names for key in row))
     if len(keys) <= MAX_KEY_COLUMNS:
         return keys, [[row.get(key, "") for key in keys] for row in job_names]
     return ["overrides"], [[" ".join(f"{key}={value}" for key, value in row.items())] for row in job_names]
 
 
-def to_table_columns(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> list[Column]:
-    """Convert the headers and cells of job_name_columns to table columns."""
+def to_job_name_table_columns(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> list[Column]:
+    """Convert the headers and cells from job_name_columns to table columns."""
     return [
         Column(key, [row[place] for row in cells], False, use=ColumnUse.setting)
         for place, key in enumerate(keys)
@@ -209,8 +225,8 @@ def to_table_columns(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> lis
 
 
 def job_id_column(job_ids: list[str], cells: Sequence[Sequence[str]]) -> Column:
-    """Return the column of job ids. It is dropped first where the settings already distinguish the
-    jobs.
+    """Return the table column of job ids, which a narrow table drops first if the settings already
+    distinguish the jobs.
     """
     told_apart = len({*map(tuple, cells)}) == len(cells)
     return Column("job", job_ids, False, drop_order=int(told_apart), use=ColumnUse.job)
@@ -218,7 +234,7 @@ def job_id_column(job_ids: list[str], cells: Sequence[Sequence[str]]) -> Column:
 
 @dataclass
 class GridLine:
-    """One job in the table of a grid."""
+    """One job's row in the table of a grid."""
 
     names: dict[str, str]  # overrides: key -> value
     status: str
@@ -229,8 +245,8 @@ class GridLine:
         return None if self.record is None else self.record.result.metrics.get(name)
 
     def format_accuracy(self) -> str:
-        """Return the accuracy with its interval in percent. Empty if nothing was scored or a question is
-        unanswered.
+        """Return the accuracy in percent with its interval. Empty without a score or with unanswered
+        questions.
         """
         if self.record is None or self.record.status is not Status.FINISHED:
             return ""
@@ -241,7 +257,7 @@ class GridLine:
         return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def to_json(record: Record) -> str:
+def record_to_json(record: Record) -> str:
     """Return a record as one JSON line, including the completions if the job has any."""
     values: dict[str, Any] = {
         "job_id": record.job_id,
@@ -265,7 +281,7 @@ def _print_record_table(record: Record, choices: dict[str, str], store: Store | 
     if not full and "rope" in loaded:  # without the number of its pairs
         loaded["rope"] = result.facts["rope"]
     shown = [
-        *headline_metrics(result.metrics, full).items(),
+        *format_headline_metrics(result.metrics, full).items(),
         *((key, result.facts[key]) for key in FACTS_SHOWN if key in result.facts),
     ]
     shown = [(key, text) for key, text in shown if not loaded or key not in OF_LOAD] + [*loaded.items()]
@@ -296,22 +312,22 @@ def _print_record_table(record: Record, choices: dict[str, str], store: Store | 
     for note in result.notes:
         print_wrapped(out, f"note: {note}", style="yellow")
     # not folded, so that they can be pasted
-    for line in _hints(record, store, full):
+    for line in _next_step_hints(record, store, full):
         print(escape_control_characters(line), flush=True)
 
 
-def _hints(record: Record, store: Store | None, full: bool) -> Iterator[str]:
-    """Yield what a user may do next."""
+def _next_step_hints(record: Record, store: Store | None, full: bool) -> Iterator[str]:
+    """Yield hints on what the user may do next with a finished job."""
     if record.mlflow_uri is not None:
         if store is not None:
-            yield hint(NEXT, compare_command(store))
-        yield hint(MLFLOW, ui_address_or_command(record.mlflow_uri))
+            yield format_hint_line(NEXT, compare_command(store))
+        yield format_hint_line(MLFLOW, ui_url_or_command(record.mlflow_uri))
     if not full:
-        yield hint(MORE, HOW_TO_SEE_MORE)
+        yield format_hint_line(MORE, HOW_TO_SEE_MORE)
 
 
-def headline_metrics(metrics: dict[str, float], full: bool = True) -> dict[str, str]:
-    """Return the job's main metrics as label → text. Without task metrics, return every metric."""
+def format_headline_metrics(metrics: dict[str, float], full: bool = True) -> dict[str, str]:
+    """Return a job's main metrics as label → text. If the task has no main metrics, return every metric."""
     shown = [line for line in LINES if line.has_values(metrics) and (full or not line.detail)]
     if all(line.common for line in shown):
         return {key: format_number(value) for key, value in metrics.items() if "/" not in key}
@@ -323,7 +339,9 @@ def headline_metrics(metrics: dict[str, float], full: bool = True) -> dict[str, 
 
 
 def _format_common_fact(key: str, value: str, choices: Mapping[str, str]) -> str:
-    """Return a fact's text without expert details. Empty if the title already contains it."""
+    """Return a recorded fact as text without expert details. Empty if the table's title already contains
+    it.
+    """
     if value == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
         return ""
     if key == "rope":

@@ -48,13 +48,13 @@ if TYPE_CHECKING:
     from runner_base.errors import RunRecordError as RunRecordError
     from runner_base.errors import TrackingError as TrackingError
     from runner_base.errors import check_value as check_value
+    from runner_base.errors import convert_write_error as convert_write_error
     from runner_base.errors import is_out_of_memory_error as is_out_of_memory_error
     from runner_base.errors import join_first_names as join_first_names
     from runner_base.errors import os_errors_as_data_error as os_errors_as_data_error
     from runner_base.errors import run_with_exit_code as run_with_exit_code
     from runner_base.errors import to_one_line as to_one_line
     from runner_base.errors import unknown_choice_message as unknown_choice_message
-    from runner_base.errors import write_error as write_error
     from runner_base.fields import HASHED as HASHED
     from runner_base.fields import MISSING as MISSING
     from runner_base.fields import UNLESS_DEFAULT as UNLESS_DEFAULT
@@ -122,7 +122,7 @@ PLACES = {
     "join_first_names": "errors",  # the first few of many names
     "to_one_line": "errors",  # the beginning of a library's message
     "os_errors_as_data_error": "errors",  # a context in which an unreadable file is a DataError
-    "write_error": "errors",  # the error for a failed write: a full disk, or a bad folder
+    "convert_write_error": "errors",  # the error for a failed write: a full disk, or a bad folder
     "is_out_of_memory_error": "errors",  # whether memory ran out
     "MEMORY_ERRORS": "errors",  # the classes of errors that may tell of it
     "run_with_exit_code": "errors",  # the exit code of an error

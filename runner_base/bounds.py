@@ -27,17 +27,19 @@ def greater_than(bound: float, unit: str = "") -> ValueConstraint:
 
 
 def in_range(low: float, high: float, requirement: str = "") -> ValueConstraint:
-    """Constraint: a number in a range that includes both ends."""
+    """Constraint that a number lies in [low, high], ends included."""
     return ValueConstraint(lambda value: low <= value <= high, requirement or f"must lie in {low}..{high:,}")
 
 
 def not_blank(requirement: str) -> ValueConstraint:
-    """Constraint: a text that is not blank."""
+    """Constraint that a text is not blank."""
     return ValueConstraint(lambda text: bool(text.strip()), requirement, repr)
 
 
 def check_config_values(group: str, config: Any) -> None:
-    """Raise ConfigError for the first key whose value violates its constraint. None is accepted."""
+    """Raise ConfigError for the first key whose value violates its constraint. The value None is
+    accepted.
+    """
     for item in fields(config):
         takes, value = item.metadata.get("takes"), getattr(config, item.name)
         if takes is not None and value is not None:

@@ -43,7 +43,9 @@ def send_pickled_input(process: subprocess.Popen[bytes], value: Any) -> None:
 
 
 def die_with_parent(parent_pid: int | None = None) -> None:
-    """Let the kernel kill this child when its parent dies. Exit now if the parent is dead."""
+    """Have the kernel kill this process when its parent dies. Exits now if the parent is already
+    dead.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent_pid is not None and os.getppid() != parent_pid:

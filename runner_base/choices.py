@@ -19,7 +19,7 @@ D = TypeVar("D")
 
 
 class Choices(MutableMapping[str, type[T]]):
-    """The choices of a config group: built-in ones, options and plug-ins.
+    """Registry of a config group's choices by name: built-in ones, options and plug-ins.
 
     The built-in classes are named MODULE:CLASS, in the entry point format. Iterating yields
     built-in names and plug-ins that were loaded before; `list_names` returns all.
@@ -52,7 +52,7 @@ class Choices(MutableMapping[str, type[T]]):
         yield from (option.target for option in find_builtin_options(self._kind).values())
 
     def iter_plug_in_choices(self) -> Iterator[type[T]]:
-        """Yield the classes of all plug-ins. One that cannot be imported is skipped with a warning."""
+        """Yield the classes of all plug-ins. A plug-in whose import fails is skipped with a warning."""
         for name in find_plug_ins(self._kind):
             if name not in self._own and (choice := self.get(name)) is not None:
                 yield choice

@@ -74,7 +74,9 @@ LOG_ONLY: dict[str, object] = {"log_only": True}
 
 
 class StderrFilter(logging.Filter):
-    """Hides log lines from stderr that belong only in the log, or that the result table repeats."""
+    """Log filter that hides from stderr the lines meant only for the log, and lines that the
+    result table repeats.
+    """
 
     table_follows: ClassVar[bool] = False
 
@@ -104,7 +106,7 @@ class ResilientStream(io.FileIO):
 
 
 def install_resilient_streams() -> None:
-    """Replace stdout and stderr by streams that survive a closed reader.
+    """Replace stdout and stderr with streams that keep working after the reader closes the pipe.
 
     Closed streams become /dev/null.
     """
@@ -132,7 +134,7 @@ def install_resilient_streams() -> None:
 
 
 def find_stdout_error() -> OSError | None:
-    """Return the error that kept output from stdout, or None. A closed pipe is no error."""
+    """Return the error that prevented writing to stdout, or None. A closed pipe is not reported."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     outlet = _find_resilient_stream(sys.stdout)
@@ -146,7 +148,7 @@ def _find_resilient_stream(stream: Any) -> ResilientStream | None:
 
 
 def _writes_to_descriptor(stream: Any, descriptor: int) -> bool:
-    """Whether a stream writes to this file descriptor. Its buffer is flushed first."""
+    """Whether a stream writes to a file descriptor. Flushes the stream's buffer first."""
     try:
         stream.flush()
     except (OSError, ValueError):  # nobody reads it

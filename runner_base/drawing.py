@@ -56,7 +56,7 @@ STYLE: Any = {
 
 @dataclass
 class Picture:
-    """A plot that is drawn once for each output format."""
+    """A plot that is rendered anew for each output format."""
 
     name: str
     title: str
@@ -107,7 +107,7 @@ def draw_in_child_process(module: str, folder: Path) -> None:
 
 
 def draw_missing_plots(module: str, folder: Path, points_file: str) -> None:
-    """Draw the plots of a recorded job if it has the data file and no plot yet."""
+    """Draw a recorded job's plots if its folder has the plot data but no PNG yet."""
     if (folder / points_file).exists() and not list(folder.glob("*.png")):
         draw_in_child_process(module, folder)
 

@@ -20,15 +20,15 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def find_stored_dtype(model_config: Mapping[str, Any]) -> str:
-    """Return the number format in a checkpoint's config.json, possibly in its text_config."""
+    """Return the dtype in a checkpoint's config.json, also if only its text_config has one."""
     parts = (model_config, model_config.get("text_config") or {})
     return str(
         next((name for part in parts if (name := part.get("dtype") or part.get("torch_dtype"))), "float32")
     )
 
 
-def dtype_for(requested: Dtype, model_config: Mapping[str, Any], device_class: str) -> str:
-    """Resolve model.dtype for cpu or cuda. On a CPU, auto replaces float16 by bfloat16."""
+def resolve_dtype(requested: Dtype, model_config: Mapping[str, Any], device_class: str) -> str:
+    """Resolve model.dtype for a device class. On a CPU, `auto` replaces float16 by bfloat16."""
     if requested is not Dtype.auto:
         return requested.value
     name = find_stored_dtype(model_config)

@@ -21,7 +21,7 @@ def run_command(
     format_message: Callable[[Exception], str | None] = user_message,
     interrupt_message: str | None = None,
 ) -> NoReturn:
-    """Run a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
+    """Run a command and exit with its code: 0 done, 1 failed, 2 wrong input, 130 Ctrl-C."""
 
     def load_environment_and_work() -> int | None:
         environment.load_dotenv()

@@ -59,7 +59,7 @@ def find_entry_points(group: str) -> Mapping[str, str]:
 
 
 def load_entry_point(group: str, name: str, expected_class: type[T]) -> T:
-    """Import an entry point's object. Raises ConfigError if it has another class."""
+    """Import an entry point's object. Raises ConfigError if the object is no `expected_class`."""
     target = find_entry_points(group)[name]
     module, _, attribute = target.partition(":")
     loaded = getattr(importlib.import_module(module), attribute)

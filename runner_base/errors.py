@@ -116,7 +116,7 @@ E = TypeVar("E", bound=RunnerError)
 
 
 def convert_error(error: RunnerError, error_class: type[E]) -> E:
-    """Return the same error as another class, with equal key, value, reason and code."""
+    """Return a copy of an error as another class, with the same key, value, reason and code."""
     return error_class(error.reason, key=error.key, value=error.value, code=error.code)
 
 
@@ -164,7 +164,7 @@ def is_out_of_memory_error(error: BaseException) -> bool:
 
 
 def gpu_failure_message(error: BaseException) -> str:
-    """Return the message of an error after which this process cannot use its GPU; else "".
+    """Return the error's message if the error makes the GPU unusable for this process; else "".
 
     An example is a failed assertion on the GPU: torch reports it again at each later use. The
     error is recognized by its class name, since torch is not imported here.
@@ -225,7 +225,7 @@ def check_value(is_valid: bool, key: str, value: object, requirement: str, code:
 
 
 def check_min_value(min_value: int, key: str, value: float | None, hint: str = "") -> None:
-    """Raise ConfigError if the value is below `min_value`. None is accepted."""
+    """Raise ConfigError if the value is below `min_value`. The value None is accepted."""
     check_value(value is None or value >= min_value, key, value, f"must be {min_value} or more{hint}")
 
 
@@ -250,7 +250,7 @@ def reject_password_in_uri(key: str, uri: str) -> None:
 
 
 def find_closest_names(name: str, options: list[str]) -> list[str]:
-    """Return the most similarly spelled option, if any.
+    """Return the most similarly spelled of the options, or [] if none is similar.
 
     If all options share the name's group prefix, only their last part is compared.
     """
@@ -276,7 +276,7 @@ def unknown_choice_message(
     return f"no {kind} {name!r}.{question}" + f" Choices: {', '.join(options)}" * show_choices
 
 
-def write_error(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
+def convert_write_error(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
     """Return JobFailed if the disk is full, else OutputError for an unwritable folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JobFailed(
@@ -290,7 +290,7 @@ def write_error(path: Path, error: OSError, key: str = "output_dir") -> OutputEr
 
 
 def check_output_folder(key: str, folder_name: str, needs_write: bool = True) -> None:
-    """Raise OutputError if the folder cannot exist or, with `needs_write`, is not writable."""
+    """Raise OutputError if the folder cannot be created or, with `needs_write`, cannot be written."""
     folder = Path(folder_name).expanduser().absolute()
 
     def output_error(reason: str) -> OutputError:
@@ -348,7 +348,7 @@ def os_errors_as_data_error(path: Path) -> Iterator[None]:
 
 
 def user_message(error: Exception) -> str | None:
-    """Return the error's message for the user, or None for a bug, which needs a traceback."""
+    """Return an error's message for the user, or None for a bug, which needs a traceback."""
     return str(error) if isinstance(error, RunnerError) else None
 
 

@@ -45,7 +45,7 @@ class DefaultCountsAs:
 
 @dataclass(frozen=True)
 class InIdentityUnless:
-    """A config key that is part of the job id unless it has one given value.
+    """A config key that is part of the job id except when it has one specific value.
 
     That value is the default, or the value that was used before the key existed. Older jobs
     without the key keep their ids.
@@ -72,7 +72,7 @@ def config_field(
 
 
 def get_identity_rule(field_def: Field[Any]) -> NotInIdentity | InIdentityUnless | DefaultCountsAs | None:
-    """Return a field's rule for the job id; None: its value is part of the id."""
+    """Return the rule by which a field enters the job id; None means that its value always does."""
     return field_def.metadata.get("counts")
 
 
@@ -81,7 +81,7 @@ def get_default(field_def: Field[Any]) -> Any:
 
 
 def get_omitted_value(field_def: Field[Any]) -> Any:
-    """Return the value at which a field is left out of the job id, or the field's default."""
+    """Return the value with which a field does not enter the job id, or the field's default."""
     counts = get_identity_rule(field_def)
     if isinstance(counts, InIdentityUnless) and counts.value is not DEFAULT:
         return counts.value

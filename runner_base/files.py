@@ -12,14 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from runner_base.errors import ConfigError, write_error
+from runner_base.errors import ConfigError, convert_write_error
 
 # a folder that only takes files, or some network disks
 CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 
 
 def lock_file(file: Path, wait: bool = True) -> TextIO:
-    """Lock a file until it is closed or this process dies.
+    """Lock a file until the returned object is closed or this process dies.
 
     Unlike a stored process id, a lock cannot belong to an unrelated later process.
     """
@@ -48,7 +48,9 @@ def is_locked(file: Path) -> bool:
 
 @contextmanager
 def lock_folder(folder: Path, key: str) -> Iterator[None]:
-    """Lock a folder against other processes that write to it. Raises ConfigError if it is locked."""
+    """Lock a folder against other processes within this block. Raises ConfigError if it is already
+    locked.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -127,7 +129,7 @@ def write_text_atomically(path: Path, text: str, key: str = "output_dir", durabl
     try:
         replace_text(path, text, make_parents=False, durable=durable)
     except OSError as error:
-        raise write_error(path, error, key) from error
+        raise convert_write_error(path, error, key) from error
 
 
 def sync_to_disk(path: Path) -> None:

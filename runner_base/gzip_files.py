@@ -59,12 +59,14 @@ def unpack_gzip(packed: bytes, source: str) -> bytes:
 
 
 @contextmanager
-def open_unpacked(raw: BinaryIO, size: int, source: object, is_gzip: bool = True) -> Iterator[LimitedReader]:
+def open_unpacked(
+    packed_stream: BinaryIO, size: int, source: object, is_gzip: bool = True
+) -> Iterator[LimitedReader]:
     """Open a gzip file or plain stream with a size limit: 100 times its size, at least 64 MiB.
 
     Raises DataError if a gzip file or tar archive is damaged.
     """
-    stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if is_gzip else raw
+    stream = cast(BinaryIO, gzip.GzipFile(fileobj=packed_stream)) if is_gzip else packed_stream
     try:
         yield LimitedReader(stream, max(MIN_LIMIT_BYTES, MAX_RATIO * size), source)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:

@@ -30,7 +30,9 @@ Text = str | Callable[[], str]
 
 @dataclass(eq=False)
 class _Step:
-    """A running step. Its text may be computed when it is printed; None prints nothing."""
+    """A running step. Its text may be a function that is called when it is printed; None prints
+    nothing.
+    """
 
     text: Text | None
     began: float = field(default_factory=time.monotonic)
@@ -51,7 +53,7 @@ _running: _Heartbeat | None = None
 
 @contextmanager
 def report_step(description: Text | None) -> Iterator[None]:
-    """Name the step that this block performs, for the lines printed during long steps."""
+    """Set the step text that the heartbeat prints while this block runs."""
     step = _Step(description)
     _steps.append(step)
     try:
@@ -61,13 +63,13 @@ def report_step(description: Text | None) -> Iterator[None]:
 
 
 def suppress_heartbeat() -> AbstractContextManager[None]:
-    """Print no heartbeat lines within this block, e.g. while waiting for the user."""
+    """Suppress heartbeat lines within this block, e.g. while waiting for the user."""
     return report_step(None)
 
 
 @contextmanager
 def run_heartbeat() -> Iterator[None]:
-    """Print the current step whenever this block was silent for 10 seconds."""
+    """Run the heartbeat: print the current step whenever this block was silent for 10 seconds."""
     global _running
     before, _running = _running, _Heartbeat()
     try:
@@ -140,7 +142,7 @@ class _Heartbeat:
 
 
 def _process_age_s() -> float:
-    """Return the age of this process in seconds; 0 if the system does not report it."""
+    """Return how many seconds ago this process started; 0 if the system does not report it."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

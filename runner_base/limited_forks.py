@@ -1,5 +1,5 @@
-"""A server process that prepares once and answers each message in a fork with CPU and memory
-limits.
+"""Fork server: a process prepares once, then answers each message in a fork with CPU and
+memory limits.
 
 The kernel ends a fork that exceeds a limit, and the next message gets a new one. Each
 message has its own socket connection, so several are answered at once and none waits for
@@ -36,7 +36,7 @@ NICENESS = 5  # forks give way to the process that asks
 
 
 class ForkOutcome(StrEnum):
-    """How a message ended."""
+    """Outcome of a message to the fork server."""
 
     answered = "answered"
     too_long = "too_long"
@@ -48,7 +48,7 @@ class ForkOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class ForkLimits:
-    """Limits of one fork, of concurrent forks, and of the idle process."""
+    """Limits of each fork (CPU, memory, time), of concurrent forks, and of the server's idle time."""
 
     cpu_s: float
     memory_mib: int  # in addition to the memory of the prepared process
@@ -59,7 +59,9 @@ class ForkLimits:
 
 @dataclass
 class _ServerProcess:
-    """The running server process, kept apart so that its cleanup does not keep the owner alive."""
+    """Running server process, a separate object so that its finalizer does not keep LimitedForks
+    alive.
+    """
 
     process: subprocess.Popen[bytes] | None = None
     control: socket.socket | None = None
@@ -106,7 +108,7 @@ class LimitedForks:
     def request(
         self, message: bytes, is_wanted: Callable[[], bool] = lambda: True
     ) -> tuple[ForkOutcome, bytes]:
-        """Send a message and return the outcome and the answer.
+        """Send a message to the fork server. Returns the outcome and the answer.
 
         Returns early once `is_wanted` returns False.
         """
@@ -252,7 +254,7 @@ def _parse_reply(received: bytearray) -> tuple[ForkOutcome, bytes] | None:
 
 
 def run_fork_server(prepare: Callable[[bytes], Callable[[bytes], bytes]]) -> None:
-    """Run the fork server: prepare, then answer each message in a fork until the client ends."""
+    """Run the fork server: prepare once, then answer each message in a fork until the client exits."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # they are for the process that asks
     control, forks = socket.socket(fileno=0), dict[int, socket.socket]()
@@ -292,7 +294,7 @@ def _read_message(read_bytes: Callable[[int], bytes | None]) -> bytes:
 
 
 def _answer_in_fork(connection: socket.socket, answer: Callable[[bytes], bytes]) -> None:
-    """Answer one message within the limits, and exit."""
+    """In the forked child: answer one message within the limits, and exit."""
     code = 1
     try:
         _apply_limits()

@@ -25,24 +25,24 @@ MIB = 1024 * 1024
 MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
 
 
-def _status_mib(key: str) -> float:
+def _read_status_mib(key: str) -> float:
     """Return a kB value of /proc/self/status in MiB, or 0 if the platform has no such file."""
     return int((processor.read_proc_value("/proc/self/status", f"{key}:") or "0").split()[0]) / 1024
 
 
 def rss_mib() -> float:
     """Resident memory of this process; 0 if the system does not report it."""
-    return _status_mib("VmRSS")
+    return _read_status_mib("VmRSS")
 
 
 def anonymous_rss_mib() -> float:
     """Resident memory of this process without file pages, such as a memory-mapped checkpoint."""
-    return _status_mib("RssAnon")
+    return _read_status_mib("RssAnon")
 
 
 def peak_rss_mib() -> float:
     """Highest resident memory of this process since its start or the last `reset_peak_rss`."""
-    if peak := _status_mib("VmHWM"):
+    if peak := _read_status_mib("VmHWM"):
         return peak
     import resource  # without /proc: since the start of the process, never reset
 
@@ -103,7 +103,7 @@ class Contention:
         self.started, self.others_s = time.monotonic(), _other_cpu_seconds()
 
     def describe_load(self) -> str:
-        """Describe the other load so far, or report that there was none."""
+        """Describe the load by other work on the machine so far, or report that there was none."""
         earlier = f"in a process that had done {format_count(self.earlier, 'job')} before"
         return self.describe_other_programs() or (earlier if self.earlier else EXCLUSIVE)
 
@@ -192,7 +192,7 @@ def num_threads_for_model(num_parameters: int) -> int:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that affect speed and memory, read without importing them."""
+    """Versions of the libraries that affect speed and memory, found without importing the libraries."""
     return {
         "python": platform.python_version(),
         **{name: _library_version(name) for name in MEASURED_LIBRARIES},
@@ -224,7 +224,7 @@ def total_memory_mib() -> float:
 
 
 def available_memory_mib() -> float:
-    """Memory available to new processes: the machine's, or the container's if it is less."""
+    """Memory available to new processes, limited by the machine or by a smaller container."""
     free = processor.read_proc_value("/proc/meminfo", "MemAvailable:")
     if free is None:
         return _total_memory_bytes() / MIB / 2
@@ -270,7 +270,7 @@ def _read_small_file(file: Path) -> str:
 
 
 def cgroup_cpu_limits(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """Return the CPU limit, in cores, of each surrounding control group that has one."""
+    """Return the CPU limit, in cores, of each surrounding control group with a limit."""
     shares = []
     for folder, is_first in _iter_cgroups("cpu", cgroup_file, root):
         files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_first else ("cpu.max",)

@@ -40,7 +40,7 @@ class Verdict(StrEnum):
 
 
 class Ending(StrEnum):
-    """How an answer with thinking ended."""
+    """How an answer ended that has thinking: closed, cut off, or at the thinking budget."""
 
     no_thinking = "no_thinking"
     closed = "closed"
@@ -127,7 +127,9 @@ class Answer:
         return cls(**now | {"finish_reason": FinishReason(now["finish_reason"])})
 
     def without_tokens(self) -> Self:
-        """Return the answer without token ids, for a sample whose several answers each have their own."""
+        """Return a copy without token ids, for samples in which each of several answers stores its
+        own.
+        """
         return replace(self, token_ids=[], new_tokens=None)
 
     @property

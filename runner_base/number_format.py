@@ -14,7 +14,7 @@ MOST = 12  # further digits; what they do not tell apart differs by rounding err
 
 
 class NumberFormatter(Protocol):
-    """Formats a number; `more` adds decimals to the usual count."""
+    """Function that formats a number. `extra_digits` adds decimals to the usual count."""
 
     def __call__(self, value: float, extra_digits: int = 0, /) -> str: ...
 
@@ -50,7 +50,7 @@ def format_value_and_limit(value: float, limit: float, format_number: NumberForm
 
 
 def fixed_decimals_formatter(count: int) -> NumberFormatter:
-    """Return a formatter with this many decimals, e.g. 1,234.56 for two."""
+    """Return a formatter with a fixed number of decimals, e.g. 1,234.56 for two."""
 
     def format_decimals(value: float, extra_digits: int = 0, /) -> str:
         return f"{value:,.{count + extra_digits}f}"

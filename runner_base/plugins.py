@@ -68,7 +68,7 @@ class PlugIn:
 
     @property
     def is_builtin_option(self) -> bool:
-        """Whether this is an option of the runner itself."""
+        """Whether the plug-in is an option that the runner's own package provides."""
         return self.package.partition(" ")[0] == OWN_PACKAGE
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ def _find_package_folder(package: str) -> str | None:
 
 @cache
 def find_plug_ins(kind: str) -> Mapping[str, PlugIn]:
-    """Return other packages' plug-ins of a kind, by name."""
+    """Return the plug-ins of a kind that other packages provide, by name."""
     return {plug_in.name: plug_in for plug_in in _load_plug_ins() if plug_in.kind == kind}
 
 
@@ -175,7 +175,9 @@ def _load_plug_ins() -> tuple[PlugIn, ...]:
 
 
 def load_plug_in_object(kind: str, name: str, expected_class: type[T]) -> T:
-    """Import a plug-in's object. Raises ConfigError with the package if it has another class."""
+    """Import a plug-in's object. Raises ConfigError, naming the package, if it is no
+    `expected_class`.
+    """
     plug_in = find_builtin_options(kind).get(name) or find_plug_ins(kind)[name]
     loaded = _import_target(plug_in)
     if not isinstance(loaded, expected_class):
@@ -195,7 +197,9 @@ def load_plug_in_object(kind: str, name: str, expected_class: type[T]) -> T:
 
 
 def load_plug_in_class(kind: str, name: str, base_class: type[T]) -> type[T]:
-    """Import a plug-in's class. Raises ConfigError with the package if it is no subclass."""
+    """Import a plug-in's class. Raises ConfigError, naming the package, if it is no subclass of
+    `base_class`.
+    """
     plug_in = find_builtin_options(kind).get(name) or find_plug_ins(kind)[name]
     loaded = _import_target(plug_in)
     if not (isinstance(loaded, type) and issubclass(loaded, base_class)):
@@ -218,7 +222,7 @@ def load_plug_in_class(kind: str, name: str, base_class: type[T]) -> type[T]:
 
 
 def check_plug_in_exists(key: str, kind: str, name: str) -> None:
-    """Raise ConfigError if no installed package adds this name."""
+    """Raise ConfigError if no installed package provides a plug-in of this kind and name."""
     if name not in (known := find_plug_ins(kind)):
         problem = (
             unknown_choice_message(kind, name, known)

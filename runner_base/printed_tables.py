@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 def print_fitting_table(
     terminal: Console, columns: Iterable[Column], rest_location: str, **table_options: Any
 ) -> None:
-    """Print the columns that fit the terminal. `rest_location` says where the others are."""
+    """Print the columns that fit the terminal. `rest_location` tells where to find the omitted
+    columns.
+    """
     gap = 3 if table_options.get("frame", "SIMPLE_HEAD") == "SIMPLE_HEAD" else 2
     width = terminal.width - (gap == 3)
     captions = table_options.pop("captions", True)
@@ -68,7 +70,7 @@ def _total_width(columns: Sequence[Column], gap: int) -> int:
 
 
 def _wrap_block(block: list[Column], width: int, gap: int) -> list[Column]:
-    """Wrap a block that is too wide even with a single row."""
+    """Wrap the cells of a transposed block that is too wide even with a single row."""
     if _total_width(block, gap) <= width:
         return block
     return wrap_columns(block, width - gap * len(block), None) or block

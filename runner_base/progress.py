@@ -35,7 +35,7 @@ class ProgressState:
     per_s: float | None = None  # steps per second; None: unknown
 
     def format_cells(self) -> list[str]:
-        """Return count, speed, time left and news, formatted as cells of one line."""
+        """Return count, speed, time left and the latest values as cells of one line."""
         total = f"{self.done:,.0f}/{self.total:,.0f}" if self.total else ""
         speed = format_speed(self.per_s) if self.per_s else ""
         left = f"{format_duration(self.left_s)} left" if self.left_s else ""
@@ -106,19 +106,19 @@ class Progress:
         return self
 
     def advance(self, step: float = 1, **news: str) -> None:
-        """Advance by `step`. `news` appears as `name value` at the end of the line."""
+        """Advance by `step`. Keyword arguments appear as `name value` at the end of the line."""
         if self._began is None:  # the step was made since its description
             self._began = self._described_at, self._done + self._under_way
         self.set_position(self._done + step, **news)
 
     def skip(self, step: float = 1) -> None:
-        """Advance by steps of an earlier start, which do not count for the speed."""
+        """Advance by steps that an earlier start completed. They do not count for the speed."""
         if self._began is not None:
             self._began = self._began[0], self._began[1] + step
         self.set_position(self._done + step)
 
     def set_position(self, done: float, **news: str) -> None:
-        """Set the absolute position, which may lie within a step."""
+        """Set the absolute position, which may be a fraction between two steps."""
         self.set_position_with_pending(done, 0.0, **news)
 
     def set_position_with_pending(self, done: float, under_way: float, **news: str) -> None:
@@ -162,7 +162,7 @@ class Progress:
         return f"{self._done / self.total:.0%}" if self.total else ""
 
     def _measure_progress(self) -> tuple[float, float] | None:
-        """Return the steps and seconds since this work began, or None without any step."""
+        """Return the steps and seconds since the work began; None before the first step."""
         if self._began is None:
             return None
         (at, before), position = self._began, self._done + self._under_way
@@ -217,7 +217,7 @@ def format_speed(per_s: float) -> str:
 
 
 def iterate_with_progress(items: Sequence[Item], title: str) -> Iterator[Item]:
-    """Yield items. A progress bar appears if they take longer than two seconds."""
+    """Yield the items, with a progress bar if that takes longer than two seconds."""
     began, at = time.monotonic(), 0
     while at < len(items) and time.monotonic() - began < WATCHED_AFTER_S:
         yield items[at]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from runner_base.errors import write_error
+from runner_base.errors import convert_write_error
 from runner_base.signed_jsonl import CHECKSUM, dump_signed_line, parse_signed_line
 from runner_base.texts import parse_json
 
@@ -21,14 +21,14 @@ REPEATS = "repeats.jsonl"
 
 
 class RepeatLog:
-    """Appends repeated measurements to a file, each as soon as it is available."""
+    """Appends repeated measurements to repeats.jsonl, each as soon as it is available."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / REPEATS
         self._write_text("", mode="w")  # a job that starts again measures again
 
     def add_repeat(self, repeat: int, measurements: Mapping[str, float]) -> None:
-        """Append the measurements of one repeat, by measure."""
+        """Append one line per measure with its value in this repeat."""
         lines = ({"measure": name, "repeat": repeat, "value": value} for name, value in measurements.items())
         self._write_text("".join(dump_signed_line(line) + "\n" for line in lines))
 
@@ -37,7 +37,7 @@ class RepeatLog:
             with self.path.open(mode, encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise convert_write_error(self.path, error) from error
 
 
 def read_repeats(path: Path) -> dict[str, list[float]]:

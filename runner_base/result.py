@@ -59,7 +59,7 @@ class Response:
 
     @classmethod
     def from_response(cls, other: Response, **own: Any) -> Self:
-        """Convert a response to this class, and set its additional fields."""
+        """Create an instance of this subclass from a response and the additional fields."""
         return cls(**{item.name: getattr(other, item.name) for item in fields(Response)} | own)
 
     @property
@@ -91,7 +91,7 @@ ANSWER_KEYS = frozenset(item.name for item in fields(Answer))
 
 @dataclass
 class Call(Response):
-    """One of several completions for a sample: the model or agent, and its answer."""
+    """One of several completions for a sample, with the model or agent that wrote it."""
 
     ORDER = (
         "who prompt_sha256 prompt_tokens text token_ids finish_reason seconds what new_tokens error by calls thinking "
@@ -127,7 +127,7 @@ class Likelihood:
 
 
 class ClusterUnit(StrEnum):
-    """The shared property of a cluster's questions in task=recall."""
+    """Property that the questions of a cluster share in task=recall."""
 
     text = "text"  # the haystack
     question = "question"  # what is asked, at several lengths or depths
@@ -178,12 +178,12 @@ class Sample(Response):
 
     @property
     def answers(self) -> Sequence[Answer]:
-        """All answers of the sample: one per branch or choice, or the only one."""
+        """All answers of the sample: one per branch or choice, or the single answer."""
         return self.branches or self.choices or [self.answer]
 
     @property
     def solved(self) -> bool:
-        """Whether the answer, or the elected one of several answers, is correct."""
+        """Whether the answer, or the elected one of several answers, has the verdict `correct`."""
         return self.answer.verdict is Verdict.correct
 
     def accuracy(self, cut_off_counts: bool = False) -> float:
@@ -206,7 +206,7 @@ class Sample(Response):
 
     @property
     def count_correct_answers(self) -> tuple[int, int]:
-        """The numbers of correct and of all answers; (0, 0) without several verdicts."""
+        """Number of correct answers and number of all answers; (0, 0) without several verdicts."""
         verdicts = [choice.verdict for choice in self.choices or []]
         return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
 
@@ -216,7 +216,9 @@ class Sample(Response):
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
-        """Parse one line. Raises ValueError, KeyError or TypeError if it is malformed or was changed."""
+        """Parse a line of samples.jsonl. Raises ValueError, KeyError or TypeError if malformed or
+        changed.
+        """
         values = parse_signed_line(line)
         if not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
@@ -254,7 +256,7 @@ class Result:
 
     @property
     def problem_message(self) -> str | None:
-        """All problems as one message, or None."""
+        """All problems of the result as one message; None without problems."""
         count = len(self.problems)
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         return f"{format_count(count, 'problem')} found:{lines}" if count else None

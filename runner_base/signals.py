@@ -1,4 +1,4 @@
-"""Turn ending signals into KeyboardInterrupt, without leaving a half-written record.
+"""Turn termination signals into KeyboardInterrupt, without leaving a half-written record.
 
 with deferred_signals():           # signals wait: what begins here also ends here
     ...
@@ -46,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class _SignalState:
-    """How the next signal is handled. Only the main thread receives signals."""
+    """State that decides how the next signal is handled. Only the main thread receives signals."""
 
     in_deferred: bool = False
     is_deferring: bool = False  # whether a signal is only noted
@@ -64,7 +64,9 @@ _state = _SignalState()
 
 
 class BetweenSteps(Interrupted):
-    """A signal arrived during a step, which was completed, so its results can be kept."""
+    """Raised after a step during which a signal arrived. The step is complete, so its results can
+    be kept.
+    """
 
 
 def interruption_message(interrupt: KeyboardInterrupt) -> str:
@@ -73,7 +75,7 @@ def interruption_message(interrupt: KeyboardInterrupt) -> str:
 
 
 def exit_on_signals() -> None:
-    """Let ending signals end this process with a message, before any work has begun."""
+    """Install handlers that exit with a message on a termination signal, before any work has begun."""
     for number in ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _exit_immediately)
@@ -87,7 +89,7 @@ def _exit_immediately(*_: object) -> NoReturn:
 def install_signal_handlers(
     override_ignored: bool = False, on_waiting: Callable[[], object] | None = None
 ) -> None:
-    """Turn all ending signals into KeyboardInterrupt.
+    """Install handlers that turn all termination signals into KeyboardInterrupt.
 
     Signals that nohup or a shell's `&` ignores stay ignored, unless `override_ignored`.
     `on_waiting` is called in its own thread when a signal has to wait for a step.
@@ -103,7 +105,9 @@ def install_signal_handlers(
 
 @dataclass
 class _ResendLostSignal:
-    """Sends a signal again if Python ignored its exception, as in `__del__` or a callback."""
+    """Hook that sends a signal again if Python swallowed its exception, e.g. in `__del__` or a
+    callback.
+    """
 
     others: Callable[[Any], Any]  # what handles the other exceptions
 
@@ -116,7 +120,7 @@ class _ResendLostSignal:
 
 
 def _resend_until_handled() -> None:
-    """Send the last signal again until its exception is not ignored."""
+    """Send the last signal again until Python no longer swallows its exception."""
     time.sleep(AGAIN_S)
     while not _state.acted:
         _state.acted = None
@@ -126,7 +130,7 @@ def _resend_until_handled() -> None:
 
 
 def _is_handling_lost_signal(frame: FrameType | None) -> bool:
-    """Whether a signal arrived while a lost one is being handled, and would be lost too."""
+    """Whether the frame runs in the hook for lost signals, where a new exception would be lost too."""
     while frame is not None and frame.f_code is not _ResendLostSignal.__call__.__code__:
         frame = frame.f_back
     return frame is not None
@@ -145,7 +149,9 @@ def installed_handlers() -> Iterator[None]:
 
 @contextmanager
 def restored_handlers() -> Iterator[None]:
-    """Restore the signal handlers after this block, in which a library installs its own."""
+    """Restore the signal handlers after this block, which calls a library that installs its own
+    handlers.
+    """
     before, hook = {number: signal.getsignal(number) for number in ENDING}, sys.unraisablehook
     try:
         yield
@@ -157,7 +163,9 @@ def restored_handlers() -> Iterator[None]:
 
 
 def handle_signal(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
-    """Handle a signal: call the redirect function, note the signal, or raise KeyboardInterrupt."""
+    """Handle a signal: call the redirect function, record the signal for later, or raise
+    KeyboardInterrupt.
+    """
     _state.last, _state.acted = number, not _is_handling_lost_signal(frame)
     if not _state.acted:
         return
@@ -236,7 +244,7 @@ def interruptible_block() -> Iterator[None]:
 
 @contextmanager
 def defer_until_step_ends() -> Iterator[None]:
-    """Delay the first signal until this block ends, and then raise BetweenSteps."""
+    """Delay the first signal until this block ends, and then raise InterruptedAfterStep."""
     before, _state.is_deferring = _state.is_deferring, True
     try:
         yield
@@ -250,19 +258,21 @@ def defer_until_step_ends() -> Iterator[None]:
 
 
 def raise_if_signal_waits() -> None:
-    """Raise KeyboardInterrupt if a signal waits for a step that may take minutes."""
+    """Raise KeyboardInterrupt if a deferred signal is waiting. For use within steps that may take
+    minutes.
+    """
     if _state.noted:
         _raise_interrupt(Interrupted, _state.first_at)
 
 
 def raise_if_interrupt_dropped() -> None:
-    """Raise KeyboardInterrupt if a library caught an earlier one and continued."""
+    """Raise KeyboardInterrupt again if a library caught an earlier one and continued."""
     if _state.unanswered:
         raise Interrupted
 
 
 def has_unhandled_interrupt() -> bool:
-    """Whether an interrupt was raised that this module has not seen caught.
+    """Whether an interrupt was raised and not yet marked as handled.
 
     An error is then its consequence.
     """
@@ -275,7 +285,7 @@ def mark_interrupt_handled() -> None:
 
 
 def discard_waiting_signal() -> None:
-    """Discard a waiting signal whose cause an error already reports."""
+    """Discard a deferred signal if an error already reports the signal's cause."""
     _state.noted = _state.unanswered = False
 
 
@@ -289,7 +299,7 @@ def interruptible_sleep(seconds: float) -> None:
 
 @contextmanager
 def redirected_signals(function: Callable[[], None]) -> Iterator[None]:
-    """Call a function for each signal within this block, instead of interrupting."""
+    """Call a function for each signal within this block, instead of raising KeyboardInterrupt."""
     before, _state.instead = _state.instead, function
     try:
         yield

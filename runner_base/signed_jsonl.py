@@ -43,5 +43,5 @@ def parse_signed_line(line: str) -> dict[str, Any]:
 
 
 def _checksum_suffix(line: str) -> str:
-    """Return the end of a JSON line, which has its checksum."""
+    """Return the text that ends a JSON line: the line's checksum field."""
     return f'{CHECKSUM}{hashlib.sha256(line.encode()).hexdigest()[:16]}"}}'

@@ -79,8 +79,8 @@ class FittedTable:
     breaks_words: bool = False  # whether a word or a number has no line of its own
 
 
-def layout_full_width(columns: Iterable[Column], captions: bool = True) -> FittedTable:
-    """Return the columns sorted by purpose, as on a terminal with room for all."""
+def layout_full_width(columns: Iterable[Column], constants_to_caption: bool = True) -> FittedTable:
+    """Lay out all columns, sorted by purpose, without a width limit."""
     columns = [
         replace(
             column,
@@ -90,14 +90,16 @@ def layout_full_width(columns: Iterable[Column], captions: bool = True) -> Fitte
         for column in columns
     ]
     table = FittedTable(sorted(columns, key=lambda column: column.use))
-    if captions:
+    if constants_to_caption:
         _move_constants_to_caption(table)
     return table
 
 
-def fit_to_width(columns: Iterable[Column], width: int, gap: int = 2, captions: bool = True) -> FittedTable:
+def fit_to_width(
+    columns: Iterable[Column], width: int, gap: int = 2, constants_to_caption: bool = True
+) -> FittedTable:
     """Lay out the columns for a terminal of this width. `gap` is the space added per column."""
-    table = layout_full_width(columns, captions)
+    table = layout_full_width(columns, constants_to_caption)
 
     def total_width() -> int:
         return sum(gap + column_width(column) for column in table.columns)
@@ -171,7 +173,7 @@ def shorten_paths(values: Sequence[str]) -> list[str]:
 
 
 def _count_shared_parts(split_paths: Sequence[Sequence[str]]) -> int:
-    """Return the length of the shared beginning. At least one part of each path remains."""
+    """Return how many leading parts all paths share. At least one part of each path remains."""
     return len(
         [
             *takewhile(
@@ -375,7 +377,7 @@ def _iter_words(line: str, word_pattern: re.Pattern[str]) -> Iterator[re.Match[s
 
 
 def _added_width(text: str, start: int, end: int, new_end: int) -> int:
-    """Return how much wider a part of a text becomes, in terminal cells, with a new end.
+    """Return by how many terminal cells text[start:end] grows if it ends at `new_end` instead.
 
     The last letters before the old end are measured again, since letters may combine into one.
     """

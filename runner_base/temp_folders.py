@@ -34,7 +34,9 @@ def temporary_folder(parent: Path, prefix: str, suffix: str = "") -> Iterator[Pa
 
 
 def remove_abandoned_folders(parent: Path, prefix: str, suffix: str = "") -> list[Path]:
-    """Remove this user's folders of killed processes. Returns the folders still in use."""
+    """Remove this user's temporary folders whose processes were killed. Returns the folders still
+    in use.
+    """
     name = re.compile(f"{re.escape(prefix)}[0-9a-f]{{{2 * RANDOM_BYTES}}}{re.escape(suffix)}", re.DOTALL)
     in_use = []
     for folder in sorted(parent.iterdir()):
@@ -100,7 +102,9 @@ def _remove_user_owned(folder: Path, lock: int) -> None:
 
 
 def _remove_opened_folder(folder: Path, lock: int) -> None:
-    """Remove the folder opened as `lock`. Raises FileNotFoundError if its path now names another."""
+    """Remove the folder opened as `lock`. Raises FileNotFoundError if its path now names another
+    folder.
+    """
     if not _is_same_folder(folder, lock):
         raise FileNotFoundError(f"{folder} is not the folder that was opened")
     with suppress(OSError):

@@ -173,7 +173,7 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
 
 
 def format_count(count: int, singular: str, plural: str = "") -> str:
-    """Return a count with its noun, e.g. `1 job`, `2,000 jobs`, `1 answer was`."""
+    """Format a count with its noun, e.g. `1 job`, `2,000 jobs`, `1 answer was`."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 

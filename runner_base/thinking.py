@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 
 class Tag(NamedTuple):
-    """An opening and a closing tag around thinking."""
+    """Pair of tags that enclose a model's thinking."""
 
     opening: str
     closing: str
@@ -26,7 +26,7 @@ class Tag(NamedTuple):
 
     @property
     def cut_text(self) -> str:
-        """Text that ends the thinking when it is cut off."""
+        """Text that is inserted to end thinking that was cut off."""
         return self.forced or self.closing
 
 
@@ -64,7 +64,7 @@ _FENCE = "```"
 
 @dataclass(frozen=True)
 class SplitText:
-    """The thinking and the answer of a text."""
+    """A generated text, split into thinking and answer."""
 
     thinking: str
     answer: str
@@ -86,7 +86,9 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class TaggedSpans:
-    """The spans of a text in order, without tags. The last span is the answer, or open thinking."""
+    """Spans of thinking and answer in a text, without tags. The last span is the answer or
+    unfinished thinking.
+    """
 
     spans: list[Span]
     tag: Tag | None = None  # that opened or closed the last span
@@ -121,7 +123,7 @@ def parse_spans(
             in_code, has_pair = not in_code, False
             continue
         closes, is_answer = _tags_by_closing(tags).get(_normalize_tag(mark[0])), bool(spans) and not is_open
-        followers = _mention_followers(mark, closes is not None, opening, is_open, is_answer)
+        followers = _chars_after_mention(mark, closes is not None, opening, is_open, is_answer)
         if mark.span() in forced_tags:
             followers, in_code = "", False
         is_last = mark.end() == len(text) and not is_complete
@@ -140,10 +142,12 @@ def parse_spans(
     return TaggedSpans([*spans, Span(at, len(text), is_open)], tag, is_undecided)
 
 
-def _mention_followers(
+def _chars_after_mention(
     tag_match: re.Match[str], is_closing: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
 ) -> str | None:
-    """Return the characters after which a tag is a mere mention; None: always a mention."""
+    """Return the characters that, right after a tag, show a mere mention of the tag; None: always
+    a mention.
+    """
     text, start = tag_match.string, tag_match.start()
     quote = text[start - 1] if start else ""
     is_behind_word = quote == " " and text[start - 2 : start - 1].isalnum()
@@ -163,7 +167,7 @@ def _mention_followers(
 def split_thinking(
     text: str, in_thinking: bool = False, tags: Tags = TAGS, forced_tags: Places = ()
 ) -> SplitText:
-    """Split a text into thinking and answer. in_thinking: its prompt ended in an opening tag."""
+    """Split a text into thinking and answer. `in_thinking`: the prompt ended in an opening tag."""
     spans = parse_spans(text, tags, in_thinking, forced_tags=forced_tags).spans
     last = spans[-1]
     if len(spans) == 1:
@@ -175,7 +179,7 @@ def split_thinking(
 
 
 class TextPiece(NamedTuple):
-    """Part of a text without tags."""
+    """Piece of a streamed text without tags, either thinking or answer."""
 
     text: str
     is_thinking: bool
@@ -219,7 +223,7 @@ def ends_in_thinking(prompt: object, tags: Tags = TAGS) -> bool:
 
 
 def find_open_tag(prompt: object, tags: Tags = TAGS) -> Tag | None:
-    """Return the tag that a prompt opens at its end, or None."""
+    """Return the thinking tag that is open at the end of a prompt, or None."""
     end = prompt.rstrip() if isinstance(prompt, str) else ""
     return next((tag for tag in tags if end.endswith(tag.opening.rstrip())), None)
 
@@ -230,7 +234,7 @@ def is_part_of_tag(token: str, tags: Tags = TAGS) -> bool:
 
 
 def count_possible_tag_chars(text: str, tags: Tags = TAGS) -> int:
-    """Return how many characters at the end of a text may begin a tag."""
+    """Return how many characters at the end of a text may be the beginning of a tag."""
     marks = [mark for tag in tags for mark in tag[:2]]
     longest = min(max(map(len, marks), default=1) - 1, len(text))
     ends = ((size, text[-size:].lower()) for size in range(longest, 0, -1))

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ToolOutcome(StrEnum):
-    """How an answer's tool calls compare with the expected ones.
+    """Result of comparing an answer's tool calls with the expected calls.
 
     Only `right` and `nothing_called` are correct.
     """

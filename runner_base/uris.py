@@ -1,4 +1,4 @@
-"""Store URIs: convert sqlite:///PATH to a path and back, and remove secrets from URIs.
+"""URIs of stores: convert sqlite:///PATH to a path and back, and redact secrets.
 
 SQLAlchemy reads %20 in the path of sqlite as a space, and a ? as its end. A URI that is
 shown contains no user names, passwords, tokens or other secrets.

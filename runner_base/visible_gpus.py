@@ -58,7 +58,7 @@ ASK_TORCH = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, or a MIG instance of one."""
+    """A GPU that a process can use: a whole GPU or a MIG instance."""
 
     name: str  # by which the variable of visible GPUs selects it
     model: str
@@ -69,7 +69,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class PhysicalGpu:
-    """A GPU of the machine. If it is split, only its MIG instances are usable."""
+    """A GPU of the machine. If it is split into MIG instances, only these are usable."""
 
     model: str
     uuid: str
@@ -77,14 +77,14 @@ class PhysicalGpu:
     is_split: bool = False
 
     def list_usable_gpus(self, name: str) -> list[Gpu]:
-        """Return the GPU with this name, or its MIG instances, named by their UUIDs."""
+        """Return this GPU under the given name, or its MIG instances under their UUIDs."""
         if self.is_split:
             return [Gpu(uuid, model, uuid, is_part=True) for model, uuid in self.parts]
         return [Gpu(name, self.model, self.uuid)]
 
 
 def find_visible_gpus() -> list[Gpu]:
-    """Return the GPUs that this process may use, in order of their numbers."""
+    """Return the GPUs that this process may use, in device order."""
     wanted = os.environ.get(CUDA_VARIABLE)
     if "+rocm" not in _torch_version() and (cards := _find_physical_gpus()):
         return select_gpus(cards, wanted)
@@ -120,7 +120,7 @@ def select_gpus(gpus: Sequence[PhysicalGpu], visible_devices: str | None) -> lis
 
 
 def _resolve_entry(gpus: Sequence[PhysicalGpu], entry: str) -> list[Gpu]:
-    """Return the GPUs that one entry of the variable selects; none if it is invalid."""
+    """Return the GPUs that one entry of CUDA_VISIBLE_DEVICES selects; none if it is invalid."""
     if entry.startswith("MIG-"):
         parts = [
             gpu
@@ -237,7 +237,7 @@ def _read_smi_free_mib(gpus: Sequence[Gpu]) -> list[float]:
 
 
 def query_nvidia_smi(field: str) -> dict[str, float]:
-    """Return a numeric nvidia-smi field of each GPU by UUID; {} if it is not available."""
+    """Return a numeric nvidia-smi field for each GPU, by UUID; {} without nvidia-smi."""
     lines = (_run_nvidia_smi(f"--query-gpu=uuid,{field}", "--format=csv,noheader,nounits") or "").splitlines()
     cells = [line.partition(",")[::2] for line in lines]
     return {uuid.strip(): float(number) for uuid, number in cells if NUMBER.fullmatch(number.strip())}

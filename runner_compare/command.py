@@ -1,4 +1,4 @@
-"""Command line of `runner-compare`: load, select, tabulate, then show, save and log."""
+"""Command line of `runner-compare`: load and select runs, build tables, then print, save and log."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from runner_compare.features.flips.compute import TableFlips, find_flips
 from runner_compare.features.gates.section import (
     Requirements,
     RequirementTerm,
-    all_requirements,
     check_requirements,
+    collect_requirements,
     format_unmet_requirements,
     merge_margins,
     parse_requirements,
@@ -39,7 +39,7 @@ from runner_compare.features.missing_jobs.section import ComparisonMissingJobs
 from runner_compare.features.planning.compute import parse_plan_target, plan_questions
 from runner_compare.features.pooled.compute import PooledTable, build_pooled_tables
 from runner_compare.features.pooled.section import ComparisonPooledTables
-from runner_compare.features.recall.compute import apply_margin
+from runner_compare.features.recall.compute import apply_recall_margin
 from runner_compare.features.registry import load_sections
 from runner_compare.features.seeds.compute import require_pooled_seeds
 from runner_compare.features.tokens.render.tables import write_llama_blocks
@@ -60,9 +60,9 @@ from runner_compare.model.selection import (
     filter_runs,
     find_runs_by_id,
     newest_run_per_job,
-    parse_keys,
+    parse_config_keys,
+    parse_config_values,
     parse_margins,
-    parse_pairs,
 )
 from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.options import (
@@ -87,14 +87,14 @@ NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline"
 
 
 def entry() -> NoReturn:
-    """Console script. Exit code: 0 done, 1 a requirement failed, 2 the input is wrong."""
+    """Console entry point. Exit code: 0 done, 1 a requirement failed, 2 the input is wrong."""
     gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
     atexit.register(gc.freeze)  # and no such search when Python ends
     run_command("runner-compare", lambda: main(sys.argv[1:]))
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command and return its exit code."""
+    """Run `runner-compare` with these arguments and return the exit code."""
     return run_with_exit_code(
         "runner-compare", lambda: _run_parsed_options(create_parser().parse_args(arguments))
     )
@@ -110,7 +110,7 @@ def _run_parsed_options(options: argparse.Namespace) -> int:
 
 @dataclass
 class ComparisonRun:
-    """A comparison with its reader, its records and the target of --log."""
+    """A comparison with the reader of its runs, their records and the target of --log."""
 
     comparison: Comparison
     reader: Reader
@@ -121,7 +121,7 @@ class ComparisonRun:
 def build_comparison(
     options: argparse.Namespace, scratch: Path, known_missing_jobs: Sequence[MissingJob] = ()
 ) -> ComparisonRun:
-    """Load, select and tabulate runs, and compute all requested parts.
+    """Load and select runs, build their tables, and compute all requested parts.
 
     `known_missing_jobs`: jobs that the caller knows to have no result.
     """
@@ -149,7 +149,7 @@ def build_comparison(
     if aim is not None:
         plan_questions(tables, aim)
     if options.recall_margin:
-        apply_margin(tables, options.recall_margin)
+        apply_recall_margin(tables, options.recall_margin)
     view = View(
         options.explain,
         options.columns == "all",
@@ -175,7 +175,9 @@ def build_comparison(
 
 
 def run_comparison(options: argparse.Namespace, scratch: Path) -> int:
-    """Compare, print, save and log. Returns 1 if a requirement failed, else 0."""
+    """Compare runs, then print, save and log the comparison. Returns 1 if a requirement failed,
+    else 0.
+    """
     compared = build_comparison(options, scratch)
     comparison, reader, records, target = (
         compared.comparison,
@@ -194,7 +196,7 @@ def run_comparison(options: argparse.Namespace, scratch: Path) -> int:
             print_message(job.message)
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
-        names = save_comparison(comparison, folder, reader, options_as_given(options))
+        names = save_comparison(comparison, folder, reader, collect_set_options(options))
         if options.save:
             print_message(f"saved in {options.save}: {', '.join(names)}")
         if target and records is not None:
@@ -203,14 +205,14 @@ def run_comparison(options: argparse.Namespace, scratch: Path) -> int:
     if options.publish and records is not None:
         paths = records.publish_comparison(tables, Path(options.publish).expanduser(), options.benchmark)
         print_message(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
-    failed = format_unmet_requirements(all_requirements(comparison))
+    failed = format_unmet_requirements(collect_requirements(comparison))
     for line in failed:
         print_message(line)
     return 1 if failed else 0
 
 
 def reads_other_tools(options: argparse.Namespace) -> bool:
-    """Whether the input is other tools' files instead of runner jobs."""
+    """Whether the options name files of other tools instead of runner jobs."""
     return bool(options.lm_eval or options.results)
 
 
@@ -238,7 +240,7 @@ def load_other_tools(options: argparse.Namespace) -> tuple[list[Run], Reader]:
 def apply_run_options(
     options: argparse.Namespace, runs: list[Run], reader: Reader
 ) -> tuple[list[Run], Reader]:
-    """Apply options that change runs before they are tabulated.
+    """Apply the options that change runs before tables are built.
 
     These are another metric than verdicts, pairing across tools, team names, and one run per
     job.
@@ -254,7 +256,7 @@ def apply_run_options(
 
 
 def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
-    """Set the parameter `team` of team runs. Raises ConfigError if there are none."""
+    """Set the parameter `team` of runs of agent teams. Raises ConfigError if there are no such runs."""
     for section in load_sections():
         if isinstance(section, NamesRuns):
             runs = [*section.name_runs(runs, reader)]
@@ -299,7 +301,9 @@ def select_runs(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
 def exclude_failed_runs(
     options: argparse.Namespace, runs: list[Run], all_runs: list[Run]
 ) -> tuple[list[Run], list[Run]]:
-    """Exclude and name the jobs with questions that ended in errors, unless --count-errors is set."""
+    """Exclude jobs with questions that ended in errors, and print their names, unless
+    --count-errors is set.
+    """
     for run in runs:
         if run.errors:
             what = "counted as not solved" if options.count_errors else "left out"
@@ -327,10 +331,10 @@ def build_task_tables(
 ) -> list[Table]:
     tolerance = _parse_tolerance(options)
     check_has_baseline(options, terms)
-    baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
+    baseline = parse_config_values(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = filter_by_values(runs, baseline, "--baseline", options.baseline) if baseline else []
-    by = parse_keys(options.by, runs, "--by") if options.by else []
-    ignore = parse_keys(options.ignore, runs, "--ignore") if options.ignore else []
+    by = parse_config_keys(options.by, runs, "--by") if options.by else []
+    ignore = parse_config_keys(options.ignore, runs, "--ignore") if options.ignore else []
     if ignore and not baseline:
         raise ConfigError(
             "needs a baseline: add --baseline KEY=VALUE", key="--ignore", value=options.ignore, code="missing"
@@ -359,7 +363,7 @@ def build_task_tables(
 
 
 def check_has_baseline(options: argparse.Namespace, terms: list[RequirementTerm]) -> None:
-    """Raise ConfigError for options about differences if there is no baseline."""
+    """Raise ConfigError if there is no baseline for options about differences."""
     names_one = bool(options.baseline) or reads_other_tools(options)  # by default the first path
     has_one = names_one or bool(options.by)
     compares = any(term.is_comparison for term in terms)
@@ -377,7 +381,7 @@ def check_has_baseline(options: argparse.Namespace, terms: list[RequirementTerm]
 
 
 def _parse_tolerance(options: argparse.Namespace) -> float | None:
-    """Return the difference of speeds that is noise, as a fraction, if the user gave it."""
+    """Return --tolerance as a fraction: speed differences below it are noise. None if it is not set."""
     tolerance = None if options.tolerance is None else float(options.tolerance) / 100
     if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
         raise ConfigError(
@@ -392,7 +396,9 @@ def _parse_tolerance(options: argparse.Namespace) -> float | None:
 def default_baseline_and_rows(
     options: argparse.Namespace, runs: list[Run]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the default baseline and row keys: none, or the first path of other tools."""
+    """Return the default baseline and row keys: none, or those of the first path with other tools'
+    files.
+    """
     if options.lm_eval:
         return evaluations.default_baseline_and_rows(options.lm_eval, runs)
     return other_tools.default_baseline_and_rows(options.results, runs) if options.results else ({}, [])
@@ -405,8 +411,8 @@ def pool_tasks(
     reader: Reader,
     margins: dict[str, float],
 ) -> list[PooledTable]:
-    """Return the verdicts over several tasks."""
-    by = parse_keys(options.by, runs, "--by") if options.by else []
+    """Pool the comparisons of several tasks (--pool) and return the pooled tables."""
+    by = parse_config_keys(options.by, runs, "--by") if options.by else []
     if not options.baseline and not by:
         by = default_baseline_and_rows(options, runs)[1]
     return build_pooled_tables(tables, PoolingWeights(options.pool), by, margins, reader)
@@ -415,7 +421,7 @@ def pool_tasks(
 def build_flips_table(
     options: argparse.Namespace, runs: list[Run], all_runs: list[Run], reader: Reader
 ) -> Table:
-    """Return the table of the two runs in --flips, with the questions that only one of them
+    """Build the table of the two runs in --flips, with the questions that only one of the two
     solved.
     """
     reject_conflicting_options(options, "flips")
@@ -442,7 +448,7 @@ def build_flips_table(
 
 
 def find_single_run(text: str, runs: list[Run], all_runs: list[Run], reader: Reader) -> Run:
-    """Return the run with this id, or the only run that passes this filter.
+    """Return the run with this id, or the only run that matches the text as a filter.
 
     The id may be of an older run of a job.
     """
@@ -464,8 +470,8 @@ def find_single_run(text: str, runs: list[Run], all_runs: list[Run], reader: Rea
     return matching[0]
 
 
-def options_as_given(options: argparse.Namespace) -> dict[str, str]:
-    """Return the options that were set, as on the command line."""
+def collect_set_options(options: argparse.Namespace) -> dict[str, str]:
+    """Return the options that the user set, by name, as on the command line."""
     given = {name: getattr(options, name) for name in NAMED_ON_PAGE}
     given |= {"unpaired": "yes" if options.unpaired else ""}
     return {

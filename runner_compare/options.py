@@ -59,18 +59,18 @@ def create_parser() -> argparse.ArgumentParser:
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=WIDTH),
         allow_abbrev=False,
     )
-    _add_most_used(arguments.add_argument_group("most used").add_argument)
-    _add_sources(
+    _add_common_options(arguments.add_argument_group("most used").add_argument)
+    _add_source_options(
         arguments.add_argument_group(
             "which results (default: the newest finished run of each job that is comparable with the newest)"
         ).add_argument
     )
-    _add_methods(arguments.add_argument_group("how to compare").add_argument)
-    _add_reports(arguments.add_argument_group("other reports").add_argument)
+    _add_method_options(arguments.add_argument_group("how to compare").add_argument)
+    _add_report_options(arguments.add_argument_group("other reports").add_argument)
     return arguments
 
 
-def _add_most_used(add: Callable[..., object]) -> None:
+def _add_common_options(add: Callable[..., object]) -> None:
     add(
         "--baseline",
         default="",
@@ -116,7 +116,7 @@ def _add_most_used(add: Callable[..., object]) -> None:
     add("--plot", action="store_true", help="also draw the differences with their intervals")
 
 
-def _add_sources(add: Callable[..., object]) -> None:
+def _add_source_options(add: Callable[..., object]) -> None:
     add("--output-dir", default="outputs", help="the folder with mlflow.db (default: %(default)s)")
     add(
         "--tracking-uri",
@@ -154,7 +154,7 @@ def _add_sources(add: Callable[..., object]) -> None:
     )
 
 
-def _add_methods(add: Callable[..., object]) -> None:
+def _add_method_options(add: Callable[..., object]) -> None:
     add(
         "--by",
         default="",
@@ -223,7 +223,7 @@ def _add_methods(add: Callable[..., object]) -> None:
     )
 
 
-def _add_reports(add: Callable[..., object]) -> None:
+def _add_report_options(add: Callable[..., object]) -> None:
     add(
         "--flips",
         nargs=2,
@@ -267,7 +267,7 @@ def _add_reports(add: Callable[..., object]) -> None:
 
 
 def command_with_sources(options: argparse.Namespace) -> tuple[str, ...]:
-    """Return the command with the options that say which runs it reads."""
+    """Return the command with the options that select which runs it reads."""
     words = ["runner-compare"]
     if options.output_dir != "outputs":
         words += ["--output-dir", options.output_dir]
@@ -283,7 +283,7 @@ def command_with_sources(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def check_option_combinations(options: argparse.Namespace) -> None:
-    """Raise ConfigError for options that conflict, or that need another one."""
+    """Raise ConfigError for options that conflict or that need another option."""
     reject_conflicting_options(options, "files")
     if options.benchmark and not options.publish:
         raise ConfigError(
@@ -301,12 +301,12 @@ def check_option_combinations(options: argparse.Namespace) -> None:
 
 
 def reject_conflicting_options(options: argparse.Namespace, name: str) -> None:
-    """Raise ConfigError if an option is set together with one that conflicts with it."""
+    """Raise ConfigError if the named option and one that conflicts with it are both set."""
     what, others = APART[name]
     if getattr(options, name) and (option := find_first_set_option(options, *others)):
         raise ConfigError(f"leave out {option}", key=what, code="conflict")
 
 
 def find_first_set_option(options: argparse.Namespace, *names: str) -> str:
-    """Return the first of these options that is set, as on the command line; "" if none is."""
+    """Return the first of several options that is set, as on the command line; "" if none is."""
     return next((f"--{name.replace('_', '-')}" for name in names if getattr(options, name)), "")

@@ -1,4 +1,4 @@
-"""`runner.compare(...)`: the comparison of runner-compare in Python, displayed by notebooks."""
+"""`runner.compare(...)`: Python API of runner-compare, with results that notebooks display."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner_base import (
     unknown_choice_message,
 )
 from runner_compare.command import build_comparison
-from runner_compare.features.gates.section import Requirement, all_requirements
+from runner_compare.features.gates.section import Requirement, collect_requirements
 from runner_compare.features.missing_jobs.section import ComparisonMissingJobs
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import NotPaired, Table
@@ -49,34 +49,34 @@ STATES = {
 
 @dataclass(repr=False)
 class ComparedRuns:
-    """A comparison with its tables and sentences. A notebook displays it with pictures."""
+    """Result of `runner.compare`: tables and sentences. A notebook displays them with pictures."""
 
     comparison: Comparison
 
     @property
     def tables(self) -> list[Table]:
-        """One table per task."""
+        """The comparison's tables, one per task."""
         return self.comparison.tables
 
     @property
     def conclusions(self) -> list[str]:
-        """The conclusion over all rows, for each task that has a baseline."""
+        """Conclusions over all rows, one per task that has a baseline."""
         return [text for table in self.tables if (text := conclusion_text(table.candidate_rows))]
 
     @property
     def sentences(self) -> list[str]:
-        """All sentences about the rows."""
+        """All sentences of the report about rows."""
         return [sentence for part in report_parts(self.comparison) for sentence, _ in part.sentences]
 
     @property
     def missing_jobs(self) -> list[MissingJob]:
-        """The jobs of the compared grid that have no result, with their state."""
+        """Jobs of the compared grid that have no result, with their states."""
         return self.comparison.get_section_data(ComparisonMissingJobs).jobs
 
     @property
     def requirements(self) -> list[Requirement]:
         """Results of `require=` for each row and term, and for each job without a result."""
-        return all_requirements(self.comparison)
+        return collect_requirements(self.comparison)
 
     @property
     def passed(self) -> bool | None:
@@ -85,13 +85,13 @@ class ComparedRuns:
         return all(requirement.met for requirement in found) if found else None
 
     def to_df(self) -> Any:
-        """Return a pandas.DataFrame with a line per row and the columns of --format csv."""
+        """Return a pandas.DataFrame with one line per row and the columns of `--format csv`."""
         import pandas as pd  # type: ignore[import-untyped]
 
         return pd.DataFrame(flatten_rows(self.comparison))
 
     def to_text(self, form: str = "table") -> str:
-        """Return the output of runner-compare: `table`, `markdown`, `json` or `csv`."""
+        """Return the output of runner-compare in a format: `table`, `markdown`, `json` or `csv`."""
         if form not in FORMATS:
             raise ConfigError(
                 unknown_choice_message("form", form, [*FORMATS]),
@@ -130,7 +130,7 @@ class ComparedRuns:
 
 
 def _iter_images(table: Table) -> Iterable[str]:
-    """Yield a table's first pictures as HTML images."""
+    """Yield the first pictures of a table as HTML images."""
     for picture in table_pictures(table)[:PICTURES]:
         image = base64.b64encode(picture.to_png()).decode()
         title = escape_html(picture.title)
@@ -138,7 +138,7 @@ def _iter_images(table: Table) -> Iterable[str]:
 
 
 class Compare(Protocol):
-    """`runner.compare`: both the function and the package of the command."""
+    """Type of `runner.compare`, which is both the function and the command's package."""
 
     def __call__(self, *runs: object, **options: Any) -> ComparedRuns: ...
 
@@ -148,7 +148,7 @@ class Compare(Protocol):
 
 
 def compare(*runs: object, **options: Any) -> ComparedRuns:
-    """Compare recorded runs like `runner-compare`, with its options as keyword arguments.
+    """Compare recorded runs. Keyword arguments are the options of `runner-compare`.
 
     Example: baseline="quantization=none". `runs` are job ids, records, or the rows of a grid;
     without any, the newest comparable ones are compared.
@@ -174,14 +174,16 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
 
 @dataclass
 class RunArguments:
-    """Runs passed to `compare(...)`: ids of jobs with a result, and other rows of a grid."""
+    """Runs passed to `compare(...)`: ids of jobs with a result, and a grid's jobs without one."""
 
     ids: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     missing: list[MissingJob] = field(default_factory=list)
 
     def add(self, runs: Iterable[object], keys: Sequence[str] = ()) -> None:
-        """Add ids, records and rows, also in lists. `keys`: those in which the rows of a grid differ."""
+        """Add runs given as ids, records, rows or lists of these. `keys`: config keys in which a
+        grid's rows differ.
+        """
         for run in runs:
             if isinstance(run, str):
                 self.ids.append(run)

@@ -1,4 +1,4 @@
-"""Base reader of runs: their answers, token costs and relevant settings."""
+"""Base class of readers, which load the answers, token costs and settings of runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_THERE = "is neither in its folder nor in MLflow"
 
 
 class Reader:
-    """Reads the answers of runs, and caches those of baselines, which many runs share.
+    """Loads the answers of runs. The answers of baselines, which many runs share, are cached.
 
     A subclass provides the answers of one run. The defaults here mean "unknown".
     """
@@ -32,7 +32,7 @@ class Reader:
         self._baselines: dict[str, Answers] = {}
 
     def of_baseline(self, run: Run) -> Answers:
-        """Return a baseline's answers, read once."""
+        """Return a baseline's answers, which are read once and cached."""
         if run.run_id not in self._baselines:
             self._baselines[run.run_id] = self.load_answers(run)
         return self._baselines[run.run_id]
@@ -45,15 +45,15 @@ class Reader:
         return {question: outcome for part in parts for question, outcome in part.items()}
 
     def load_run_answers(self, run: Run) -> Answers:
-        """Return the outcome of each question of one run."""
+        """Return the outcome of each question of a single run."""
         raise missing_samples_error(run)
 
     def load_text_scores(self, run: Run) -> Texts:
-        """Return the log-likelihood of each document."""
+        """Return the log-likelihood of each document of a run."""
         raise missing_samples_error(run)
 
     def numbers(self, run: Run) -> Answers:
-        """Return the per-question metric that is compared instead of the verdict."""
+        """Return the value of the compared metric for each question, used instead of verdicts."""
         raise missing_samples_error(run)
 
     def load_answer_texts(
@@ -65,33 +65,33 @@ class Reader:
         return {}
 
     def load_costs(self, run: Run) -> Costs:
-        """Return the token cost of each scored question of one run."""
+        """Return the token cost of each scored question of a single run."""
         raise missing_samples_error(run)
 
     def find_excluded_questions(self, run: Run) -> set[Question]:
-        """Return the questions that a run has answered and does not count."""
+        """Return the questions that a run answered but that its accuracy excludes."""
         return set()
 
     def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield the repeats of each measure, from each source that has them, the most reliable first."""
+        """Yield the repeats of each measure per source that has them, most reliable source first."""
         return iter(())
 
     def load_text_tokens(self, run: Run) -> list[TextTokens] | None:
-        """Return each token's divergence from the reference; None if the run did not store it."""
+        """Return each token's divergence from the reference model; None if not stored."""
         return None
 
     def load_worst_tokens(self, run: Run) -> list[dict[str, Any]]:
-        """Return the tokens with the largest divergence, each with its context."""
+        """Return a run's tokens with the largest divergence from the reference, each with its
+        context.
+        """
         return []
 
     def find_files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield a run's stored files of a name, from each source that has one, the most reliable
-        first.
-        """
+        """Yield a run's stored files with this name, most reliable source first."""
         return iter(())
 
     def comparison_note(self, run: Run, base: Run) -> Note | None:
-        """Return an additional note for the reader of a comparison of two runs."""
+        """Return an additional note that readers of the comparison of two runs should see."""
         return None
 
     def describe_rule_changes(self, task: str, versions: tuple[str, str]) -> str:
@@ -103,10 +103,10 @@ class Reader:
 
 
 def missing_samples_error(run: Run, reason: str = "") -> NotPaired:
-    """Return the error for a run whose answers are missing or unusable."""
+    """Create the error for a run whose answers are missing or unusable."""
     return NotPaired(f"no samples: {SAMPLES} of {run.job_id} {reason or NOT_THERE}")
 
 
 def missing_repeats_error(run: Run) -> NotPaired:
-    """Return the error for a run whose repeats are missing."""
+    """Create the error for a run whose repeated measurements are missing."""
     return NotPaired(f"no repeats: {REPEATS} of {run.job_id} {NOT_THERE}, or not whole")

@@ -1,6 +1,4 @@
-"""Base class of comparison sections, which add columns, sentences, JSON, CSV, pictures and
-pages.
-"""
+"""Base class of report sections, which add columns, sentences, JSON, CSV, pictures and HTML."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from runner_compare.render.pictures import JobPicture
 
 
 class ColumnSlot(Enum):
-    """Position of a section's columns in a task's accuracy table."""
+    """Position at which a section inserts columns into a task's accuracy table."""
 
     accuracy = auto()  # beside the accuracy
     comparison = auto()  # after the comparison with the baseline
@@ -24,7 +22,7 @@ class ColumnSlot(Enum):
 
 
 class Section:
-    """One feature's contribution to a comparison. A method that is not overridden adds nothing."""
+    """One feature's part of the report. Methods that a subclass does not override add nothing."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         """Compute the section's data and store it in the table."""
@@ -32,15 +30,15 @@ class Section:
     # ---- tables and sentences
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return additional columns of a task's accuracy table."""
+        """Return additional columns for a task's accuracy table."""
         return {}
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return the columns of additional tables below a task's, by title."""
+        """Return additional tables, as columns by title, shown below a task's table."""
         return {}
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return those of its tables that the default output shows."""
+        """Return the section's tables that the default output shows."""
         return self.tables(table)
 
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
@@ -48,15 +46,15 @@ class Section:
         return []
 
     def sentences(self, table: Table) -> list[str]:
-        """Return sentences about a table, which follow the findings about its rows."""
+        """Return sentences about a table, shown after the findings about its rows."""
         return []
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Return what the default output says: a short sentence for each finding that no table shows."""
+        """Return the default output's short sentences, one for each finding that no table shows."""
         return self.sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
-        """Return the explanation of the section's columns; in full with `explain`."""
+        """Return the explanation of the section's columns, in full if `explain`."""
         return ""
 
     # ---- JSON and CSV
@@ -74,12 +72,12 @@ class Section:
         return {}
 
     def csv_fields(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return additional CSV columns of a row: the parts of its record, each under its own name."""
+        """Return additional CSV columns of a row, with a column for each value of its JSON record."""
         records = self.row_record(table, row).items()
         return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
 
     def pictures(self, table: Table) -> list[Picture]:
-        """Return pictures of a table that this process draws."""
+        """Return pictures of a table, drawn by this process."""
         return []
 
 
@@ -88,18 +86,18 @@ class Section:
 
 @runtime_checkable
 class NamesRuns(Protocol):
-    """A section that names teams (--teams)."""
+    """Section that gives agent teams names (--teams)."""
 
     def name_runs(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
         """Return the runs with their team names."""
 
     def replaces_key(self, key: str) -> bool:
-        """Whether a team's name replaces this config key."""
+        """Whether the teams' names replace this config key."""
 
 
 @runtime_checkable
 class CrossTaskTables(Protocol):
-    """A section with tables over several tasks."""
+    """Section that adds tables over several tasks."""
 
     def cross_task_tables(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
         """Return the columns of tables over several tasks, by title."""
@@ -107,15 +105,15 @@ class CrossTaskTables(Protocol):
 
 @runtime_checkable
 class RowSentences(Protocol):
-    """A section with sentences about single rows."""
+    """Section that adds sentences about single rows."""
 
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
-        """Return the sentences that follow the finding about a row."""
+        """Return sentences about a row, shown after the finding about it."""
 
 
 @runtime_checkable
 class HasRequirements(Protocol):
-    """A section with requirements on a table."""
+    """Section with requirements that table rows must meet."""
 
     def unmet_requirements(self, table: Table) -> list[str]:
         """Return a line for each requirement that a table does not meet."""
@@ -123,23 +121,23 @@ class HasRequirements(Protocol):
 
 @runtime_checkable
 class HasCsvLines(Protocol):
-    """A section with its own CSV lines."""
+    """Section that adds lines of its own to the CSV output."""
 
     def csv_lines(self, comparison: Comparison) -> list[dict[str, Any]]:
-        """Return the CSV lines below those of the tables."""
+        """Return CSV lines, written below the lines of the tables."""
 
 
 @runtime_checkable
 class HasJobPictures(Protocol):
-    """A section that shows pictures drawn by jobs."""
+    """Section that shows pictures which jobs have drawn."""
 
     def job_pictures(self, table: Table, reader: Reader) -> list[JobPicture]:
-        """Return the jobs' pictures for the page."""
+        """Return the pictures drawn by a table's jobs, for the HTML page."""
 
 
 @runtime_checkable
 class HasTableText(Protocol):
-    """A section with text below a table, on a terminal and in Markdown."""
+    """Section that adds text below a table, on a terminal and in Markdown."""
 
     def print_terminal(self, table: Table, out: TextIO) -> None: ...
 
@@ -148,6 +146,6 @@ class HasTableText(Protocol):
 
 @runtime_checkable
 class HasPagePart(Protocol):
-    """A section with an HTML part below a table's pictures."""
+    """Section that adds HTML below a table's pictures."""
 
     def render_html(self, table: Table, reader: Reader) -> str: ...

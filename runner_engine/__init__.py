@@ -1,4 +1,4 @@
-"""Public interface of the inference engine, which turns model files into tokens.
+"""Public interface of the inference engine: loads model files and generates tokens.
 
 Each name is imported at its first use. The README next to this file has a ten-line example program.
 The engine knows nothing of jobs, configuration schemas or where results are stored.
@@ -10,11 +10,11 @@ from runner_base.lazy_imports import lazy_getattr
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.locating import DownloadRequired as DownloadRequired
-    from runner_engine.checkpoints.locating import no_downloads as no_downloads
+    from runner_engine.checkpoints.locating import forbid_downloads as forbid_downloads
     from runner_engine.checkpoints.positions import PositionLimits as PositionLimits
     from runner_engine.checkpoints.resolved_model import ModelFiles as ModelFiles
     from runner_engine.checkpoints.resolved_model import ResolvedModel as ResolvedModel
-    from runner_engine.checkpoints.resolved_model import resolve as resolve
+    from runner_engine.checkpoints.resolved_model import resolve_model as resolve_model
     from runner_engine.checkpoints.weight_files import TensorLocation as TensorLocation
     from runner_engine.decode.request_encoder import RequestEncoder as RequestEncoder
     from runner_engine.decode.request_encoder import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runner_engine.local.preload_checks import check_files as check_files
     from runner_engine.local.preload_checks import check_memory_fits as check_memory_fits
     from runner_engine.plan.footprint import Footprint as Footprint
-    from runner_engine.plan.footprint import predict as predict
+    from runner_engine.plan.footprint import predict_footprint as predict_footprint
     from runner_engine.plan.memory_check import count_required_gpus as count_required_gpus
     from runner_engine.quantization import CHOICES as CHOICES
     from runner_engine.quantization.base import QuantizationConfig as QuantizationConfig
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from runner_engine.settings.model import Attention as Attention
     from runner_engine.settings.model import LocalModelConfig as LocalModelConfig
     from runner_engine.settings.model import ModelConfig as ModelConfig
-    from runner_engine.settings.model import to_local_config as to_local_config
+    from runner_engine.settings.model import to_local_model_config as to_local_model_config
     from runner_engine.settings.rope import ROPES as ROPES
     from runner_engine.settings.rope import Rope2dConfig as Rope2dConfig
     from runner_engine.settings.rope import RopeConfig as RopeConfig
@@ -80,26 +80,26 @@ PLACES = {
     "Rope2dConfig": "settings.rope",  # two coordinates a token, for prompts with branches
     "ROPES": "settings.rope",  # the other ways by name: rope_2d, yarn
     "ModelConfig": "settings.model",  # the base of all keys of models
-    "to_local_config": "settings.model",  # the keys of the model on this machine that a config has, of whatever kind
+    "to_local_model_config": "settings.model",  # the keys of the local model of a config
     "Attention": "settings.model",  # how attention is computed: auto, sdpa, eager, flash_attention_2
     "KvCache": "settings.kv_cache",  # how keys and values are stored: each with a format of its own
     "GenerationConfig": "settings.generation",  # defaults of requests: limit, temperature, rows at once
     "Sampling": "settings.sampling",  # how the tokens of one request are drawn
     "Workload": "spec",  # rows, prompt tokens and new tokens that are in memory at once
     # from files to what is known before a load; imports no torch
-    "resolve": "checkpoints.resolved_model",  # a spec with its files: where they are and what is in their headers
+    "resolve_model": "checkpoints.resolved_model",  # a spec with its files: where they are and what is in their headers
     "ResolvedModel": "checkpoints.resolved_model",  # what `resolve` returns, and what engines are opened with
     "ModelFiles": "checkpoints.resolved_model",  # a model's files; each property is read at its first use
     "TensorLocation": "checkpoints.weight_files",  # a tensor as a header describes it: name, dtype, shape, place
     "PositionLimits": "checkpoints.positions",  # how many a model was made for, and will have with its rope
-    "predict": "plan.footprint",  # the memory that a model needs at a workload
+    "predict_footprint": "plan.footprint",  # the memory that a model needs at a workload
     "Footprint": "plan.footprint",  # what `predict` returns: weights by part, KV cache, activations
     "check_files": "local.preload_checks",  # rejects what cannot work, as far as the headers tell
     "check_memory_fits": "local.preload_checks",  # rejects a model that does not fit into this machine's memory
     "count_required_gpus": "plan.memory_check",  # how many GPUs a model needs, and which it names
     "supported_capabilities": "local.capabilities",  # what the engine of a spec can do
     "build_required_kernels": "local.preload_checks",  # builds the C kernels that a model needs, unless they are there
-    "no_downloads": "checkpoints.locating",  # a context in which a download raises ToDownload
+    "forbid_downloads": "checkpoints.locating",  # a context in which a download raises ToDownload
     "DownloadRequired": "checkpoints.locating",  # a download would be needed
     # from a spec to tokens
     "open_session": "local.opening",  # a context with the session of a loaded model

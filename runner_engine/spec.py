@@ -1,4 +1,4 @@
-"""The engine's input: one frozen specification that all its modules read."""
+"""Immutable input of the engine: the model specification that all engine modules read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Workload = tuple[int, int, int]  # in memory at once: rows, prompt tokens and ne
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model, how it is quantized and adapted, and the defaults of its requests."""
+    """Specification of a model: its files, quantization, adapters and request defaults."""
 
     model: LocalModelConfig
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
@@ -37,17 +37,17 @@ class ModelSpec:
 
     @property
     def is_mtp_head(self) -> bool:
-        """Whether the spec describes the model's MTP head instead of the model."""
+        """Whether the spec describes the model's multi-token prediction (MTP) head instead of the model."""
         return self.first_layers == OWN_HEAD
 
     @cached_property
     def layer_mix(self) -> QuantizationMix:
-        """How the quantization applies to each layer."""
+        """The quantization of each layer."""
         return self.layers or QuantizationMix.from_config(self.quantization)
 
     @property
     def base_key(self) -> str:
-        """A key of the loaded base model without adapters. Specs with equal keys can share one."""
+        """Key of the base model without adapters. Specs with equal keys can share a loaded base model."""
         parts: list[object] = [self.model, self.quantization, *self.quantization.mix_keys, self.rope]
         if self.lora.merges_adapter:
             parts.append(self.lora)  # merging changes the base permanently

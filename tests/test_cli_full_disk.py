@@ -25,7 +25,7 @@ def test_a_disk_that_is_full_is_an_error_before_anything_is_loaded(
     def load(*_: object) -> None:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr("runner_engine.models.base_loading.load_base", load)
+    monkeypatch.setattr("runner_engine.models.base_loading.load_base_model", load)
     (small_disk / "other").write_bytes(bytes(220 * 1024))
     for tracking in ("tracking=none", "tracking=sqlite"):
         done = runner("task.limit=2", tracking, f"output_dir={small_disk}")

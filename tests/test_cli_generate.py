@@ -19,8 +19,8 @@ import warm_process
 from grids import wait_for
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.config.groups import key_types
-from runner.config.override_quoting import quote_texts
+from runner.config.groups import collect_key_types
+from runner.config.override_quoting import quote_override_values
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +159,7 @@ def test_a_prompt_needs_no_quotes_for_hydra(runner: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_plain_texts_reach_hydra_as_they_are(text: str) -> None:
-    (argument,) = quote_texts([f"task.prompt={text}"])
+    (argument,) = quote_override_values([f"task.prompt={text}"])
     value = OverridesParser.create().parse_override(argument).value()
     assert str(value).replace("\\\\\\${", "\\${").replace("\\${", "${") == text.replace("\\${", "${")
 
@@ -177,7 +177,7 @@ def test_what_has_a_meaning_for_hydra_is_unchanged() -> None:
         ["task.prompt=choice(chat,text)", "task.prompt=range(3)"],
         ["-m", "quantization=none,nf4", "seed=1,2", "~task.stop"],
     ):
-        assert quote_texts(same) == same
+        assert quote_override_values(same) == same
 
 
 @pytest.mark.sampled(4)
@@ -199,11 +199,11 @@ def test_what_has_a_meaning_for_hydra_is_unchanged() -> None:
 )
 def test_texts_names_and_paths_are_quoted_for_hydra(argument: str, quoted: str) -> None:
     key = argument.partition("=")[0]
-    assert quote_texts([argument]) == [f"{key}={quoted}"]
+    assert quote_override_values([argument]) == [f"{key}={quoted}"]
 
 
 def test_the_schema_says_which_keys_hold_text() -> None:
-    words = {key for key, kind in key_types().items() if kind.is_free_text}
+    words = {key for key, kind in collect_key_types().items() if kind.is_free_text}
     assert words == {
         "task.prompt",
         "task.system",
@@ -223,8 +223,8 @@ def test_the_schema_says_which_keys_hold_text() -> None:
         "tracking.uri",
         "tracking.experiment",
     ):
-        assert key_types()[key].is_string
-    assert not key_types()["seed"].is_string
+        assert collect_key_types()[key].is_string
+    assert not collect_key_types()["seed"].is_string
 
 
 @pytest.mark.thorough

@@ -12,8 +12,8 @@ from runner.config.root import PrintMode
 from runner.report import (
     MAX_KEY_COLUMNS,
     GridLine,
+    format_headline_metrics,
     format_main_metrics,
-    headline_metrics,
     job_name_columns,
     print_grid,
     print_record,
@@ -135,7 +135,7 @@ def test_grid_as_table_and_as_lines_of_json(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_task_with_other_metrics_shows_them_all() -> None:
-    assert headline_metrics({"num_parts": 2.0, "stored_mib": 12.345, "x/y": 1.0}) == {
+    assert format_headline_metrics({"num_parts": 2.0, "stored_mib": 12.345, "x/y": 1.0}) == {
         "num_parts": "2",
         "stored_mib": "12.35",
     }

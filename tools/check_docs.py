@@ -24,12 +24,12 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.config.choices import included_choice_files
+from runner.config.choices import installed_choice_files
 from runner.config.compose import Composer
 from runner.config.error_messages import EXTRAS, explain_error
 from runner.config.groups import GROUPS
-from runner.config.hydra import split_off_hydra, to_config
-from runner.config.override_quoting import expand_sweeper_shortcuts, quote_texts
+from runner.config.hydra import split_off_hydra, to_runner_config
+from runner.config.override_quoting import expand_sweeper_shortcuts, quote_override_values
 from runner.config.runner_hydra import create_hydra
 from tools.figures import sourceless
 
@@ -125,7 +125,7 @@ def wrong_fragment(fragment: str) -> str | None:
     key, _, value = fragment.partition("=")
     group, _, name = key.partition(".")
     if not name:
-        known = {file.stem for file in included_choice_files(group)}
+        known = {file.stem for file in installed_choice_files(group)}
         return None if value in known or value.isupper() or not value else f"{fragment}: no such choice"
     known = {item.name for schema in GROUPS[group].values() for item in fields(schema)}
     return None if name in known else f"{fragment}: no such key"
@@ -176,7 +176,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
 
 
 def _check_runner(arguments: list[str]) -> None:
-    options = get_args_parser().parse_args(quote_texts(expand_sweeper_shortcuts(arguments)))
+    options = get_args_parser().parse_args(quote_override_values(expand_sweeper_shortcuts(arguments)))
     if options.shell_completion:
         return
     if options.config_dir and not (ROOT / options.config_dir).is_dir():
@@ -193,7 +193,7 @@ def _check_runner(arguments: list[str]) -> None:
         else:
             composed = composer.compose(overrides)
         known |= {line.partition("=")[0] for line in overrides if line not in left}
-        to_config(*split_off_hydra(composed))
+        to_runner_config(*split_off_hydra(composed))
     for of_choices in composer.missing_keys.values():
         for error in (
             error for key, error in of_choices.items() if key not in known

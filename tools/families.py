@@ -238,7 +238,7 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[Note]]:
     notes."""
     from runner.config.resolved import resolve_job
     from runner.config.root import NoTrackingConfig, RunnerConfig
-    from runner.engines import open_engine
+    from runner.engines import create_lazy_engine
     from runner.tasks.gsm8k.keys import Gsm8kConfig
     from runner_base import Dtype
     from runner_engine.quantization.base import QuantizationConfig
@@ -254,7 +254,7 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[Note]]:
         quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
         generation=GenerationConfig(), tracking=NoTrackingConfig(),
     )  # fmt: skip
-    engine = open_engine(resolve_job(config))
+    engine = create_lazy_engine(resolve_job(config))
     try:
         decoding = engine.load().facts["decoding"]
         requests = [

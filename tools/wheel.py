@@ -59,7 +59,9 @@ def compile_variants(compiler: str, variants: list[PrebuiltVariant], folder: Pat
             sorted(folder.glob(f"{variant.name}.*.o")),
             folder / f"kernels-{digest}.{variant.name}.so",
         )
-        subprocess.run([*building.link_command(compiler, objects, library, variant.flags), "-s"], check=True)
+        subprocess.run(
+            [*building.build_link_command(compiler, objects, library, variant.flags), "-s"], check=True
+        )
 
 
 def build_comparison(out: Path) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from simulation import Limits, Rate, Table, answers, begin
 
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.datasets.questions import describe_dataset, hash_items, load_questions
+from runner.datasets.questions import describe_dataset, hash_questions, load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import find_recorded_accuracies
@@ -77,7 +77,7 @@ class Draws:
         self.lines = {
             (number, right): self.line(number, right) for number in range(MOST) for right in (False, True)
         }
-        self.digests = {n: hash_items(self.items[:n]) for n in (100, ASKED, MOST)}
+        self.digests = {n: hash_questions(self.items[:n]) for n in (100, ASKED, MOST)}
 
     def line(self, number: int, right: bool) -> str:
         item, verdict = self.items[number], Verdict.correct if right else Verdict.wrong

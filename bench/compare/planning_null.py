@@ -162,7 +162,7 @@ def needs_and_range(
     """Return the questions that the true disagreement needs, the printed range, and the plan."""
     test = McNemarTest(wins, losses, first)
     if margin:
-        truth = paired_questions_needed(SIZE, rate, seen=(wins, losses, first))
+        truth = paired_questions_needed(SIZE, rate, observed_pairs=(wins, losses, first))
         between, planned = test.sample_size_interval(SIZE, ALPHA), test.sample_size_for_margin(SIZE, ALPHA)
     else:
         truth = questions_needed_to_detect(rate, SIZE)

@@ -27,12 +27,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from simulation import NORMAL, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.features.recall.compute import RecallFindings, divide_error
+from runner_compare.features.recall.compute import RecallFindings, divide_error_rate
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
 from runner_compare.statistics import ALPHA, Finding, decide_all
 from runner_compare.statistics.effective_length import one_sided_length_tests
 from runner_compare.statistics.lost_depths import find_lost_depths
-from runner_compare.ways.verdicts import mcnemar_test
+from runner_compare.ways.verdicts import create_mcnemar_test
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -317,7 +317,9 @@ def called_different(
     for _ in range(draws):
         answers = drawn(generator, model, a_cell, False, SETTINGS)
         tests = [
-            mcnemar_test(at_length(own, answers[0], length)) for own in answers[1:] for length in LENGTHS
+            create_mcnemar_test(at_length(own, answers[0], length))
+            for own in answers[1:]
+            for length in LENGTHS
         ]
         different += any(decision.finding is not Finding.open for decision in decide_all(tests))
         unadjusted += any(test.effect.p < ALPHA for test in tests)
@@ -350,7 +352,7 @@ def reached_too_far(
     for _ in range(draws):
         answers = drawn(generator, model, a_cell, False, SETTINGS, alike)
         alone = {str(at): RecallFindings(tuple(own), MARGIN) for at, own in enumerate(answers)}
-        for way, findings in enumerate((divide_error(alone), alone)):
+        for way, findings in enumerate((divide_error_rate(alone), alone)):
             known = [it.effective_length for it in findings.values() if it.effective_length is not None]
             too_far[way] += any(it.at_least > model.true for it in known)
             found[way] += sum(it.at_least == it.at_most == model.true for it in known)

@@ -20,7 +20,7 @@ from recall_null import ALIKE_SETTINGS, DEPTHS, LENGTHS, MARGIN, MODELS, bar_of
 from simulation import Limits, Rate, Solved, Table, begin
 
 from runner_base import ClusterUnit
-from runner_compare.model.mean_pairs import compare_means
+from runner_compare.model.mean_pairs import create_mean_test
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
 from runner_compare.statistics import ALPHA, Finding, McNemarTest, decide_all
 from runner_compare.statistics.effective_length import (
@@ -30,7 +30,7 @@ from runner_compare.statistics.effective_length import (
     one_sided_length_tests,
 )
 from runner_compare.statistics.paired_means import MIN_CLUSTERS, mean_p_values
-from runner_compare.ways.verdicts import compare_with_cut_off_bounds, mcnemar_test
+from runner_compare.ways.verdicts import compare_with_cut_off_bounds, create_mcnemar_test
 
 SETTINGS, CASES, SPREAD = 10, 30, 0.3
 TEXTS = (1, 5, 30)
@@ -207,10 +207,10 @@ def is_called_different(own: Solved, base: Solved, texts: int) -> bool:
             pair for pair in zip(*both, strict=True) if pair[0].recall and pair[0].recall.length == length
         ]
         if texts == 1:
-            tests.append(compare_with_cut_off_bounds(mcnemar_test, pairs))
+            tests.append(compare_with_cut_off_bounds(create_mcnemar_test, pairs))
         else:
             tests.append(
-                compare_with_cut_off_bounds(lambda of_length: compare_means(of_length, "text"), pairs)
+                compare_with_cut_off_bounds(lambda of_length: create_mean_test(of_length, "text"), pairs)
             )
     return any(decision.finding is not Finding.open for decision in decide_all(tests))
 

@@ -24,7 +24,7 @@ import numpy as np
 from cluster_skewed import p_values
 from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
-from runner.tasks.tools.cases import Case, read_included_cases
+from runner.tasks.tools.cases import Case, read_installed_cases
 from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell
 from runner_compare.features.tool_calls.pairs import TableToolCalls, compute_tool_calls
@@ -33,7 +33,7 @@ from runner_compare.model.data import Table as ComparedTable
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
 from runner_compare.statistics import ALPHA, Decision, Finding
 from runner_compare.statistics.stats import mcnemar_exact_p_value
-from runner_compare.ways.verdicts import compare_answers, mcnemar_test
+from runner_compare.ways.verdicts import compare_answers, create_mcnemar_test
 
 NAMES = ("none", "int8", "nf4", "kv8")
 CATEGORIES = {"simple": 0.9, "multiple": 0.8, "parallel": 0.6, "irrelevant": 0.95}  # share right
@@ -126,7 +126,7 @@ class Questions:
     @classmethod
     def shipped(cls) -> Questions:
         """Read them; the parts of a question's functions have the same variance together as one function."""
-        cases = read_included_cases()
+        cases = read_installed_cases()
         names = sorted({function["name"] for case in cases for function in case.functions})
         parts = np.zeros((len(cases), len(names)))
         for line, case in zip(parts, cases, strict=True):
@@ -197,7 +197,7 @@ def p_of_rows(answers: dict[str, Answers]) -> tuple[float, float]:
     own_run, base_run = (run_of(name, answers[name]) for name in (own, base))
     compared = compare_answers(own_run, base_run, (answers[own], answers[base]), Drawn())
     pairs = [(answers[own][key], answers[base][key]) for key in answers[own]]
-    return compared.effect.p, mcnemar_test(pairs).effect.p
+    return compared.effect.p, create_mcnemar_test(pairs).effect.p
 
 
 def reactions(generator: np.random.Generator, tables: int, limits: Limits) -> None:

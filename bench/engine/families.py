@@ -30,7 +30,7 @@ from runner_engine import (
     Request,
     ResolvedModel,
     complete_requests,
-    resolve,
+    resolve_model,
 )
 from runner_engine.checkpoints.mixture import measure_model_mixture
 from runner_engine.local.engine import LocalEngine
@@ -82,7 +82,7 @@ class Measured:
 
     def __init__(self, folder: Path, reasons: Reasons, threads: int) -> None:
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads)
-        resolved = resolve(ModelSpec(model, CHOICES["none"]()))
+        resolved = resolve_model(ModelSpec(model, CHOICES["none"]()))
         self.active = active_parameters(resolved)
         self.engine = LocalEngine(resolved)
         self.decoding = self.engine.load().facts["decoding"]

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from runner_base import MIB, Dtype, processor
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, complete_requests, resolve
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, complete_requests, resolve_model
 from runner_engine.local.engine import LocalEngine
 from runner_engine.settings.model import Attention
 
@@ -69,7 +69,7 @@ def of_runner(folder: Path, attention: Attention, threads: int, open_sides: Exit
     model = LocalModelConfig(
         name=str(folder), device="cpu", dtype=Dtype.bfloat16, attention=attention, threads=threads
     )
-    engine = LocalEngine(resolve(ModelSpec(model, CHOICES["none"]())))
+    engine = LocalEngine(resolve_model(ModelSpec(model, CHOICES["none"]())))
     open_sides.callback(engine.close)
     how = engine.load().facts["decoding"]
 

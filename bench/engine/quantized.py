@@ -25,10 +25,10 @@ from heading import parse_arguments
 from torch import nn
 
 from runner_base import ConfigError, Dtype, to_one_line
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict_footprint, resolve_model
 from runner_engine.checkpoints.linear_layers import plan_model_quantization
 from runner_engine.experts import separate_all_experts
-from runner_engine.models.base_loading import load_base
+from runner_engine.models.base_loading import load_base_model
 from tools import families
 from tools.library_bits import are_equal, made_by_library
 
@@ -81,12 +81,12 @@ def main() -> None:
 def cell(family: str, name: str, folder: Path, limit: float, wrong: list[str]) -> str:
     """Return what is said of a family with a choice; what is wrong is added to the list."""
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
-    resolved = resolve(ModelSpec(model, CHOICES[name](allow_partial=True)))
+    resolved = resolve_model(ModelSpec(model, CHOICES[name](allow_partial=True)))
     try:
-        base = load_base(resolved)
+        base = load_base_model(resolved)
     except ConfigError as error:
         return f"refused: {to_one_line(error, limit=90)}"
-    predicted = predict(resolved, (1, 16, 8))
+    predicted = predict_footprint(resolved, (1, 16, 8))
     assert predicted is not None
     off = sum(predicted.weights.values()) / sum(base.bytes_by_dtype.values()) - 1
     has_bits = has_library_bits(base, resolved, folder)

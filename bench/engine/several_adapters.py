@@ -44,8 +44,8 @@ from runner_engine import (  # noqa: E402
     ModelSpec,
     Request,
     complete_requests,
-    predict,
-    resolve,
+    predict_footprint,
+    resolve_model,
 )
 from runner_engine.decode import compat_probe  # noqa: E402
 from runner_engine.decode.layouts import NotFusable  # noqa: E402
@@ -106,7 +106,7 @@ def spec_of(options: argparse.Namespace, lora: LoraConfig) -> ModelSpec:
 
 def engine_of(options: argparse.Namespace, lora: LoraConfig) -> LocalEngine:
     """Return an engine of the model with adapters, loaded."""
-    engine = LocalEngine(resolve(spec_of(options, lora)))
+    engine = LocalEngine(resolve_model(spec_of(options, lora)))
     engine.load()
     return engine
 
@@ -270,7 +270,7 @@ def memory_table(options: argparse.Namespace, places: list[Path]) -> str:
             command = [sys.executable, __file__, *sys.argv[1:], "--case", name]
             lines.append(json.loads(subprocess.check_output(command, text=True)))
         elif options.case == name:
-            prediction = predict(resolve(spec_of(options, lora)), (1, 64, options.new))
+            prediction = predict_footprint(resolve_model(spec_of(options, lora)), (1, 64, options.new))
             assert prediction is not None
             before = machine.rss_mib()
             engine = engine_of(options, lora)

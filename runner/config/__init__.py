@@ -1,5 +1,5 @@
-"""Config schema: every key that a user may set, with type, default and checks that need no
-weights.
+"""Config schema: all config keys that a user may set, with types, defaults and checks that need no
+model weights.
 
 Config is inert: these dataclasses check themselves and build nothing. Closed choices are
 `StrEnum`s whose member names equal their values, because OmegaConf looks a member up by its

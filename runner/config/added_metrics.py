@@ -1,4 +1,4 @@
-"""metrics – the names of plug-ins' metrics, which are computed from a job's samples."""
+"""Checks the config key `metrics`, which names metrics that plug-ins compute from a job's samples."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from runner_base.plugins import check_plug_in_exists
 from runner_compare import Metric, known_metrics
 
 
-def check_plugin_metrics(names: Iterable[str]) -> None:
-    """Reject a metric that no plug-in adds, or that is not computed from samples."""
-    for name in names:
+def check_plugin_metrics(metric_names: Iterable[str]) -> None:
+    """Raise ConfigError for a metric name that no plug-in defines, or whose metric is not computed from
+    samples.
+    """
+    for name in metric_names:
         check_plug_in_exists("metrics", "metric", name)
         is_new = name not in known_metrics()
         check_value(

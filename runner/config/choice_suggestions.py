@@ -1,4 +1,4 @@
-"""Suggests what a user probably means by a choice that does not exist, as text to type instead."""
+"""Suggests a correct override when a config group has no choice with the given name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OF_ADAPTERS = (".pth", ".pt")
 
 
 def suggest_choice(group: str, choice: str) -> str:
-    """Return a suggestion for a choice that does not exist, or an empty text.
+    """Return a suggested override for an unknown choice of a config group, or an empty string.
 
     Hydra treats the slashes of a path or a Hub id as nested groups: `group` may contain a part of
     it.

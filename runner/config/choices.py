@@ -1,4 +1,4 @@
-"""The choices of each config group. Each choice is a YAML file that begins with its schema."""
+"""Lists the choices of each config group. Each choice is a YAML file that begins with its schema."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ HERE = Path(__file__).resolve().parents[1]
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 
 
-def included_choice_files(group: str) -> list[Path]:
-    """Return the included YAML files of a group's choices, in conf/ and in the runner's own options."""
+def installed_choice_files(group: str) -> list[Path]:
+    """Return the YAML files of a group's choices that are installed with the runner, in conf/ and in its
+    options.
+    """
     return sorted(file for conf in (CONF, *builtin_conf_folders()) for file in (conf / group).glob("*.yaml"))
 
 
@@ -25,17 +27,17 @@ def list_choices(group: str) -> list[str]:
     return sorted({file.stem for conf in folders for file in (conf / group).glob("*.yaml")})
 
 
-def choice_file(group: str, choice: str) -> Path:
-    """Return the YAML file of a choice, in conf/ or a plug-in's package. An empty Path if it is the
-    user's own.
+def find_choice_file(group: str, choice: str) -> Path:
+    """Return the YAML file of a choice, in conf/ or a plug-in's package. An empty Path means a choice in
+    the user's own folder.
     """
     folders = (CONF, *builtin_conf_folders(), *plug_in_conf_folders().values())
     return next((file for conf in folders if (file := conf / group / f"{choice}.yaml").is_file()), Path())
 
 
 @cache
-def choice_schema(group: str, choice: str) -> type[Any]:
-    text = choice_file(group, choice).read_text(encoding="utf-8")
+def get_choice_schema(group: str, choice: str) -> type[Any]:
+    text = find_choice_file(group, choice).read_text(encoding="utf-8")
     match = re.search(r"^defaults: \[/hydra/schema/\w+/(\w+)@_here_, _self_\]$", text, re.MULTILINE)
     assert match is not None, f"conf/{group}/{choice}.yaml must begin with the schema of its group"
     return GROUPS[group][match[1]]

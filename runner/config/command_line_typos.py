@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from runner.config.choices import list_choices
-from runner.config.groups import GROUPS, key_type, schema_keys
+from runner.config.groups import GROUPS, find_key_type, schema_keys
 from runner.config.root import RunnerConfig
 from runner_base import ConfigError
 from runner_base.errors import find_closest_names
@@ -18,29 +18,35 @@ FORM = "write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
 PREFERRED = ("task", "model", "quantization")  # of several groups that have a choice of one name
 
 
-def check_arguments(arguments: Sequence[str], unknown_options: Sequence[str], options: Sequence[str]) -> None:
-    """Raise ConfigError with the likely fix for the first mistyped argument. `unknown_options` are not
-    among `options`.
+def reject_mistyped_arguments(
+    arguments: Sequence[str], unknown_options: Sequence[str], options: Sequence[str]
+) -> None:
+    """Raise ConfigError with the likely fix for the first mistyped argument. `unknown_options` are the
+    dashed arguments that `options` lacks.
     """
     for index, word in enumerate(arguments):
         rest = arguments[index + 1 :]
         if word in unknown_options and word.startswith("-"):
             raise _unknown_option_error(word, rest, options)
-        if rest and not word.startswith("-") and (fixed := _find_split_override(word, rest)):
+        if rest and not word.startswith("-") and (fixed := _rejoin_split_override(word, rest)):
             joined, problem = fixed
-            raise ConfigError(f"{problem}. Write {_join_override(word, rest)}", key=joined, code="bad_value")
+            raise ConfigError(
+                f"{problem}. Write {_join_override_arguments(word, rest)}", key=joined, code="bad_value"
+            )
 
 
 def stray_argument_error(argument: str) -> ConfigError:
-    """Return the error about an argument that is no override."""
+    """Build the error for a command line argument that is not an override (KEY=VALUE)."""
     groups = [group for group in (*PREFERRED, *GROUPS) if argument in list_choices(group)]
     meant = " or ".join(f"{group}={argument}" for group in dict.fromkeys(groups))
     reason = f"not a valid override: {f'did you mean {meant}?' if meant else FORM}"
     return ConfigError(reason, key=argument, code="bad_value")
 
 
-def _find_split_override(argument: str, following_arguments: Sequence[str]) -> tuple[str, str] | None:
-    """Return arguments that form one override, and the problem. None if there is none."""
+def _rejoin_split_override(argument: str, following_arguments: Sequence[str]) -> tuple[str, str] | None:
+    """Return the override that blanks have split into several arguments, and a description of the
+    blanks. None if nothing was split.
+    """
     following = following_arguments[0]
     if following == "=" or (following.startswith("=") and KEY.fullmatch(argument)):
         end = 2 if following == "=" and len(following_arguments) > 1 else 1
@@ -54,10 +60,10 @@ def _find_split_override(argument: str, following_arguments: Sequence[str]) -> t
     return None
 
 
-def _join_override(argument: str, following_arguments: Sequence[str]) -> str:
-    """Join the arguments that belong to one override."""
+def _join_override_arguments(argument: str, following_arguments: Sequence[str]) -> str:
+    """Join consecutive command line arguments that belong to one override."""
     key, _, value = argument.partition("=")
-    if value and (kind := key_type(key)) is not None and kind.is_string:
+    if value and (kind := find_key_type(key)) is not None and kind.is_string:
         return f"\"{key}='{' '.join([value, *following_arguments[:1]])}'\" if it is one text"
     joined = argument
     for following in following_arguments:
@@ -71,7 +77,7 @@ def _join_override(argument: str, following_arguments: Sequence[str]) -> str:
 def _unknown_option_error(
     argument: str, following_arguments: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
-    """Return the error for an option that the program does not have, with the text to type instead."""
+    """Build the error for an unknown command line option, with a suggestion to type instead."""
     name, equals, value = argument.partition("=")
     key = name.lstrip("-").replace("-", "_")
     if (

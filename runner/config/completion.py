@@ -1,4 +1,4 @@
-"""Tab completion for values: keys with few valid values are completed, also after a comma."""
+"""Tab completion of config values: keys with few valid values are completed, also after a comma."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner_base import find_plug_ins
 
 
 class CompletesValues(CompletionPlugin):
-    """Mixin for Hydra's shell completion that also offers the values of keys."""
+    """Mixin for Hydra's shell completion plugins that also completes the values of config keys."""
 
     def _query(self, config_name: str | None, line: str) -> list[str]:
         *before, word = line.split(" ") or [""]
@@ -29,11 +29,11 @@ class CompletesValues(CompletionPlugin):
             found = [
                 offer for offer in super()._query(config_name, line) if not offer.startswith(data_sets.GROUP)
             ]
-            return _complete_with_equals(self, config_name, before, found)
+            return _append_equals_to_keys(self, config_name, before, found)
         earlier, comma, prefix = value.rpartition(",")
         offered = super()._query(config_name, " ".join([*before, f"{key}={prefix}"]))
         values = [offer.partition("=")[2] for offer in offered]
-        values += _key_values(self, config_name, before, key)
+        values += _valid_values(self, config_name, before, key)
         chosen = earlier.split(",")
         return sorted(
             f"{key}={earlier}{comma}{choice}"
@@ -43,16 +43,16 @@ class CompletesValues(CompletionPlugin):
 
 
 def add_value_completion(plugin: CompletionPlugin) -> CompletionPlugin:
-    """Return the completion of the same shell that also offers the values of keys."""
+    """Return a completion plugin for the same shell that also completes the values of config keys."""
     kind = type(plugin)
     made: CompletionPlugin = type(kind.__name__, (CompletesValues, kind), {})(plugin.config_loader)
     return made
 
 
-def _complete_with_equals(
+def _append_equals_to_keys(
     plugin: CompletionPlugin, config_name: str | None, earlier_words: list[str], completions: list[str]
 ) -> list[str]:
-    """End keys of lists and mappings in =, as other keys. Hydra ends them in a dot."""
+    """Append `=` to completed keys that hold lists and mappings. Hydra would append a dot."""
     if not any(offer.endswith(".") for offer in completions):
         return completions
     node = _compose_or_none(plugin, config_name, earlier_words)
@@ -78,17 +78,17 @@ def _compose_or_none(
     return None
 
 
-def _key_values(
+def _valid_values(
     plugin: CompletionPlugin, config_name: str | None, earlier_words: list[str], key: str
 ) -> list[str]:
-    """Return the valid values of a key. Empty if there are more than a few."""
+    """Return the valid values of a config key. Empty if the key has more than a few."""
     owner, dot, name = key.lstrip("+").rpartition(".")
     composed = _compose_or_none(plugin, config_name, earlier_words)
     with suppress(OmegaConfBaseException):  # no such key
         node = OmegaConf.select(composed, owner) if dot and composed is not None else composed
         schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
         if name == "data" and isinstance(schema, type) and issubclass(schema, QuestionsConfig):
-            return data_sets.list_data_sets(composed)
+            return data_sets.list_data_set_names(composed)
         if name in schema_keys(schema):
             return [*find_plug_ins("scorer"), "null"] if name == "scorer" else allowed_values(schema, name)
     return []

@@ -1,5 +1,5 @@
-"""Composes a job's config from its overrides with Hydra, equally for command line, grid and
-Python.
+"""Composes a job's config from its overrides with Hydra, with equal results for command line, grid
+and Python.
 
 Hydra takes some 60 ms a job to build the defaults list and to merge the files, but this depends
 on the group choices and on hydra.* alone. So the result is cached for each combination of
@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.choices import list_choices
 from runner.config.deleted_groups import reject_deleted_groups
-from runner.config.error_messages import config_errors
+from runner.config.error_messages import convert_config_errors
 from runner.config.gguf_files import add_gguf_quantization
 from runner.config.hydra import split_off_hydra
 from runner.config.messages import unknown_choice_error
@@ -41,29 +41,29 @@ MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dr
 
 
 def compose_job(
-    overrides: Sequence[str], name: str = "config", folder: str | None = None
+    overrides: Sequence[str], config_name: str = "config", config_folder: str | None = None
 ) -> tuple[DictConfig, dict[str, str]]:
-    """Return the config of a job and the choice of each group. `name` and `folder` are those of a
-    study's file.
+    """Return a job's composed config, and the choice of each config group. `config_name` and
+    `config_folder` locate a study's YAML file.
     """
     reject_deleted_groups(overrides)
-    return split_off_hydra(create_composer(name, folder).compose([*overrides]))
+    return split_off_hydra(create_composer(config_name, config_folder).compose([*overrides]))
 
 
-def build_groups(
+def build_group_configs(
     groups: Iterable[str],
     choices: Mapping[str, str],
     key_values: Mapping[str, Any],
     base_overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the checked dataclasses of groups with these choices and values.
+    """Return the validated dataclass of each config group, with the given choices and key values.
 
     `base_overrides` have lower precedence than both.
     """
     for group, choice in choices.items():
         if choice not in (options := list_choices(group)):
             raise unknown_choice_error(group, choice, options)
-    with config_errors():
+    with convert_config_errors():
         composed, _ = compose_job(
             [*base_overrides, *(f"{group}={choice}" for group, choice in choices.items())]
         )
@@ -75,11 +75,11 @@ def build_groups(
         return {group: OmegaConf.to_object(composed[group]) for group in groups}
 
 
-def update_groups(config: RunnerConfig, key_values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the changed groups after setting full keys to Python values, checked as on the command
-    line.
+def update_group_configs(config: RunnerConfig, key_values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config groups that change when full keys are set to Python values. Values are validated
+    like overrides.
     """
-    with config_errors():
+    with convert_config_errors():
         names = {where.partition(".")[0] for where in key_values}
         groups = {group: OmegaConf.structured(getattr(config, group)) for group in names}
         for where, value in key_values.items():
@@ -91,11 +91,13 @@ def update_groups(config: RunnerConfig, key_values: Mapping[str, Any]) -> dict[s
         return {group: OmegaConf.to_object(node) for group, node in groups.items()}
 
 
-def create_composer(name: str = "config", folder: str | None = None) -> Composer:
-    """Return a composer of jobs. The default one is cached; a study's file may change between calls."""
+def create_composer(config_name: str = "config", config_folder: str | None = None) -> Composer:
+    """Return a Composer for a config file. Only the default one is cached, because a study's file may
+    change between calls.
+    """
     return (
-        Composer(create_hydra(folder).config_loader, name)
-        if folder or name != "config"
+        Composer(create_hydra(config_folder).config_loader, config_name)
+        if config_folder or config_name != "config"
         else _default_composer()
     )
 
@@ -106,9 +108,7 @@ def _default_composer() -> Composer:
 
 
 class Composer:
-    """Composes the jobs of one file, those of a grid with its primary config. The result equals
-    Hydra's composition.
-    """
+    """Composes the configs of many jobs from one config file, with the same result as Hydra but faster."""
 
     def __init__(
         self, config_loader: ConfigLoader, name: str, primary_config: DictConfig | None = None
@@ -131,7 +131,7 @@ class Composer:
         self._is_group = cache(repository.group_exists)
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        """Return the job's config, or raise the error of Hydra's full composition."""
+        """Return a job's config. An invalid override raises the same error as Hydra's full composition."""
         overrides = add_gguf_quantization(overrides)
         with suppress(Exception):  # whatever it is, the full composition reports it in Hydra's words
             if (config := self._compose_from_cache(overrides)) is not None:
@@ -139,9 +139,9 @@ class Composer:
         return self._copy_resolver_cache(self._compose_fully([*self._for_hydra, *overrides]))
 
     def compose_without_missing_keys(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-        """Return the job's config without overrides of keys that its choices lack, and these overrides."""
+        """Return a job's config without the overrides whose keys its choices lack, and these overrides."""
         all_of_them = add_gguf_quantization(overrides)
-        choices = tuple(line for line in all_of_them if self._is_combination_override(self._parse(line)))
+        choices = tuple(line for line in all_of_them if self._is_choice_or_hydra_override(self._parse(line)))
         omitted = [line for line in overrides if line.partition("=")[0] in self.missing_keys.get(choices, {})]
         while True:
             used = [line for line in overrides if line not in omitted]
@@ -159,19 +159,21 @@ class Composer:
         return self._loader.load_configuration(self._name, overrides, RunMode.RUN)
 
     def _copy_resolver_cache(self, config: DictConfig) -> DictConfig:
-        """Copy resolver results of the whole grid to the job, such as the time."""
+        """Copy cached resolver results, such as the time, from the grid's config to a job's config."""
         if self._master is not None:
             OmegaConf.copy_cache(from_config=self._master, to_config=config)
         return config
 
     def _compose_from_cache(self, overrides: list[str]) -> DictConfig | None:
-        """Return the job's config from a cached combination. None where only the full composition is safe."""
+        """Return a job's config from a cached combination of group choices. None if only a full composition
+        is correct.
+        """
         parsed = [self._parse(line) for line in (*self._for_hydra, *overrides)]
-        values = [override for override in parsed if not self._is_combination_override(override)]
-        if not self._can_append_overrides(parsed, len(self._for_hydra)):
+        values = [override for override in parsed if not self._is_choice_or_hydra_override(override)]
+        if not self._can_apply_values_last(parsed, len(self._for_hydra)):
             return None
-        kept = self._cached_combination(
-            [override for override in parsed if self._is_combination_override(override)]
+        kept = self._compose_combination(
+            [override for override in parsed if self._is_choice_or_hydra_override(override)]
         )
         if kept is None:
             return None
@@ -191,31 +193,36 @@ class Composer:
             )
         return config
 
-    def _is_combination_override(self, override: Override) -> bool:
-        """Return whether an override is a group choice or sets hydra.*."""
+    def _is_choice_or_hydra_override(self, override: Override) -> bool:
+        """Return whether an override selects a group's choice or sets a key of hydra.*."""
         return override.is_hydra_override() or self._is_group_choice(override)
 
     def _is_group_choice(self, override: Override) -> bool:
-        """Return whether Hydra treats an override as a group choice: its key is a group, and its value is
-        no dict.
+        """Return whether Hydra reads an override as GROUP=CHOICE: the key is a config group, and the value
+        is no dict.
         """
         return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
-    def _can_append_overrides(self, parsed: list[Override], num_primary: int) -> bool:
-        """Return whether values can be set last: no sweep, and hydra.* values before the others."""
-        values = [override for override in parsed if not self._is_group_choice(override)]
+    def _can_apply_values_last(self, parsed_overrides: list[Override], num_primary: int) -> bool:
+        """Return whether value overrides may be applied after the group choices: there is no sweep, and
+        hydra.* values come first.
+        """
+        values = [override for override in parsed_overrides if not self._is_group_choice(override)]
         of_hydra = [override.is_hydra_override() for override in values]
         return (
             of_hydra == sorted(of_hydra, reverse=True)
             and not any(
-                override.is_sweep_override() or override.key_or_group == "hydra" for override in parsed
+                override.is_sweep_override() or override.key_or_group == "hydra"
+                for override in parsed_overrides
             )
-            and not any(override.key_or_group == "hydra.searchpath" for override in parsed[num_primary:])
+            and not any(
+                override.key_or_group == "hydra.searchpath" for override in parsed_overrides[num_primary:]
+            )
         )
 
-    def _cached_combination(self, combination_overrides: list[Override]) -> bytes | None:
-        """Return Hydra's composition of these overrides, or None if they do not compose without the
-        others.
+    def _compose_combination(self, combination_overrides: list[Override]) -> bytes | None:
+        """Return the pickled config for a combination of group choices. None if the choices do not compose
+        without other overrides.
 
         It is cached pickled: unpickling a copy takes a third of the time of `deepcopy`, and a tenth of
         the memory.

@@ -25,8 +25,8 @@ from runner.config.choices import CONF
 from runner.config.extractors import Extractor, GoldKind
 from runner.config.groups import GROUPS
 from runner.config.questions import EMBEDDED, QuestionsConfig
-from runner.config.sources import create_source
-from runner.config.wording import FOR_EXPRESSIONS, instruction_for_letters
+from runner.config.sources import create_config_source
+from runner.config.wording import FOR_EXPRESSIONS, default_letter_instruction
 from runner_base import ConfigError, unknown_choice_message
 from runner_engine import LocalModelConfig
 
@@ -64,46 +64,47 @@ KEYS = (
 
 @dataclass(frozen=True)
 class DataSetFile:
-    """The content of a data set's file."""
+    """The parsed content of a data set's YAML file, dataset/NAME.yaml."""
 
     where: str  # the file, for messages
     keys: dict[str, Any]
 
 
-def list_data_sets(root_config: Any = None) -> list[str]:
-    """Return the names of all data sets in the folders that a config is composed from."""
-    sources = [source for source in _iterate_sources(root_config) if source.is_group(GROUP)]
+def list_data_set_names(root_config: Any = None) -> list[str]:
+    """Return the names of all data sets in the config folders, which are conf/ and the user's own."""
+    sources = [source for source in _iterate_config_sources(root_config) if source.is_group(GROUP)]
     return sorted({name for source in sources for name in source.list(GROUP, ObjectType.CONFIG)})
 
 
-def find_data_set(data: str, root_config: Any = None) -> DataSetFile | None:
-    """Return the data set that task.data names. None if it is a file, a folder or a Hub id."""
-    if not NAME.fullmatch(data) or (data != EMBEDDED and Path(data).exists()):
+def find_data_set(data_name: str, root_config: Any = None) -> DataSetFile | None:
+    """Return the named data set. None if task.data names a file, a folder or a Hub id."""
+    if not NAME.fullmatch(data_name) or (data_name != EMBEDDED and Path(data_name).exists()):
         return None
-    for source in _iterate_sources(root_config):
-        if source.is_config(f"{GROUP}/{data}"):
+    for source in _iterate_config_sources(root_config):
+        if source.is_config(f"{GROUP}/{data_name}"):
             is_file = source.scheme() == "file"
-            file = Path(source.path, GROUP, f"{data}.yaml") if is_file else None
-            return _read_data_set_file(
-                type(source), source.path, data, file.stat().st_mtime_ns if file else 0
+            file = Path(source.path, GROUP, f"{data_name}.yaml") if is_file else None
+            return _read_cached_data_set_file(
+                type(source), source.path, data_name, file.stat().st_mtime_ns if file else 0
             )
     return None
 
 
 def resolve_data_set_key(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
-    """Resolver of `${data_set:KEY}`: a key's value from the task's data set, else its default in the
-    schema.
+    """Resolve `${data_set:KEY}` to the key's value in the task's data set, else to the schema's default.
 
     `${data_set:data}` is the data set itself where none is named.
     """
     if key == "data":
-        return _default_data_set(_root_)
-    keys = _applicable_keys(_parent_, find_data_set(str(_parent_.data), _root_))
-    return keys[key] if key in keys else _schema_default(_parent_, key)
+        return _default_data_set_name(_root_)
+    keys = _data_set_task_keys(_parent_, find_data_set(str(_parent_.data), _root_))
+    return keys[key] if key in keys else _get_schema_default(_parent_, key)
 
 
-def _default_data_set(root_config: DictConfig) -> str:
-    """Return the default data set of a model. Only the embedded model has its own problems."""
+def _default_data_set_name(root_config: DictConfig) -> str:
+    """Return the default data set: the generated problems for the embedded model, real texts for other
+    models.
+    """
     model, schema = root_config._get_node("model"), OmegaConf.get_type(root_config, "model")
     is_local = isinstance(schema, type) and issubclass(schema, LocalModelConfig)
     name = model._get_node("name") if is_local and isinstance(model, DictConfig) else None
@@ -111,18 +112,20 @@ def _default_data_set(root_config: DictConfig) -> str:
 
 
 def apply_data_set(composed: DictConfig) -> None:
-    """Write the keys of a job's data set into its config, and the data's location instead of the name."""
+    """Write the keys of the job's named data set into its task config, and replace the name by the
+    data's location.
+    """
     task = composed._get_node("task")
     if not isinstance(task, DictConfig) or task._is_missing() or task._is_interpolation():
         return
     schema: Any = OmegaConf.get_type(task)
     if key := getattr(schema, "data_sets_key", ""):
-        _resolve_locations(task, key, composed)
+        _replace_names_by_locations(task, key, composed)
     if not (isinstance(schema, type) and issubclass(schema, QuestionsConfig)):
         return
     data_set = find_data_set(str(task.data), composed)
     if data_set is None and NAME.fullmatch(task.data) and not Path(task.data).exists():
-        problem = unknown_choice_message("data set", task.data, list_data_sets(composed))
+        problem = unknown_choice_message("data set", task.data, list_data_set_names(composed))
         path = Path(task.data).absolute()
         raise ConfigError(
             f"{problem}; no file or folder {path} exists either",
@@ -130,7 +133,7 @@ def apply_data_set(composed: DictConfig) -> None:
             value=task.data,
             code="unknown_choice",
         )
-    keys = _applicable_keys(task, data_set)
+    keys = _data_set_task_keys(task, data_set)
     with read_write(composed):
         looked_up = [key for key in map(str, task) if _is_data_set_interpolation(task, key)]
         for key in sorted(
@@ -138,7 +141,7 @@ def apply_data_set(composed: DictConfig) -> None:
         ):  # last: it asks for what the others are
             try:
                 OmegaConf.update(
-                    task, key, keys[key] if key in keys else _schema_default(task, key), merge=False
+                    task, key, keys[key] if key in keys else _get_schema_default(task, key), merge=False
                 )
             except ValidationError as error:
                 from runner.config.messages import wrong_value_error  # most files need no message
@@ -150,8 +153,8 @@ def apply_data_set(composed: DictConfig) -> None:
         task.data = keys.get("data", task.data)
 
 
-def _applicable_keys(task: DictConfig, data_set: DataSetFile | None) -> dict[str, Any]:
-    """Return the keys that a data set's file sets for a task.
+def _data_set_task_keys(task: DictConfig, data_set: DataSetFile | None) -> dict[str, Any]:
+    """Return the task keys that a data set's file sets.
 
     An included file sets `cluster` only for verdicts: its clusters are too few to compare
     likelihoods, and task.early_stop_vs rejects clusters.
@@ -160,24 +163,24 @@ def _applicable_keys(task: DictConfig, data_set: DataSetFile | None) -> dict[str
         return {}
     schema: Any = OmegaConf.get_type(task)
     uses_clusters = schema.gives_verdicts and task.get("early_stop_vs") is None
-    if uses_clusters or not _is_included(data_set):
+    if uses_clusters or not _is_installed_data_set(data_set):
         return data_set.keys
     return {key: value for key, value in data_set.keys.items() if key != "cluster"}
 
 
-def _is_included(data_set: DataSetFile) -> bool:
-    """Return whether a data set's file is included with the runner."""
+def _is_installed_data_set(data_set: DataSetFile) -> bool:
+    """Return whether a data set's file is installed with the runner."""
     return data_set.where.startswith(f"{CONF}/")
 
 
-def _resolve_locations(task: DictConfig, key: str, root_config: DictConfig) -> None:
-    """Replace names of the user's own data sets by their locations, which only a composing process can
-    find.
+def _replace_names_by_locations(task: DictConfig, key: str, root_config: DictConfig) -> None:
+    """Replace names of the user's own data sets by file locations, because only the composing process
+    knows the user's folders.
     """
     located = []
     for name in map(str, task[key]):
         data_set = find_data_set(name, root_config)
-        is_own = data_set is not None and not _is_included(data_set)
+        is_own = data_set is not None and not _is_installed_data_set(data_set)
         located.append(str(data_set.keys["data"]) if data_set and is_own else name)
     with read_write(root_config):
         task[key] = located
@@ -188,20 +191,20 @@ def _is_data_set_interpolation(task: DictConfig, key: str) -> bool:
     return node is not None and node._is_interpolation() and str(node._value()).startswith(INTERPOLATION)
 
 
-def _schema_default(task: DictConfig, key: str) -> Any:
-    """Return a key's default in the schema. The instruction's default depends on the kind of answer."""
+def _get_schema_default(task: DictConfig, key: str) -> Any:
+    """Return a task key's default in the schema. The default instruction depends on the kind of answer."""
     schema: Any = OmegaConf.get_type(task)
     default: Any = next(item.default for item in fields(schema) if item.name == key)
     if key == "instruction" and (task.choices_key is not None or task.gold is GoldKind.letter):
-        return instruction_for_letters(default)
+        return default_letter_instruction(default)
     if key == "instruction" and (task.gold is GoldKind.expression or task.get("extractor") is Extractor.math):
         return FOR_EXPRESSIONS
     return default
 
 
-def _iterate_sources(root_config: Any) -> Iterator[ConfigSource]:
-    """Yield the folders that Hydra composes from, the user's own first. Only conf/ without Hydra's
-    config.
+def _iterate_config_sources(root_config: Any) -> Iterator[ConfigSource]:
+    """Yield the folders that Hydra composes configs from, the user's own first. Without Hydra's config,
+    yield only conf/.
     """
     hydra = root_config.hydra if isinstance(root_config, DictConfig) and "hydra" in root_config else None
     if hydra is None and HydraConfig.initialized() and {*GROUPS} <= {*HydraConfig.get().runtime.choices}:
@@ -212,13 +215,13 @@ def _iterate_sources(root_config: Any) -> Iterator[ConfigSource]:
         else [("file", str(CONF))]
     )
     for scheme, path in listed:
-        source = create_source(scheme, path)
+        source = create_config_source(scheme, path)
         if source.available():
             yield source
 
 
 @lru_cache(maxsize=64)  # a grid reads the same few again and again
-def _read_data_set_file(kind: type[ConfigSource], path: str, name: str, _stamp: int) -> DataSetFile:
+def _read_cached_data_set_file(kind: type[ConfigSource], path: str, name: str, _stamp: int) -> DataSetFile:
     source = kind("", f"{kind.scheme()}://{path}")
     where = f"{path}/{GROUP}/{name}.yaml"
     content: Any = OmegaConf.to_container(source.load_config(f"{GROUP}/{name}").config)

@@ -1,4 +1,4 @@
-"""Rejects ~GROUP overrides, because a job has a choice of every group."""
+"""Rejects ~GROUP overrides, because every config group needs a choice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_base import ConfigError
 
 
 def reject_deleted_groups(overrides: Iterable[str]) -> None:
-    """Raise ConfigError for ~GROUP: a job has a choice of each group, which may be none."""
+    """Raise ConfigError for a ~GROUP override. Every config group needs a choice, which may be `none`."""
     for line in overrides:
         group = line.removeprefix("~").partition("=")[0]
         if line.startswith("~") and group in {*GROUPS, "profile"}:

@@ -1,4 +1,4 @@
-"""Converts errors of Hydra and OmegaConf to one message: full key, value, nearest valid key and
+"""Converts errors of Hydra and OmegaConf to one message with full key, value, nearest valid key and
 choices.
 """
 
@@ -18,7 +18,7 @@ from omegaconf.errors import (
 )
 
 from runner.config.command_line_typos import stray_argument_error
-from runner.config.groups import KeyType, key_type
+from runner.config.groups import KeyType, find_key_type
 from runner.config.messages import unknown_choice_error, unknown_key_error, wrong_value_error
 from runner_base import ConfigError, RunnerError, find_plug_ins
 
@@ -28,9 +28,9 @@ EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
 
 @contextmanager
-def config_errors() -> Iterator[None]:
-    """Convert user errors in this block to a ConfigError with one message. A RunnerError is not
-    changed.
+def convert_config_errors() -> Iterator[None]:
+    """Convert errors that users cause in this block to a ConfigError with one message. A RunnerError
+    passes unchanged.
     """
     try:
         yield
@@ -52,12 +52,12 @@ def _to_config_error(error: BaseException) -> ConfigError | None:
     if isinstance(error, OverrideParseException):
         return _unparsable_override_error(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _error_from_cause(error) or _first_lines_error(error)
+        return _override_error_from_causes(error) or _first_lines_error(error)
     return None
 
 
 def _unparsable_override_error(override: str) -> ConfigError:
-    """Return the error for an override that Hydra's grammar rejects, with the text to type instead."""
+    """Build the error for an override that Hydra's grammar rejects, with the corrected text to type."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
         return stray_argument_error(override)
@@ -74,8 +74,8 @@ def _quote_override(key: str, value: str) -> str:
 
 
 def _multiple_values_error(key: str, value: str) -> ConfigError:
-    """Return the error for several values of a key without a grid, with the text to type instead."""
-    kind = key_type(key) or KeyType()
+    """Build the error for a key with several values outside a grid, with the text to type instead."""
+    kind = find_key_type(key) or KeyType()
     fix = (
         f". If the value is one text, add inner quotes: {_quote_override(key, value)}"
         if kind.is_string
@@ -106,13 +106,15 @@ def _missing_config_error(error: MissingConfigException) -> ConfigError:
     return _first_lines_error(error)
 
 
-def _error_from_cause(error: BaseException) -> ConfigError | None:
-    """Return an error from the chain of causes: the override that does not fit, and why."""
+def _override_error_from_causes(error: BaseException) -> ConfigError | None:
+    """Return an error with the wrong override and the reason, both taken from the chain of exception
+    causes.
+    """
     text, cause = str(error), error
     if (
         match := re.match(r"In '([^']+)': \w+ raised while composing config", text)
     ) and error.__context__ is not None:
-        reason = _error_from_cause(error.__context__)
+        reason = _override_error_from_causes(error.__context__)
         return reason and ConfigError(str(reason), key=f"{match[1]}.yaml", code=reason.code)
     while cause.__cause__ is not None:
         cause = cause.__cause__

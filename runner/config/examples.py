@@ -1,4 +1,4 @@
-"""Config keys of worked examples, which precede each question."""
+"""Config keys of worked examples, which precede each question in a prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_base import HASHED, at_least, config_field, not_blank
 
 @dataclass
 class ExamplesConfig(WordingConfig, QuestionsConfig):
-    """Config keys of a task that asks questions after worked examples."""
+    """Config keys of tasks whose prompts contain worked examples before the question."""
 
     shots: int = config_field(0, constraint=at_least(0))
     shots_data: str | None = config_field(None, HASHED)

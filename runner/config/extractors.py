@@ -1,4 +1,6 @@
-"""Extractors of answers from a text, and kinds of gold answers."""
+"""Enums for answer extraction: how an answer is found in a text, and which kinds of gold answers
+exist.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from enum import StrEnum
 
 
 class Extractor(StrEnum):
-    """The rule that selects the answer: after ####, last number, in a LaTeX box, after `The answer is`,
-    or math.
+    """Rule that finds the answer in a text: after ####, the last number, in a LaTeX box, after `The
+    answer is`, or math.
     """
 
     strict = "strict"
@@ -21,7 +23,7 @@ OF_NUMBERS = tuple(each for each in Extractor if each is not Extractor.math)
 
 
 class GoldKind(StrEnum):
-    """The kind of a row's gold answer: a number, the letter of a choice, or a mathematical expression."""
+    """Kind of a question's gold answer: a number, the letter of a choice, or a mathematical expression."""
 
     number = "number"
     letter = "letter"

@@ -1,4 +1,6 @@
-"""Adds quantization=gguf to model.name=FILE.gguf, because no other choice reads such a file."""
+"""Adds quantization=gguf to jobs with model.name=FILE.gguf, because no other quantization choice
+reads GGUF files.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ MODELS = ("auto", "local")  # the choices of model that take a file
 
 
 def add_gguf_quantization(overrides: Sequence[str]) -> list[str]:
-    """Return a job's overrides, with quantization=gguf if they name a .gguf file and no quantization."""
+    """Return the overrides, extended by quantization=gguf if a .gguf file is named and no quantization
+    is chosen.
+    """
     values = {}
     for line in overrides:
         key, _, value = line.partition("=")

@@ -1,4 +1,6 @@
-"""All config groups: the schema of each choice, the type of each key, and the plug-ins of a job."""
+"""Lists all config groups, the schema of each choice, the type of each key, and the plug-ins that a
+job uses.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
 
 @dataclass(frozen=True)
 class KeyType:
-    """The type of a config key: string, free text or list."""
+    """The type of a config key: a string, free text, or a list."""
 
     is_string: bool = False
     is_free_text: bool = False  # a text for a model, in which a comma is just a comma
@@ -40,8 +42,8 @@ class KeyType:
         return self.is_list or self.may_be_list
 
 
-def schema_names(group: str) -> list[str]:
-    """Return the names of all schemas of a group, including those of plug-ins."""
+def list_schema_names(group: str) -> list[str]:
+    """Return the names of all schemas of a config group, including schemas from plug-ins."""
     schemas = GROUPS[group]
     return schemas.list_names() if isinstance(schemas, Choices) else sorted(schemas)
 
@@ -50,8 +52,8 @@ def schema_keys(schema: object) -> set[str]:
     return {item.name for item in fields(schema)} if is_dataclass(schema) else set()
 
 
-def plugin_packages(config: RunnerConfig) -> dict[str, str]:
-    """Return the packages, with versions, of all plug-ins in a job. They are part of the job id and
+def used_plugin_packages(config: RunnerConfig) -> dict[str, str]:
+    """Return the package and version of every plug-in that a job uses. They are part of the job id and
     the record.
     """
     of_metrics = [f"{name} of {find_plug_ins('metric')[name].package}" for name in config.metrics]
@@ -73,22 +75,26 @@ def _used_plugins(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
         yield "task.scorer", find_plug_ins("scorer")[task.gold_scorer]
 
 
-def key_types() -> dict[str, KeyType]:
-    """Return the type of each key of the schemas; of plug-ins', only those that were imported."""
+def collect_key_types() -> dict[str, KeyType]:
+    """Return the type of every config key. Keys of plug-ins are included only if the plug-in has been
+    imported.
+    """
     types: dict[str, KeyType] = {}
     for group in (*GROUPS, ""):
         types |= _group_key_types(group)
     return types
 
 
-def key_type(key: str) -> KeyType | None:
-    """Return the type of a key, or None for an unknown key. Schemas of other groups are not imported."""
+def find_key_type(key: str) -> KeyType | None:
+    """Return the type of a config key, or None for an unknown key. Only the schemas of the key's group
+    are imported.
+    """
     group, dot, _ = key.partition(".")
     return _group_key_types(group if dot and group in GROUPS else "").get(key)
 
 
 def _group_key_types(group: str) -> dict[str, KeyType]:
-    """Return the type of each key of a group. An empty group means the top-level keys."""
+    """Return the type of each key of a config group. An empty group name means the top-level keys."""
     return _collect_key_types(group, len(GROUPS.get(group, ())))
 
 
@@ -104,7 +110,9 @@ def _collect_key_types(group: str, _loaded: int) -> dict[str, KeyType]:
             if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
                 schemas.append((f"{prefix}{name}.", hint))
             members = (
-                [member for member in get_args(hint) if member is not NoneType] if _is_union(hint) else [hint]
+                [member for member in get_args(hint) if member is not NoneType]
+                if _is_union_type(hint)
+                else [hint]
             )
             is_list = get_origin(members[0]) is list
             members = [*get_args(members[0])] if is_list else members
@@ -118,5 +126,5 @@ def _collect_key_types(group: str, _loaded: int) -> dict[str, KeyType]:
     return types
 
 
-def _is_union(hint: object) -> bool:
-    return get_origin(hint) in (Union, UnionType)
+def _is_union_type(type_hint: object) -> bool:
+    return get_origin(type_hint) in (Union, UnionType)

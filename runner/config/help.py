@@ -1,4 +1,4 @@
-"""Builds the --help text of each key: value, choices, and the comment next to it in conf/."""
+"""Builds the --help text of config keys: value, choices, and the comment next to each key in conf/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import data_sets
-from runner.config.choices import CONF, choice_file, choice_schema, included_choice_files, list_choices
+from runner.config.choices import (
+    CONF,
+    find_choice_file,
+    get_choice_schema,
+    installed_choice_files,
+    list_choices,
+)
 from runner.config.groups import GROUPS
 from runner.config.questions import QuestionsConfig
 from runner.config.render import ALL_KEYS, COMMON_KEYS, COMMON_KEYS_HEAD, GROUPS_HEAD, GROUPS_MEAN
@@ -31,19 +37,19 @@ LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.
 
 @dataclass
 class Comments:
-    """The comments of one YAML file: the one at its top, and the one next to each key."""
+    """Comments of a YAML file: the comment at the top, and the comment next to each key."""
 
     top: str = ""
     beside: dict[str, str] = field(default_factory=dict)
 
 
-def overview(composed: DictConfig, choices: Mapping[str, str]) -> str:
-    """Return the groups with their choices, and the most used keys."""
+def format_help_overview(composed: DictConfig, choices: Mapping[str, str]) -> str:
+    """Return the help overview: all config groups with their choices, and the most used keys."""
     lines = [GROUPS_HEAD]
     for group, meaning in GROUPS_MEAN.items():
         others = [choice for choice in list_choices(group) if choice != choices[group]]
         lines.append(f"  {group:<13} {meaning}")
-        lines += _wrapped(", ".join([choices[group], *others]), 16)
+        lines += _wrap_lines(", ".join([choices[group], *others]), 16)
     lines += ["", COMMON_KEYS_HEAD]
     for key, meaning in COMMON_KEYS.items():
         group, dot, name = key.rpartition(".")
@@ -51,28 +57,28 @@ def overview(composed: DictConfig, choices: Mapping[str, str]) -> str:
         schema: Any = OmegaConf.get_type(node)
         if name in {item.name for item in fields(schema)}:
             lines.append(
-                f"  {f'{key}={_format_value(_get_value(node, name))}':<{COLUMN_OF_COMMON}}  {meaning}"
+                f"  {f'{key}={_format_override_value(_get_value(node, name))}':<{COLUMN_OF_COMMON}}  {meaning}"
             )
     return "\n".join(lines) + "\n"
 
 
-def of_groups(composed: DictConfig, choices: Mapping[str, str], groups: Sequence[str]) -> str:
-    """Describe the choices of these groups and their keys."""
-    lines = [describe_job_keys(composed, choices, groups)]
-    for group in groups:
+def describe_groups(composed: DictConfig, choices: Mapping[str, str], group_names: Sequence[str]) -> str:
+    """Return help on the given config groups: their choices and their keys."""
+    lines = [describe_job_keys(composed, choices, group_names)]
+    for group in group_names:
         others = [choice for choice in list_choices(group) if choice != choices[group]]
         lines += textwrap.wrap(f"Other choices: {group}={' | '.join(others)}", WIDTH)
     return "\n".join([*lines, "", ALL_KEYS, ""])
 
 
-def _wrapped(text: str, indent: int) -> list[str]:
+def _wrap_lines(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
 
 def describe_job_keys(
     composed: DictConfig, choices: Mapping[str, str], groups: Collection[str] | None = None
 ) -> str:
-    """Describe every key of a composed job, group by group, and the top-level keys."""
+    """Return help on every key of a composed job, ordered by config group, and on the top-level keys."""
     lines = []
     for group in GROUPS:
         if groups is not None and group not in groups:
@@ -80,24 +86,26 @@ def describe_job_keys(
         choice = choices[group]
         lines += [
             "",
-            *textwrap.wrap(f"{group}={choice}: {read_comments(choice_file(group, choice)).top}", WIDTH),
+            *textwrap.wrap(f"{group}={choice}: {read_comments(find_choice_file(group, choice)).top}", WIDTH),
         ]
-        for key, value, schema in _iterate_keys(composed[group]):
-            comment = _find_comment(group, choice, key, schema)
+        for key, value, schema in _iterate_group_keys(composed[group]):
+            comment = _find_key_comment(group, choice, key, schema)
             if key == "data" and issubclass(schema, QuestionsConfig):
-                comment = f"{comment}. Data sets: {', '.join(data_sets.list_data_sets(composed))}"
+                comment = f"{comment}. Data sets: {', '.join(data_sets.list_data_set_names(composed))}"
             lines += _format_key(f"{group}.{key}", value, schema, comment)
     if groups is None or "profile" in groups:
         profile = choices["profile"]
         lines += [
             "",
-            *textwrap.wrap(f"profile={profile}: {read_comments(choice_file('profile', profile)).top}", WIDTH),
+            *textwrap.wrap(
+                f"profile={profile}: {read_comments(find_choice_file('profile', profile)).top}", WIDTH
+            ),
         ]
     if groups is not None:
         return "\n".join(lines[1:]) + "\n"
     lines += ["", "Keys without a group:"]
     menu = read_comments(CONF / "config.yaml").beside
-    for key, value, schema in _iterate_keys(composed):
+    for key, value, schema in _iterate_group_keys(composed):
         if key not in (*GROUPS, "profile") and "." not in key:
             lines += _format_key(key, value, schema, menu.get(key, ""))
     if found := plug_ins_by_package():
@@ -108,7 +116,7 @@ def describe_job_keys(
 
 
 def allowed_values(schema: type[Any], key: str) -> list[str]:
-    """Return the members of an enum key, or true and false for a bool. Empty for other keys."""
+    """Return the members of an enum key, or true and false for a bool key. Empty for other keys."""
     hint = get_type_hints(schema)[key]
     for kind in get_args(hint) or (hint,):
         if isinstance(kind, type) and issubclass(kind, Enum):
@@ -118,8 +126,8 @@ def allowed_values(schema: type[Any], key: str) -> list[str]:
 
 @cache
 def read_comments(file: Path) -> Comments:
-    """Read the comments of a YAML file of conf/. A user's own choice, whose file is elsewhere, has
-    none.
+    """Read the comments of a YAML file in conf/. Empty for a choice whose file is in the user's own
+    folder.
     """
     read, top, path = Comments(), [], [""]
     last = ""
@@ -138,13 +146,13 @@ def read_comments(file: Path) -> Comments:
     return read
 
 
-def _iterate_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, type[Any]]]:
-    """Yield each key of a group, its value and the class that it is a field of."""
+def _iterate_group_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, type[Any]]]:
+    """Yield each key of a config group with its value and the dataclass that defines the key."""
     schema: Any = OmegaConf.get_type(node)
     for item in fields(schema):
         inner = node._get_node(item.name)
         if isinstance(inner, DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
-            yield from _iterate_keys(inner, f"{prefix}{item.name}.")
+            yield from _iterate_group_keys(inner, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", _get_value(node, item.name), schema
 
@@ -163,15 +171,15 @@ def _format_key(key: str, value: Any, schema: type[Any], comment: str) -> list[s
     choices = allowed_values(schema, key.rpartition(".")[2])
     if choices[:1] != ["true"] and not all(re.search(rf"\b{choice}\b", comment) for choice in choices):
         comment = f"{' | '.join(choices)}: {comment}".rstrip(": ")
-    setting = f"  {key}={_format_value(value)}"
+    setting = f"  {key}={_format_override_value(value)}"
     beside = [f"{'':{COLUMN}}# {line}" for line in textwrap.wrap(comment, WIDTH - COLUMN - 2)]
     if not beside or len(setting) >= COLUMN:
         return [setting, *beside]
     return [setting + beside[0][len(setting) :], *beside[1:]]
 
 
-def _format_value(value: Any) -> str:
-    """Return a value in command line form."""
+def _format_override_value(value: Any) -> str:
+    """Return a value in the form in which users type it on the command line."""
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, str) and value:
@@ -183,17 +191,20 @@ def _format_value(value: Any) -> str:
     )
 
 
-def _find_comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
-    """Return the comment next to a key, from its choice's file or another choice with the same key."""
-    if comment := read_comments(choice_file(group, choice)).beside.get(key):
+def _find_key_comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
+    """Return the comment next to a key in its choice's YAML file, or in another choice's file with the
+    same key.
+    """
+    if comment := read_comments(find_choice_file(group, choice)).beside.get(key):
         return comment
     last = key.rpartition(".")[2]
     owner = next(kind for kind in schema.__mro__ if last in get_annotations(kind))
     files = sorted(
-        included_choice_files(group), key=lambda file: (choice_schema(group, file.stem) is not owner, file)
+        installed_choice_files(group),
+        key=lambda file: (get_choice_schema(group, file.stem) is not owner, file),
     )
     for file in files:
-        if issubclass(choice_schema(group, file.stem), owner) and (
+        if issubclass(get_choice_schema(group, file.stem), owner) and (
             comment := read_comments(file).beside.get(last)
         ):
             return comment

@@ -1,4 +1,4 @@
-"""Converts Hydra's composed config to a checked RunnerConfig."""
+"""Converts the config that Hydra composes to a validated RunnerConfig."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from runner.config import data_sets, profiles
-from runner.config.choices import choice_file, included_choice_files
+from runner.config.choices import find_choice_file, installed_choice_files
 from runner.config.groups import GROUPS, schema_keys
 from runner.config.hydra_versions import register_resolver
 from runner.config.root import RunnerConfig
@@ -27,10 +27,12 @@ register_resolver("data_set", data_sets.resolve_data_set_key, replace=True)  # c
 
 
 class NoRunFolder(Callback):
-    """Prevents Hydra from creating the folder hydra.run.dir, which would stay empty."""
+    """Hydra callback that prevents the creation of the unused, empty folder hydra.run.dir."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Use the working directory instead, unless the job is to run in that folder."""
+        """Replace hydra.run.dir by the working directory, unless the job is configured to run in that
+        folder.
+        """
         if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
             return
         print_message(
@@ -41,9 +43,7 @@ class NoRunFolder(Callback):
 
 
 def split_off_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
-    """Return a job's config without hydra.*, and the choice of each group, which only hydra.*
-    contains.
-    """
+    """Return a job's config without hydra.*, and the choice of each group, which only hydra.* contains."""
     choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
     data_sets.apply_data_set(composed)  # needs the folders that Hydra's half lists
     with read_write(composed), open_dict(composed):
@@ -51,8 +51,9 @@ def split_off_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     return composed, choices
 
 
-def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> RunnerConfig:
-    """Convert the composed YAML to checked dataclasses. A key forced in with + is rejected here.
+def to_runner_config(composed: Any, choices: Mapping[str, str] | None = None) -> RunnerConfig:
+    """Convert a composed config to validated dataclasses. Unknown keys that a user added with + are
+    rejected.
 
     `choices` are those of the defaults list; the class of each group must belong to its choice.
     """
@@ -66,27 +67,25 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
     if choices is not None:
         _reject_mismatched_choices(composed, choices)
         for group in GROUPS:
-            _warn_if_shadowed(group, choices.get(group, ""))
+            _warn_of_shadowed_plugin(group, choices.get(group, ""))
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunnerConfig)
     return config
 
 
 @cache
-def _warn_if_shadowed(group: str, choice: str) -> None:
-    """Warn once that a plug-in has the name of one of the runner's own choices, which takes
-    precedence.
+def _warn_of_shadowed_plugin(group: str, choice: str) -> None:
+    """Warn once that a plug-in's choice has the same name as a choice of the runner and is therefore
+    ignored.
     """
-    if (plug_in := find_plug_ins(group).get(choice)) is not None and choice_file(
+    if (plug_in := find_plug_ins(group).get(choice)) is not None and find_choice_file(
         group, choice
-    ) in included_choice_files(group):
+    ) in installed_choice_files(group):
         print_message(f"warning: {plug_in} is ignored, because the runner already has {group}={choice}")
 
 
 def config_to_yaml(composed: DictConfig) -> str:
-    """Return a job's config in stored form: with the name of each group's choice, taken from its
-    class.
-    """
+    """Return a job's config as YAML for storage, with the name of each group's choice."""
     kept: Any = OmegaConf.to_container(composed, enum_to_str=True)
     for group in GROUPS:
         if (choice := get_choice_name(OmegaConf.get_type(composed, group))) is not None:
@@ -109,7 +108,9 @@ def _reject_unknown_keys(prefix: str, composed: DictConfig) -> None:
 
 
 def _reject_scalar_for_container(full_name: str, composed: DictConfig, key: str, node: Any) -> None:
-    """Reject an interpolation that gives a single value for a list or mapping: OmegaConf does not."""
+    """Reject an interpolation that gives a single value to a list or mapping, because OmegaConf accepts
+    it.
+    """
     if not isinstance(node, DictConfig | ListConfig) or not node._is_interpolation():
         return
     if (value := composed[key]) is not None and not isinstance(value, type(node)):
@@ -120,8 +121,8 @@ def _reject_scalar_for_container(full_name: str, composed: DictConfig, key: str,
 
 
 def _reject_mismatched_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
-    """Reject a group whose class is not that of its choice: the shown and recorded config would not be
-    what runs.
+    """Reject a group whose config class belongs to another choice, because the recorded config would
+    differ from the real one.
     """
     for group, schemas in GROUPS.items():
         choice, actual = choices.get(group, ""), OmegaConf.get_type(composed, group)

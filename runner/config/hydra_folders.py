@@ -13,7 +13,7 @@ OWN = {"hydra/launcher": "workers", "hydra/sweeper": "grid"}  # which write belo
 
 
 def reject_unused_folders(overrides: Sequence[str], composed: DictConfig) -> None:
-    """Reject a folder that a user sets and that is not used: results are below output_dir.
+    """Reject hydra folders that a user sets but the runner ignores: results are always below output_dir.
 
     A job may run in hydra.run.dir (hydra.job.chdir), Hydra may write its own files there
     (hydra.output_subdir), and launchers and searches of other packages use the folders of a sweep.

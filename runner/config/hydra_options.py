@@ -1,4 +1,4 @@
-"""Hydra launchers and sweepers that are options of the runner, named by entry points."""
+"""Finds the runner's Hydra launchers and sweepers, which are options registered by entry points."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ KINDS = ("launcher", "sweeper")
 
 @dataclass(frozen=True)
 class HydraOption:
-    """A launcher or sweeper: hydra/launcher=NAME or hydra/sweeper=NAME, where NAME is the entry
-    point's.
+    """A launcher or sweeper that hydra/launcher=NAME or hydra/sweeper=NAME selects by its entry point
+    name.
 
     Its class for Hydra is in hydra_plugins/runner.py, and is imported at its first use.
     """
@@ -27,21 +27,27 @@ class HydraOption:
     settings: Callable[[], tuple[Any, tuple[str, ...]]]
 
 
-def find_installed_option(kind: str, name: str) -> HydraOption | None:
-    """Return the launcher or sweeper with this name. None if it or a required package is missing."""
-    if name not in find_builtin_options(kind):
+def find_installed_option(plugin_kind: str, name: str) -> HydraOption | None:
+    """Return the launcher or sweeper with this name. None if the option or a package that it requires is
+    missing.
+    """
+    if name not in find_builtin_options(plugin_kind):
         return None
-    option = load_plug_in_object(kind, name, HydraOption)
-    return option if all(map(is_installed, option.needs)) else None
+    option = load_plug_in_object(plugin_kind, name, HydraOption)
+    return option if all(map(is_module_installed, option.needs)) else None
 
 
-def list_installed_options(kind: str) -> list[str]:
-    """Return the names of the launchers or sweepers whose packages are installed."""
-    return [name for name in find_builtin_options(kind) if find_installed_option(kind, name) is not None]
+def list_installed_option_names(plugin_kind: str) -> list[str]:
+    """Return the names of the launchers or sweepers whose required packages are installed."""
+    return [
+        name
+        for name in find_builtin_options(plugin_kind)
+        if find_installed_option(plugin_kind, name) is not None
+    ]
 
 
-def is_installed(package: str) -> bool:
-    """Return whether a module can be found, without importing it."""
+def is_module_installed(module_name: str) -> bool:
+    """Return whether a module can be found, without importing the module."""
     with suppress(ImportError):  # the package that it is in cannot be imported
-        return find_spec(package) is not None
+        return find_spec(module_name) is not None
     return False

@@ -1,4 +1,4 @@
-"""Differences between Hydra 1.3 with OmegaConf 2.3 and Hydra 1.4 with OmegaConf 2.4."""
+"""Handles the differences between Hydra 1.3 with OmegaConf 2.3, and Hydra 1.4 with OmegaConf 2.4."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ register_resolver: Any = (
 )
 
 
-def allow_named_classes() -> AbstractContextManager[Any]:
-    """Allow configs to name the classes of NAMED_CLASSES, as `hydra.main` does."""
+def allow_instantiated_classes() -> AbstractContextManager[Any]:
+    """Allow configs to name the classes in NAMED_CLASSES, as `hydra.main` does."""
     if not IS_HYDRA_1_4:
         return nullcontext()
     allow: Any = import_module("hydra.utils").execution_whitelist
     return cast(AbstractContextManager[Any], allow(NAMED_CLASSES))
 
 
-def main_environment() -> AbstractContextManager[Any]:
-    """Apply the settings that `hydra.main` makes before it reads the command line."""
+def hydra_main_environment() -> AbstractContextManager[Any]:
+    """Context with the global settings that `hydra.main` makes before it reads the command line."""
     if not IS_HYDRA_1_4:
         version.setbase(VERSION_BASE["version_base"])
-    return allow_named_classes()
+    return allow_instantiated_classes()
 
 
 def add_rerun_overrides(arguments: Any) -> list[str]:
-    """Add the overrides of the job that --experimental-rerun names in Hydra 1.4, and return them."""
+    """Prepend the overrides of the job that Hydra 1.4's --experimental-rerun names, and return these
+    overrides.
+    """
     if arguments.experimental_rerun is None:
         return []
     if arguments.multirun or arguments.config_name is not None:
@@ -55,12 +57,10 @@ def add_rerun_overrides(arguments: Any) -> list[str]:
     return list(saved)
 
 
-def parsed_overrides_argument(
+def parsed_overrides_kwargs(
     hydra: Hydra, config_name: str, overrides: list[str], rerun_overrides: list[str]
 ) -> dict[str, Any]:
-    """Return Hydra 1.4's keyword argument with parsed overrides. `rerun_overrides` are those of an
-    earlier job.
-    """
+    """Return the keyword argument `parsed_overrides`, which Hydra 1.4 requires. Empty for Hydra 1.3."""
     if not IS_HYDRA_1_4:
         return {}
     loader: Any = hydra.config_loader

@@ -1,4 +1,4 @@
-"""Config keys of task=sweep, and shared definitions of the tasks that measure."""
+"""Config keys of task=sweep, and definitions shared by the tasks that measure speed or memory."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ MAX_REQUESTS = 100_000  # at one arrival rate; their prompts are generated befor
 
 @dataclass
 class SweepConfig(TaskConfig):
-    """Config for speed over batch sizes × prompt lengths × new tokens × shared prefixes; latency under
-    request load.
+    """Config of task=sweep: speed over batch sizes × prompt lengths × new tokens × shared prefixes, and
+    latency under load.
     """
 
     module: ClassVar[str] = "runner.tasks.sweep.task"
@@ -78,12 +78,12 @@ class SweepConfig(TaskConfig):
             values = getattr(self, key)
             whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
             check_value(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
-            _check_axis(key, values, "[1,4,16]")
+            _check_axis_values(key, values, "[1,4,16]")
             check_value(
                 all(value >= 1 for value in values), f"task.{key}", values, "every number must be at least 1"
             )
         check_min_value(2, "task.new_tokens", min(self.new_tokens), FROM_THE_SECOND)
-        _check_axis("shared_prefix", self.shared_prefix, "[0,0.5]")
+        _check_axis_values("shared_prefix", self.shared_prefix, "[0,0.5]")
         shares = all(0 <= share <= 1 for share in self.shared_prefix)
         check_value(
             shares,
@@ -104,7 +104,9 @@ class SweepConfig(TaskConfig):
         )
         check_value(most <= MAX_REQUESTS, f"task.{key}", value, need, code="too_large")
         rows, tokens = self.batch_sizes, self.prompt_tokens or [1]
-        check_batch_size(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
+        reject_huge_batches(
+            f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens)
+        )
 
     def _has_real_prompts(self) -> bool:
         """Return whether task.prompts names real prompts, which have their own lengths and shared
@@ -135,18 +137,18 @@ class SweepConfig(TaskConfig):
         return True
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest cell. If larger cells fail, the result has a note."""
+        """Return the smallest cell of the sweep. Larger cells may fail, which the result notes."""
         return (min(self.batch_sizes), min(self.prompt_tokens or [QUESTION_TOKENS]), min(self.new_tokens))
 
     @property
     def num_limit_measurements(self) -> int:
-        """One measurement per round."""
+        """One measurement of the machine's limits per round."""
         return self.warmup + self.repeats
 
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return all cells with all their repeats. Empty if requests arrive at given rates."""
+        """Return the amount of work of all cells and repeats. Empty if requests arrive at configured rates."""
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)
@@ -158,15 +160,15 @@ class SweepConfig(TaskConfig):
         ]
 
 
-def _check_axis(key: str, values: Sequence[float], example: str) -> None:
+def _check_axis_values(key: str, values: Sequence[float], example: str) -> None:
     check_value(
         bool(values), f"task.{key}", values, f"give at least one number, such as {example}", code="empty"
     )
     check_value(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
 
 
-def check_batch_size(key_names: str, num_tokens: int) -> None:
-    """Reject a batch whose prompts would take long to generate."""
+def reject_huge_batches(key_names: str, num_tokens: int) -> None:
+    """Reject a batch with so many tokens that generating its prompts would take long."""
     if num_tokens > MAX_TOKENS:
         raise ConfigError(
             f"the largest batch has {num_tokens:,} prompt tokens; the limit is {MAX_TOKENS:,}",

@@ -1,5 +1,5 @@
-"""Errors about a wrong key, value or choice: each names it in full, the nearest one and all
-choices.
+"""Builds errors about wrong keys, values or choices, each with the full key, the nearest valid one
+and all choices.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from omegaconf.errors import ValidationError
 
 from runner.config.choice_suggestions import suggest_choice
 from runner.config.choices import CONF, list_choices
-from runner.config.groups import GROUPS, key_types, schema_keys
+from runner.config.groups import GROUPS, collect_key_types, schema_keys
 from runner.config.root import RunnerConfig
 from runner_base import ConfigError, find_plug_ins, unknown_choice_message
 from runner_base.errors import NOT_GIVEN, find_closest_names
@@ -34,7 +34,9 @@ NOTES = "notes"  # the user's own keys
 
 
 def unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> ConfigError:
-    """Return the error for an unknown choice, with the nearest valid one or its replacement."""
+    """Build the error for an unknown choice of a config group, with the nearest valid choice or its
+    replacement.
+    """
     if (now := RENAMED.get(f"{group}={choice}")) is not None:
         return ConfigError(f"{group}={choice} is now {now}", code="unknown_choice")
     if meaning := suggest_choice(group, choice):
@@ -44,12 +46,12 @@ def unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> Con
 
 
 def _plugin_packages_text(kind: str) -> str:
-    """Return the packages of choices from plug-ins. Empty without plug-ins."""
+    """Return a text that names the packages of plug-in choices. Empty without plug-ins."""
     return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in find_plug_ins(kind).values())
 
 
 def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
-    """Return the error for a wrong value, with the values that the key needs."""
+    """Build the error for a wrong value, with the values that the key accepts."""
     before, _, value = override.partition("=")
     key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
     reason = str(cause.msg or cause).splitlines()[0]
@@ -67,9 +69,7 @@ def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
 
 
 def unknown_key_error(key: str, owner: object = None, value: object = None) -> ConfigError:
-    """Return the error for an unknown key, with the nearest one: a group, a root key, or a key of the
-    schema.
-    """
+    """Build the error for an unknown config key, with the nearest group, top-level key or schema key."""
     head, dot, last = key.rpartition(".")
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":
@@ -77,10 +77,10 @@ def unknown_key_error(key: str, owner: object = None, value: object = None) -> C
     if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
         return ConfigError(f"{key} is now {now}", code="unknown_choice")
     if key.lstrip("+~") == REPEAT and schema_keys(owner):
-        return _unknown_key_error(key, _suggest_instead_of_repeat(schema_keys(owner)))
+        return _unknown_key_error(key, _suggest_repeat_alternative(schema_keys(owner)))
     if head == NOTES:
         return _unknown_key_error(
-            key, f"a new note needs a plus: +{NOTES}.{last}={_value_placeholder(value)}"
+            key, f"a new note needs a plus: +{NOTES}.{last}={_value_or_placeholder(value)}"
         )
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if (
@@ -91,7 +91,7 @@ def unknown_key_error(key: str, owner: object = None, value: object = None) -> C
         return _group_name_error(key, head, value)
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
-    tasks = _tasks_with_key(key)
+    tasks = _list_tasks_with_key(key)
     likely = list(_similar_keys(key, choices)) or find_closest_names(key, sorted(choices))
     other = (
         f"{key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
@@ -108,26 +108,28 @@ def _unknown_key_error(key: str, message: str, value: object = NOT_GIVEN) -> Con
 
 
 def _suggest_notes_key(key: str, choices: set[str], value: object) -> str:
-    """Suggest +notes.NAME for a user's own key, unless it is a misspelt key of the runner."""
+    """Return a suggestion of +notes.NAME for a user-defined key, unless the key looks like a misspelt
+    config key.
+    """
     name = key.lstrip("+~")
     if find_closest_names(name, sorted(choices)) not in ([], [NOTES]):
         return ""
-    return f"For a key of your own use +{NOTES}.{name}={_value_placeholder(value)}"
+    return f"For a key of your own use +{NOTES}.{name}={_value_or_placeholder(value)}"
 
 
-def _value_placeholder(value: object) -> str:
-    """Return a value in the form to type, or VALUE."""
+def _value_or_placeholder(value: object) -> str:
+    """Return a value as typed on the command line, or the word VALUE if it has no such form."""
     return "VALUE" if value is None else str(value)
 
 
-def _suggest_instead_of_repeat(keys: set[str]) -> str:
-    """Suggest how to run a task without task.repeat once more."""
+def _suggest_repeat_alternative(keys: set[str]) -> str:
+    """Suggest how to run a task again that has no key task.repeat."""
     if "repeats" in keys:
         return (
             "this task has task.repeats, which repeats measurements within a job; rerun=all "
             "repeats the whole job"
         )
-    *others, last = (f"task={task}" for task in _tasks_with_key(REPEAT))
+    *others, last = (f"task={task}" for task in _list_tasks_with_key(REPEAT))
     tasks = f"{', '.join(others)} and {last}"
     return (
         f"only {tasks} have it. For this task, another seed (seed=1) makes a new job with other "
@@ -135,8 +137,8 @@ def _suggest_instead_of_repeat(keys: set[str]) -> str:
     )
 
 
-def _tasks_with_key(key: str) -> list[str]:
-    """Return the tasks that have a key, for a task that lacks it."""
+def _list_tasks_with_key(key: str) -> list[str]:
+    """Return the tasks whose config has this key, to suggest them for a task without the key."""
     head, _, name = key.rpartition(".")
     return sorted(task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)) * (
         head == "task"
@@ -144,7 +146,7 @@ def _tasks_with_key(key: str) -> list[str]:
 
 
 def _group_name_error(key: str, group: str, value: object) -> ConfigError:
-    """Return the error for GROUP.name=..., with the override that selects a choice."""
+    """Build the error for GROUP.name=..., with the override GROUP=CHOICE that selects a choice."""
     choices = list_choices(group)
     name = str(value or "").strip("'\"")
     if group == "model":  # most choices have such a key: the model's location, or its name on the server
@@ -156,13 +158,13 @@ def _group_name_error(key: str, group: str, value: object) -> ConfigError:
 
 
 def _similar_keys(key: str, choices: set[str]) -> list[str]:
-    """Return the keys of all groups with this key's name, which was given without or with a wrong
-    group.
+    """Return the full keys of all config groups that have this key, which was given without or with a
+    wrong group.
     """
     last = key.lstrip("+~").rpartition(".")[2]
     by_name: dict[str, list[str]] = {}
     for known in (
-        known for known in key_types() if known.count(".") < 2
+        known for known in collect_key_types() if known.count(".") < 2
     ):  # a student has the keys of a model, too
         by_name.setdefault(known.rpartition(".")[2], []).append(known)
     near = [] if find_closest_names(key, sorted(choices)) else get_close_matches(last, by_name, n=1)

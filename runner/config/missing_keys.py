@@ -1,6 +1,4 @@
-"""Handles keys that one choice lacks, while other choices of the same group in a grid may have
-them.
-"""
+"""Handles overrides in a grid whose key exists only in some choices of a config group."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from runner_base.signals import deferred_signals
 
 
 def find_missing_key_overrides(error: BaseException, overrides: list[str]) -> list[str]:
-    """Return the overrides that did not compose because the chosen schemas have no such key."""
+    """Return the overrides that failed to compose because the chosen schemas lack their key."""
     while error.__cause__ is not None:
         error = error.__cause__
     if not isinstance(error, ConfigAttributeError | ConfigKeyError) or not error.full_key:
@@ -24,10 +22,10 @@ def find_missing_key_overrides(error: BaseException, overrides: list[str]) -> li
     return [line for line, key in keys.items() if f"{key}.".startswith(f"{error.full_key}.")]
 
 
-def compose_without_missing_keys(
+def compose_omitting_missing_keys(
     compose: Callable[[list[str]], DictConfig], overrides: list[str], run_mode: RunMode
 ) -> DictConfig:
-    """Compose as Hydra does, but omit keys of a grid that its default choices lack.
+    """Compose a config like Hydra, but omit overrides of a grid whose keys the default choices lack.
 
     The sweeper passes each of these keys to the jobs whose choices have it, and rejects a key that
     no job has.

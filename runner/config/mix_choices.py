@@ -1,5 +1,5 @@
-"""quantization.overrides: parses a choice with keys like the keys of the group itself, with type
-checks.
+"""Parses quantization.overrides, which assigns another quantization to layers that match a name
+pattern.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ from runner_engine import QuantizationConfig
 from runner_engine.quantization.quantization_mix import QuantizationMix
 
 
-def build_mix(quantization: QuantizationConfig) -> QuantizationMix:
-    """Return the quantization of each layer."""
+def build_quantization_mix(quantization: QuantizationConfig) -> QuantizationMix:
+    """Return the quantization of each layer as configured by quantization.overrides."""
     return QuantizationMix.from_config(quantization, parse_layer_choice)
 
 
 def parse_layer_choice(
-    pattern: str, config_class: type[QuantizationConfig], values: dict[str, Any]
+    pattern: str, config_class: type[QuantizationConfig], key_values: dict[str, Any]
 ) -> QuantizationConfig:
-    """Return the choice that an override names. Raises ConfigError for a value of a wrong type."""
+    """Return the quantization config that an override assigns to layers. Raises ConfigError for a value
+    of a wrong type.
+    """
     from omegaconf import OmegaConf  # most jobs have no such override
     from omegaconf.errors import OmegaConfBaseException
 
-    keys = {key: value for key, value in values.items() if key != "name"}
+    keys = {key: value for key, value in key_values.items() if key != "name"}
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), keys))
     except OmegaConfBaseException as error:
         raise ConfigError(
-            to_one_line(error), key=f"quantization.overrides.{pattern}", value=values, code="bad_value"
+            to_one_line(error), key=f"quantization.overrides.{pattern}", value=key_values, code="bad_value"
         ) from error
     return cast(QuantizationConfig, made)

@@ -1,4 +1,4 @@
-"""model – config of the stub. Local models are in runner_engine/settings/model.py, others are
+"""Config of model=stub. Local models are in runner_engine/settings/model.py, and other models are
 options.
 """
 
@@ -15,7 +15,7 @@ from runner_engine.settings.generation import reject_scheduler_features
 
 @dataclass
 class StubConfig(ModelConfig):
-    """Config of a model without weights that echoes the prompt's beginning, to try out whole grids in
+    """Config of a model without weights that echoes the beginning of each prompt, to try out grids in
     seconds.
     """
 
@@ -36,10 +36,12 @@ class StubConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject speculative decoding, because the stub has nothing to predict or measure."""
+        """Reject speculative decoding, because a stub has no tokens to predict."""
         reject_speculation(generation, "model=stub has no model that could verify draft tokens")
 
 
 def reject_speculation(generation: GenerationConfig, reason: str) -> None:
-    """Raise ConfigError for speculative decoding. A stub only notes another KV format."""
+    """Raise ConfigError if speculative decoding is configured, with a reason. Other KV formats are
+    accepted with a note.
+    """
     reject_scheduler_features(replace(generation, kv_cache="as_model"), reason)

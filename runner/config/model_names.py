@@ -1,4 +1,4 @@
-"""Display name of a job's adapter."""
+"""Derives the display name of a job's adapter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from runner_engine import LoraConfig
 
 
 def adapter_display_name(lora: LoraConfig) -> str:
-    """Return an adapter's name: its Hub id, folder, or file without extension. Without an adapter,
-    none.
+    """Return an adapter's display name: its Hub id, its folder, or its file without extension. `none`
+    without an adapter.
     """
     adapter = lora.single_adapter
     if adapter is None:

@@ -1,4 +1,4 @@
-"""Registry of model kinds: schema name → config class. Options are added by entry points."""
+"""Registry of model kinds, from schema name to config class. Options are added by entry points."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Quotes texts, names and paths in overrides before Hydra's grammar parses them, so that they are
-taken literally.
+"""Quotes texts, names and paths in overrides, so that Hydra's grammar reads them literally.
 
 This applies to each key that holds a string or a list of strings in the schema. The rules for
 their values:
@@ -26,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from runner.config.groups import GROUPS, KeyType, key_type
+from runner.config.groups import GROUPS, KeyType, find_key_type
 from runner_base import ConfigError
 
 # what the command line calls two keys of the sweeper: a grid over model files
@@ -37,28 +36,30 @@ SEVERAL_TEXTS = rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(
 
 
 def expand_sweeper_shortcuts(arguments: list[str]) -> list[str]:
-    """Return a command line with files= and reference= replaced by the sweeper's full keys."""
+    """Replace the shortcuts files= and reference= by the sweeper's full keys, and return all arguments."""
     lines = []
     for word in arguments:
         key, _, value = word.partition("=")
         lines.append(
-            f"hydra.sweeper.{key}={quote_literally(value)}" if key in (FILES, REFERENCE) and value else word
+            f"hydra.sweeper.{key}={quote_unless_quoted(value)}"
+            if key in (FILES, REFERENCE) and value
+            else word
         )
     return lines
 
 
 def quote_name(text: str) -> str:
-    """Return a name or path so that Hydra reads exactly this text, in quotes only if needed."""
+    """Return a name or path that Hydra's grammar reads literally, with quotes only if they are needed."""
     return _quote_if_needed(text, is_free_text=False)
 
 
-def quote_literally(text: str) -> str:
+def quote_unless_quoted(text: str) -> str:
     """Return a text in quotes, unless it is already quoted."""
     return text if re.fullmatch(QUOTED, text, re.DOTALL) else QuotedString(text, Quote.single).with_quotes()
 
 
-def quote_texts(arguments: list[str]) -> list[str]:
-    """Quote the values that are texts, names or paths in a command line or a list of overrides."""
+def quote_override_values(arguments: list[str]) -> list[str]:
+    """Quote the values in a list of overrides that are texts, names or paths."""
     for group, _, chosen in (argument.partition("=") for argument in arguments):
         for name in chosen.split(",") if group in GROUPS else ():
             with suppress(
@@ -69,7 +70,7 @@ def quote_texts(arguments: list[str]) -> list[str]:
 
 
 def quote_override(argument: str) -> str:
-    """Quote the value of one override if its key holds a string. Anything else is returned unchanged."""
+    """Quote the value of one override if its key holds a string. Other arguments are returned unchanged."""
     match = re.fullmatch(r"(\+{0,2}([^-~+=][^=]*)=)(.*)", argument, re.DOTALL)
     if match is None:
         return argument
@@ -81,42 +82,46 @@ def quote_override(argument: str) -> str:
     ):
         # parsed as a sweep when the grid is expanded
         return f"{before}{QuotedString(value, Quote.single).with_quotes()}"
-    kind = key_type(key) or KeyType()
-    return f"{before}{_quote_values(value, kind)}" if kind.is_string or not value.isascii() else argument
+    kind = find_key_type(key) or KeyType()
+    return (
+        f"{before}{_quote_sweep_values(value, kind)}" if kind.is_string or not value.isascii() else argument
+    )
 
 
-def format_sweep(key: str, value: Any) -> str:
-    """Format an entry of a study's sweep as an override. A YAML list is a sweep, unless the key itself
-    holds a list.
+def format_sweep_override(key: str, value: Any) -> str:
+    """Return one entry of a study's sweep as an override. A YAML list means several values, unless the
+    key itself holds a list.
     """
-    kind = key_type(key.lstrip("+")) or KeyType()
+    kind = find_key_type(key.lstrip("+")) or KeyType()
     if kind.is_list or isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         return quote_override(f"{key}={'null' if value is None else value}")
     return f"{key}={','.join(_format_sweep_value(it, kind) for it in value)}"
 
 
 def flatten_sweep_params(params: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each key of a sweep and its values: `{task: {limit: "1,2"}}` sweeps over task.limit."""
+    """Yield each full key of nested sweep params with its values: `{task: {limit: "1,2"}}` gives
+    task.limit.
+    """
     for name, value in params.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and (key in GROUPS or key_type(key) is None):
+        if isinstance(value, Mapping) and (key in GROUPS or find_key_type(key) is None):
             yield from flatten_sweep_params(value, f"{key}.")
         else:
             yield key, value
 
 
-def _quote_values(value: str, key_type: KeyType) -> str:
-    """Quote the value of a key, or those of a sweep."""
+def _quote_sweep_values(value: str, key_type: KeyType) -> str:
+    """Quote the value of a config key, or each value of a sweep."""
     if choice := re.fullmatch(r"\s*choice\((.*)\)\s*", value, re.DOTALL):
-        return f"choice({','.join(_quote_value(piece, key_type) for piece in _split_at_commas(choice[1]))})"
-    override = parse_value(value)
+        return f"choice({','.join(_quote_value(piece, key_type) for piece in _split_at_unquoted_commas(choice[1]))})"
+    override = parse_override_value(value)
     if (
         override is not None
         and override.is_sweep_override()
         and not getattr(override.value(), "simple_form", False)
     ):
         return value
-    pieces = _split_at_commas(value)
+    pieces = _split_at_unquoted_commas(value)
     if key_type.is_free_text and not key_type.is_list and not re.fullmatch(SEVERAL_TEXTS, value, re.DOTALL):
         return _quote_value(value, key_type)
     return (
@@ -127,20 +132,20 @@ def _quote_values(value: str, key_type: KeyType) -> str:
 
 
 def _quote_value(value: str, key_type: KeyType) -> str:
-    """Quote one value, or the members of a list."""
+    """Quote a single value, or each member of a list value."""
     inner = value.strip()
     if key_type.accepts_list and inner.startswith("[") and inner.endswith("]"):
-        pieces = [piece for piece in _split_at_commas(inner[1:-1]) if piece]
+        pieces = [piece for piece in _split_at_unquoted_commas(inner[1:-1]) if piece]
         return f"[{','.join(_quote_if_needed(piece, key_type.is_free_text) for piece in pieces)}]"
     return _quote_if_needed(value, key_type.is_free_text)
 
 
 def _quote_if_needed(text: str, is_free_text: bool) -> str:
-    """Return a text quoted so that Hydra reads exactly this text. Unchanged if Hydra does so anyway."""
+    """Return a text that Hydra's grammar reads literally, with quotes only if they are needed."""
     if not text or re.fullmatch(rf"\s*({QUOTED}|null)\s*", text, re.DOTALL | re.IGNORECASE):
         return text
     if not is_free_text or "${" not in text:
-        override = parse_value(text)
+        override = parse_override_value(text)
         value = None if override is None or override.is_sweep_override() else override.value()
         # a path may use Hydra's \, for ,
         may_escape = not is_free_text and isinstance(value, str) and "(" not in text
@@ -152,7 +157,7 @@ def _quote_if_needed(text: str, is_free_text: bool) -> str:
 
 
 def _format_sweep_value(value: Any, key_type: KeyType) -> str:
-    """Format one member of a YAML list as a value of a sweep."""
+    """Return one member of a YAML list as a value of a sweep override."""
     if not isinstance(value, str):
         return "null" if value is None else str(value)
     if value.lower() == "null":  # in YAML this was a quoted text: a null is None
@@ -162,16 +167,16 @@ def _format_sweep_value(value: Any, key_type: KeyType) -> str:
     )
 
 
-def parse_value(value: str) -> Override | None:
-    """Return a value parsed by Hydra. None if it cannot be parsed."""
+def parse_override_value(value_text: str) -> Override | None:
+    """Parse a value with Hydra's grammar. Returns None if it cannot be parsed."""
     try:
-        return OverridesParser.create().parse_override(f"key={value}")
+        return OverridesParser.create().parse_override(f"key={value_text}")
     except HydraException:
         return None
 
 
-def _split_at_commas(text: str) -> list[str]:
-    """Split a text at its commas, except for those in quotes or brackets."""
+def _split_at_unquoted_commas(text: str) -> list[str]:
+    """Split a text at its commas, except commas in quotes or brackets."""
     pieces, depth, start = [], 0, 0
     for match in re.finditer(rf"(?<![^\s,\[(])(?:{QUOTED})|\\.|[][(){{}},]", text, re.DOTALL):
         if match[0] in ("[", "(", "{"):

@@ -1,5 +1,5 @@
-"""profile – four ways to run a model, from little memory to much. conf/profile/ lists the choices
-of each.
+"""Profiles: four presets to run a model, from little memory to much. conf/profile/ lists their
+choices.
 
 A profile's settings for the weights are here, because they apply to the model's own keys or to
 those of its student.
@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.config.models import MODELS
 from runner_base import Dtype, check_value
-from runner_engine import LocalModelConfig, ModelConfig, to_local_config
+from runner_engine import LocalModelConfig, ModelConfig, to_local_model_config
 
 NONE = "none"
 TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=api
@@ -21,7 +21,7 @@ TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=a
 
 @dataclass(frozen=True)
 class Profile:
-    """The settings of a profile besides its group choices."""
+    """Settings of a profile that are not choices of config groups."""
 
     suits: str  # the machine that it is for
     weights: Mapping[str, str] = field(default_factory=dict)  # keys of a model on this machine
@@ -39,13 +39,11 @@ PROFILES = {
 }
 
 
-def profile_model_keys(name: str, model_choices: Collection[str]) -> dict[str, Any] | None:
-    """Return the keys that the config PROFILE_MODEL sets for one of these models. None if it sets
-    nothing.
-    """
+def profile_model_keys(config_name: str, model_choices: Collection[str]) -> dict[str, Any] | None:
+    """Return the model keys of the config PROFILE_MODEL. None if no profile sets keys for this model."""
     for profile_name, profile in PROFILES.items():
-        choice = name.removeprefix(f"{profile_name}_")
-        if not profile.weights or choice == name or choice not in model_choices:
+        choice = config_name.removeprefix(f"{profile_name}_")
+        if not profile.weights or choice == config_name or choice not in model_choices:
             continue
         schema = MODELS.get(choice, LocalModelConfig)
         if not schema.has_weights:
@@ -55,14 +53,16 @@ def profile_model_keys(name: str, model_choices: Collection[str]) -> dict[str, A
     return None
 
 
-def profile_model_names(model_choices: Collection[str]) -> list[str]:
-    """Return the names of all PROFILE_MODEL configs. Imports the schema of each kind of model."""
+def list_profile_models(model_choices: Collection[str]) -> list[str]:
+    """Return the names of all PROFILE_MODEL configs. The schema of each model kind is imported."""
     pairs = (f"{profile}_{choice}" for profile in PROFILES for choice in model_choices)
     return [name for name in pairs if profile_model_keys(name, model_choices) is not None]
 
 
 def keys_set_by_profile(profile: str) -> list[str]:
-    """Return the groups and keys that a profile sets, which environment variables then do not change."""
+    """Return the groups and keys that a profile sets, because environment variables must not override
+    these.
+    """
     if profile == NONE:
         return []
     parts = dict.fromkeys(schema.local_part for schema in MODELS.values())
@@ -71,7 +71,9 @@ def keys_set_by_profile(profile: str) -> list[str]:
 
 
 def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
-    """Reject a model that the profile excludes, whose keys it cannot set, or that has no weights."""
+    """Reject a model that the profile excludes, a model without weights, or one whose keys the profile
+    cannot set.
+    """
     is_idle = model.is_on_server and profile not in (NONE, TEACHER_ONLY) and quantization != "none"
     need = (
         f"this profile needs weights on this machine (quantization={quantization!s}), but "
@@ -82,13 +84,15 @@ def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
         "with this profile no model runs on this machine, but the model is not model=api. Omit one of the two"
     )
     check_value(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need, code="conflict")
-    is_applied = profile != "low_memory" or not model.has_weights or to_local_config(model).device != "auto"
+    is_applied = (
+        profile != "low_memory" or not model.has_weights or to_local_model_config(model).device != "auto"
+    )
     need = f"this profile runs on the CPU but cannot set the device of this model. Add {model.key}.device=cpu"
     check_value(is_applied, "profile", profile, need, code="unsupported")
 
 
-def profile_notes(profile: str, device: str) -> list[str]:
-    """Return a note if a profile expects a GPU and the job runs on the CPU."""
+def profile_device_notes(profile: str, device: str) -> list[str]:
+    """Return a note if a profile is made for a GPU but the job runs on the CPU."""
     if device == "cuda" or not PROFILES.get(profile, PROFILES[NONE]).expects_gpu:
         return []
     return [

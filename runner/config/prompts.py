@@ -1,4 +1,4 @@
-"""task – config keys of tasks that complete the user's own prompts."""
+"""Config keys of tasks that complete the user's own prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner_engine import GenerationConfig
 
 
 class Framing(StrEnum):
-    """How a prompt is presented to the model: as a user's turn in its chat template, or as raw text."""
+    """Form in which a prompt is given to the model: as a user turn in the chat template, or as raw text."""
 
     chat = "chat"
     raw = "raw"
@@ -28,7 +28,7 @@ class Framing(StrEnum):
 
 @dataclass
 class PromptsConfig(TaskConfig):
-    """Shared config keys of the tasks that complete the user's own prompts."""
+    """Config keys shared by the tasks that complete the user's own prompts."""
 
     prompt: Text | None = config_field(
         None, NotInIdentity("the SHA-256 of the prompts counts, however they were given")
@@ -60,7 +60,9 @@ class PromptsConfig(TaskConfig):
 
     @property
     def common_branches(self) -> list[Text] | None:
-        """The texts that a branch of each prompt begins with. None if prompts have none, or their own."""
+        """Branch beginnings that all prompts share. None if prompts have no branches, or each prompt has its
+        own.
+        """
         return None
 
     @property
@@ -74,7 +76,7 @@ class PromptsConfig(TaskConfig):
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return the single prompt, or those of a file once it has been read."""
+        """Return the work amount of the single prompt, or of the prompts of a file that has been read."""
         count = 1 if self.prompt is not None else num_questions
         return (
             []

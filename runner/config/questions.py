@@ -1,4 +1,4 @@
-"""task – config keys that select the questions of a data set."""
+"""Config keys that select the questions of a data set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from runner.config.extractors import Extractor, GoldKind
 from runner.config.task import QUESTION_TOKENS, TaskConfig, WorkAmount
-from runner.config.wording import instruction_for_letters
+from runner.config.wording import default_letter_instruction
 from runner_base import HASHED, ConfigError, NotInIdentity, Text, at_least, config_field, not_blank
 from runner_engine import GenerationConfig
 
@@ -25,7 +25,7 @@ MAX_SAMPLES = 10_000  # answers to one question, which decode together
 
 @dataclass
 class QuestionsConfig(TaskConfig):
-    """Shared config keys of the tasks that use a data set's questions."""
+    """Config keys shared by the tasks that use a data set's questions."""
 
     # the key that says how many comparisons share 5 %; if it is null, a grid counts
     comparisons_key: ClassVar[str] = ""
@@ -60,17 +60,19 @@ class QuestionsConfig(TaskConfig):
 
     @property
     def baseline_name(self) -> str | None:
-        """The name of the baseline job for early stopping. None without comparison."""
+        """Name of the baseline job for early stopping. None if the job is not compared."""
         return None
 
     @property
     def without_auto_repeats(self) -> QuestionsConfig:
-        """The config for engines whose sequences depend on each other, so that no question is repeated."""
+        """This config without automatically repeated questions, for engines whose sequences influence each
+        other.
+        """
         return self
 
     @property
     def has_independent_verdicts(self) -> bool:
-        """Whether the task judges one answer to each question, and has no clusters of questions."""
+        """Whether the task gives one verdict per question, and its questions form no clusters."""
         is_asked_once = getattr(self, "samples", 1) == getattr(self, "rotate", 1) == 1
         return self.gives_verdicts and self.cluster is None and is_asked_once
 
@@ -80,15 +82,15 @@ class QuestionsConfig(TaskConfig):
 
     @property
     def gold_scorer(self) -> str | None:
-        """The scorer of expressions, if the gold answers are expressions."""
+        """Name of the scorer for mathematical expressions. None if gold answers are numbers or letters."""
         return Extractor.math.value if self.gold is GoldKind.expression else None
 
     def set_detected_choices(self, choices_key: str) -> None:
-        """Set the key of choices that was detected in the data, as if the user had given it."""
+        """Set the key of the answer choices that was detected in the data, as if the user had configured it."""
         self.choices_key = choices_key
         usual = {field.name: field.default for field in fields(self)}.get("instruction")
         if usual is not None and getattr(self, "instruction") == usual:  # noqa: B009 – only some tasks have it
-            setattr(self, "instruction", instruction_for_letters(str(usual)))  # noqa: B010
+            setattr(self, "instruction", default_letter_instruction(str(usual)))  # noqa: B010
 
     @property
     def subject(self) -> str:
@@ -101,7 +103,7 @@ class QuestionsConfig(TaskConfig):
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return the questions, if their number is known."""
+        """Return the work amount of the questions. Empty if their number is unknown."""
         if self.limit is None and num_questions is None:
             return []
         completions = (
@@ -112,8 +114,8 @@ class QuestionsConfig(TaskConfig):
         ]
 
 
-def check_answers_differ(override: str, generation: GenerationConfig) -> None:
-    """Raise ConfigError if several answers to one question would be equal, because decoding is greedy."""
+def reject_greedy_duplicates(override: str, generation: GenerationConfig) -> None:
+    """Raise ConfigError if a question gets several answers but greedy decoding makes them equal."""
     if generation.temperature == 0:
         raise ConfigError(
             (

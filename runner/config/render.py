@@ -1,4 +1,4 @@
-"""What --help says of the groups, and of the keys that are used most."""
+"""Texts of --help about config groups and the most used keys."""
 
 from __future__ import annotations
 

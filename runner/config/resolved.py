@@ -1,23 +1,23 @@
-"""A composed job with its config, its model request, and the contents of its model's files."""
+"""Resolves a composed job: config, model specification, and the contents of the model's files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.config.profiles import profile_notes as profile_notes
+from runner.config.profiles import profile_device_notes as profile_device_notes
 from runner.config.root import RunnerConfig
 from runner.config.task import limit_batch_size
 from runner_base import ConfigError, check_value
 from runner_base.fields import get_choice_name
-from runner_engine import GenerationConfig, ModelSpec, ResolvedModel, to_local_config
-from runner_engine import resolve as resolve_model
+from runner_engine import GenerationConfig, ModelSpec, ResolvedModel, to_local_model_config
+from runner_engine import resolve_model as resolve_model
 from runner_engine.checkpoints import unknown_model
 
 
 @dataclass(frozen=True)
 class ResolvedJob:
-    """A composed job: its config, the resolved model, and notes on how keys were resolved."""
+    """A composed job with its config, its resolved model, and notes on how keys were resolved."""
 
     config: RunnerConfig
     model: ResolvedModel
@@ -25,8 +25,8 @@ class ResolvedJob:
     notes: tuple[str, ...] = ()
 
     def with_second_model(self, second_config: RunnerConfig | None) -> ResolvedJob:
-        """Return the job with a second model in memory next to its own. Without a second config, the job
-        itself.
+        """Return the job with a second model in memory besides its own. Without a second config, return the
+        job unchanged.
         """
         if second_config is None:
             return self
@@ -34,16 +34,16 @@ class ResolvedJob:
         return replace(self, model=replace(self.model, second=other.model), second=other)
 
     def replace_groups(self, **groups: Any) -> ResolvedJob:
-        """Return the job with other groups of the config, and the same files."""
+        """Return a copy of the job with other config groups and the same model files."""
         config = replace(self.config, **groups)
-        return replace(self, config=config, model=replace(self.model, spec=model_spec(config)))
+        return replace(self, config=config, model=replace(self.model, spec=build_model_spec(config)))
 
 
 def resolve_job(config: RunnerConfig) -> ResolvedJob:
-    """Return the resolved job. Within `sharing`, jobs with the same model and adapter share their
-    files.
+    """Resolve a job's model and settings. Within a `sharing` block, jobs with the same model and adapter
+    share files.
     """
-    resolved = ResolvedJob(config, resolve_model(model_spec(config)))
+    resolved = ResolvedJob(config, resolve_model(build_model_spec(config)))
     notes = []
     if config.generation.needs_published_settings:
         generation = apply_published_settings(config.generation, resolved)
@@ -57,7 +57,9 @@ def resolve_job(config: RunnerConfig) -> ResolvedJob:
 
 
 def apply_published_settings(generation: GenerationConfig, resolved: ResolvedJob) -> GenerationConfig:
-    """Return generation=model with the values of the model's own files."""
+    """Return generation settings in which generation=model is replaced by values from the model's own
+    files.
+    """
     model = resolved.config.model
     kind = get_choice_name(model)
     need = (
@@ -81,10 +83,10 @@ def apply_published_settings(generation: GenerationConfig, resolved: ResolvedJob
     )
 
 
-def model_spec(config: RunnerConfig) -> ModelSpec:
+def build_model_spec(config: RunnerConfig) -> ModelSpec:
     """Return the engine's model specification for a job whose model runs on this machine."""
     return ModelSpec(
-        to_local_config(config.model),
+        to_local_model_config(config.model),
         config.quantization,
         config.lora,
         config.rope,
@@ -92,17 +94,19 @@ def model_spec(config: RunnerConfig) -> ModelSpec:
         config.seed,
         config.task.workload(limit_batch_size(config.task, config.generation)),
         config.mix,
-        "".join(profile_notes(config.profile, "cpu")),
+        "".join(profile_device_notes(config.profile, "cpu")),
     )
 
 
-def base_key(config: RunnerConfig) -> str:
-    """Return a key of the base model without adapters. Jobs with the same key share one loaded model."""
-    return model_spec(config).base_key
+def base_model_key(config: RunnerConfig) -> str:
+    """Return a key that identifies the base model without adapters. Jobs with the same key share one
+    loaded model.
+    """
+    return build_model_spec(config).base_key
 
 
 def list_model_choices() -> list[str]:
-    """Return the choices of the group model, which an error about an unknown model suggests."""
+    """Return the choices of the config group `model`, which errors about unknown models suggest."""
     # it reads YAML: only where there is an error to write
     from runner.config.choices import list_choices
 

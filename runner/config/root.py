@@ -1,5 +1,5 @@
-"""The root config of a job: a choice of every group, top-level keys, tracking, and the identity's
-keys.
+"""Root config of a job: a choice for every config group, top-level keys, tracking, and the keys of
+the job id.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from runner_engine import GenerationConfig, LoraConfig, ModelConfig, Quantizatio
 
 
 class PrintMode(StrEnum):
-    """The output of a finished job on stdout."""
+    """What a finished job prints on stdout."""
 
     table = "table"
     full = "full"  # the table with facts for experts, such as the form of the prompts
@@ -46,7 +46,7 @@ class PrintMode(StrEnum):
 
     @property
     def is_table(self) -> bool:
-        """Whether the output is for people."""
+        """Whether the output is a table for people, not for programs."""
         return self in (PrintMode.table, PrintMode.full)
 
 
@@ -55,7 +55,7 @@ AUTO = "auto"  # as many workers as cores, memory and GPUs allow
 
 @dataclass
 class TrackingConfig:
-    """Config of the MLflow store for results. A uri of null is sqlite in output_dir."""
+    """Config of the MLflow store for results. A null uri means sqlite in output_dir."""
 
     name: ClassVar[str] = "sqlite"
     uri: str | None = None
@@ -69,7 +69,7 @@ class TrackingConfig:
 
 @dataclass
 class NoTrackingConfig(TrackingConfig):
-    """Config without a store: results are on disk only."""
+    """Config of tracking=none: results are stored only on disk."""
 
     name: ClassVar[str] = "none"
 
@@ -81,7 +81,7 @@ class NoTrackingConfig(TrackingConfig):
 
 @dataclass
 class RunnerConfig:
-    """The config of a whole job: a choice of every group and the top-level keys."""
+    """Config of a whole job: a choice for every config group, and the top-level keys."""
 
     model: ModelConfig = MISSING
     quantization: QuantizationConfig = MISSING
@@ -150,10 +150,10 @@ class RunnerConfig:
             if key != "tracking.uri":  # it is recorded without its secrets
                 reject_secret(key, text)
         # the engine's part of it, which composing does not need
-        from runner.config.mix_choices import build_mix
+        from runner.config.mix_choices import build_quantization_mix
 
         # no key: what the group means for each layer, read once
-        self.mix = build_mix(self.quantization)
+        self.mix = build_quantization_mix(self.quantization)
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_compatibility(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_generation(self.generation)
@@ -162,7 +162,7 @@ class RunnerConfig:
 
 
 def _iterate_texts(value: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yield every text of a config with its full key, including those in lists and mappings."""
+    """Yield every string value of a config with its full key, including values in lists and mappings."""
     if isinstance(value, str):
         yield key, value
     elif is_dataclass(value):
@@ -178,7 +178,9 @@ def _iterate_texts(value: object, key: str) -> Iterator[tuple[str, str]]:
 
 
 def reject_secret(key: str, value: str) -> None:
-    """Raise ConfigError if a value contains a secret of the environment, because it would be recorded."""
+    """Raise ConfigError if a value contains a secret from the environment, because config values are
+    recorded.
+    """
     if variable := find_leaked_variable(value):
         raise ConfigError(
             f"the value of the environment variable {variable} would be written to the run record. Omit it",
@@ -188,8 +190,8 @@ def reject_secret(key: str, value: str) -> None:
         )
 
 
-def identity_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (full key, value) for every key that counts in the job's identity."""
+def iterate_identity_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full key and value of every config key that is part of the job id."""
     assert is_dataclass(config)
     for item in fields(config):
         counts, value = get_identity_rule(item), getattr(config, item.name)
@@ -204,17 +206,17 @@ def identity_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
                 value, ModelConfig
             ):  # its fingerprint identifies a model
                 yield f"{prefix}{item.name}.name", choice
-            yield from identity_keys(value, f"{prefix}{item.name}.")
+            yield from iterate_identity_keys(value, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", value
 
 
-def measurement_keys(config: object, prefix: str = "") -> Iterator[str]:
-    """Yield every key that changes no answer but changes measured times or costs."""
+def iterate_measurement_keys(config: object, prefix: str = "") -> Iterator[str]:
+    """Yield every config key that changes no answer but changes measured times or costs."""
     assert is_dataclass(config)
     for item in fields(config):
         counts, value = get_identity_rule(item), getattr(config, item.name)
         if isinstance(counts, NotInIdentity) and counts.measured:
             yield f"{prefix}{item.name}"
         elif is_dataclass(value):
-            yield from measurement_keys(value, f"{prefix}{item.name}.")
+            yield from iterate_measurement_keys(value, f"{prefix}{item.name}.")

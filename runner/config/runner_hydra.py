@@ -1,4 +1,5 @@
-"""Hydra's command line with the runner's help, completion and configs, through derived classes.
+"""Hydra's command line with the runner's help, completion and configs, implemented by derived
+classes.
 
 No class of Hydra's is changed, so `hydra.main` cannot be used: it creates its own Hydra object.
 `run_command_line` does the same.
@@ -45,20 +46,20 @@ from runner.config.hydra_versions import (
     IS_HYDRA_1_4,
     VERSION_BASE,
     add_rerun_overrides,
-    parsed_overrides_argument,
+    parsed_overrides_kwargs,
 )
-from runner.config.missing_keys import compose_without_missing_keys
+from runner.config.missing_keys import compose_omitting_missing_keys
 from runner.config.root import RunnerConfig
 from runner.config.sources import create_config_loader
 from runner_base.plugins import plug_in_conf_folders
 
 
 class RunnerHydra(Hydra):
-    """Composes the runner's configs. Parameters that only Hydra 1.4 has are passed on unchanged."""
+    """Hydra subclass that composes the runner's configs. Parameters of Hydra 1.4 are passed on."""
 
     def get_mode(self, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
-        """Return hydra.mode without the additional composition of Hydra 1.3: only a study or an override
-        sets it.
+        """Return hydra.mode without Hydra 1.3's second composition. Only a study or an override can set the
+        mode.
         """
         places = {source.provider: source.path for source in self.config_loader.get_search_path().get_path()}
         is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
@@ -69,8 +70,8 @@ class RunnerHydra(Hydra):
     def compose_config(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
     ) -> DictConfig:
-        """Compose as Hydra does, without keys that only some jobs of a grid have, and with a job's data
-        set.
+        """Compose a config like Hydra, omit keys that only some jobs of a grid have, and apply the job's
+        data set.
         """
 
         reject_deleted_groups(overrides)
@@ -83,7 +84,7 @@ class RunnerHydra(Hydra):
                 keys.pop("parsed_overrides", None)  # of Hydra 1.4: all overrides in another form
             return super(RunnerHydra, self).compose_config(config_name, used, run_mode, *rest, **keys)
 
-        composed = compose_without_missing_keys(compose_overrides, overrides, run_mode)
+        composed = compose_omitting_missing_keys(compose_overrides, overrides, run_mode)
         if (
             run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig
         ):  # of a grid, each job has its own
@@ -99,7 +100,7 @@ class RunnerHydra(Hydra):
         resolve: bool,
         **of_hydra_1_4: Any,
     ) -> str:
-        """Return the text of --help as Hydra builds it, with the runner's keys described."""
+        """Return Hydra's --help text with descriptions of the runner's keys."""
         if OmegaConf.get_type(cfg) is not RunnerConfig:  # for --hydra-help
             return super().get_help(help_cfg, cfg, args_parser, resolve, **of_hydra_1_4)
         from runner.config import help  # as the next ones, of one command only
@@ -111,7 +112,7 @@ class RunnerHydra(Hydra):
         ]
         is_full = cfg.print.value == "full"
         if groups and not is_full:
-            return help.of_groups(cfg, choices, groups)
+            return help.describe_groups(cfg, choices, groups)
         template, _, after = str(help_cfg.template).partition("$CONFIG")
         if not is_full:
             template = template.partition("== Groups")[0]
@@ -119,7 +120,7 @@ class RunnerHydra(Hydra):
             OmegaConf.create({"template": template}), DictConfig({}), args_parser, False
         )
         if not is_full:
-            return f"{before}{help.overview(cfg, choices)}{after}"
+            return f"{before}{help.format_help_overview(cfg, choices)}{after}"
         # listed beside task.data instead
         before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)
         return f"{before}{help.describe_job_keys(cfg, choices)}{after}"
@@ -127,7 +128,7 @@ class RunnerHydra(Hydra):
     def show_cfg(
         self, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any
     ) -> None:
-        """Print the output of --cfg as Hydra does, below a comment with the choice of each group."""
+        """Print Hydra's --cfg output below a comment that lists the choice of each group."""
         with redirect_stdout(StringIO()) as shown:
             super().show_cfg(config_name, overrides, cfg_type, *rest, **keys)
         if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # the whole config, not one package
@@ -137,7 +138,7 @@ class RunnerHydra(Hydra):
 
     @staticmethod
     def get_shell_to_plugin_map(config_loader: ConfigLoader) -> defaultdict[str, list[CompletionPlugin]]:
-        """Return the completion of each shell, which also offers the values of keys."""
+        """Return the completion plugins of each shell, extended by completion of config values."""
         from runner.config.completion import add_value_completion
 
         found = Hydra.get_shell_to_plugin_map(config_loader)
@@ -147,7 +148,7 @@ class RunnerHydra(Hydra):
 
 
 def create_hydra(study_folder: str | None = None) -> RunnerHydra:
-    """Return a new Hydra object that composes the runner's configs, and those of a folder of studies."""
+    """Return a Hydra object that composes the runner's configs, and the configs in a folder of studies."""
     search = create_search_path(str(CONF), None if study_folder is None else Path(study_folder).expanduser())
     # Hydra sets it: that of the program that uses this library stays
     name = str(JobRuntime.instance().get("name"))
@@ -157,8 +158,8 @@ def create_hydra(study_folder: str | None = None) -> RunnerHydra:
 def create_search_path(
     main_folder: str, study_folder: Path | None, caller: tuple[str | None, str | None] = (None, None)
 ) -> ConfigSearchPath:
-    """Return the search path of configs: main folder, plug-in packages and a folder of studies, as -cd
-    does.
+    """Return Hydra's config search path: the main folder, plug-in packages, and a folder of studies,
+    which -cd would add.
 
     `caller` is the file or the module that a relative `main_folder` begins at.
     """
@@ -172,7 +173,7 @@ def create_search_path(
 
 
 def run_command_line(task_function: TaskFunction) -> None:
-    """Run this process's command line as `hydra.main` does. Each error is raised."""
+    """Parse and run this process's command line like `hydra.main`, but raise every error."""
     parser = get_args_parser()
     arguments = parser.parse_args()
     if (
@@ -198,7 +199,7 @@ def run_command_line(task_function: TaskFunction) -> None:
     )
     GlobalHydra.instance().initialize(runner_hydra)
     try:
-        _show_or_run(runner_hydra, arguments, parser, name, saved, task_function)
+        _run_hydra_mode(runner_hydra, arguments, parser, name, saved, task_function)
     finally:
         GlobalHydra.instance().clear()
 
@@ -217,7 +218,7 @@ def _require_study_name(arguments: Any, folder: Path) -> None:
         )
 
 
-def _show_or_run(
+def _run_hydra_mode(
     runner_hydra: RunnerHydra,
     arguments: Any,
     parser: ArgumentParser,
@@ -229,7 +230,7 @@ def _show_or_run(
     commands = (arguments.run, arguments.multirun, arguments.shell_completion, arguments.cfg, arguments.info)
     asked = sum(command not in (None, False) for command in commands)
     parsed = (
-        parsed_overrides_argument(runner_hydra, name, overrides, rerun_overrides) if rerun_overrides else {}
+        parsed_overrides_kwargs(runner_hydra, name, overrides, rerun_overrides) if rerun_overrides else {}
     )
     if arguments.help:
         runner_hydra.app_help(name, parser, arguments, **parsed)
@@ -248,7 +249,7 @@ def _show_or_run(
     elif arguments.info:
         runner_hydra.show_info(arguments.info, name, overrides, **parsed)
     else:
-        parsed = parsed_overrides_argument(runner_hydra, name, overrides, rerun_overrides)
+        parsed = parsed_overrides_kwargs(runner_hydra, name, overrides, rerun_overrides)
         mode = runner_hydra.get_mode(name, overrides, **parsed)
         is_run = not arguments.multirun
         _run_app(is_run, arguments.multirun, mode, runner_hydra, name, task_function, overrides, **parsed)

@@ -1,4 +1,4 @@
-"""Config sources for Hydra: files, which are checked before they are read, and the runner's own
+"""Config sources for Hydra: YAML files that are checked before reading, and the runner's own
 schemas.
 
 Hydra reads these through objects of its own classes and of classes derived from them. Nothing
@@ -32,11 +32,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config import profiles
 from runner.config.choices import CONF, list_choices
-from runner.config.groups import GROUPS, schema_names
+from runner.config.groups import GROUPS, list_schema_names
 from runner.config.hydra_options import KINDS as HYDRA_KINDS
-from runner.config.hydra_options import HydraOption, find_installed_option, list_installed_options
+from runner.config.hydra_options import HydraOption, find_installed_option, list_installed_option_names
 from runner.config.root import RunnerConfig
-from runner.config.yaml_files import checked_yaml_file, fast_yaml_loader
+from runner.config.yaml_files import check_yaml_before_loading, fast_yaml_loader
 from runner_base import find_plug_ins
 from runner_base.plugins import builtin_conf_files
 
@@ -50,54 +50,52 @@ WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
 
 
 def create_config_loader(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
-    """Return Hydra's loader with the runner's sources. Hydra 1.4 treats a loader of a derived class
-    differently.
+    """Return Hydra's own loader class with the runner's config sources, because Hydra 1.4 treats
+    subclasses differently.
     """
     loader = ConfigLoaderImpl(search_path)
     loader.repository = Repository(search_path)
     return loader
 
 
-def create_source(scheme: str, path: str) -> ConfigSource:
-    """Return the source of the configs in a folder or package, by a scheme of
-    hydra.runtime.config_sources.
-    """
+def create_config_source(scheme: str, path: str) -> ConfigSource:
+    """Return the config source for a folder or package. `scheme` is one of hydra.runtime.config_sources."""
     # Hydra's registry is empty in a process that composes nothing, such as a worker
     kind = OURS.get(scheme) or SourcesRegistry.instance().resolve(scheme)
     return kind("", f"{scheme}://{path}")
 
 
 class Repository(ConfigRepository):
-    """Hydra's repository with the runner's sources in place of those with the same scheme."""
+    """Hydra's config repository, in which the runner's sources replace Hydra's sources of the same
+    scheme.
+    """
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
-        self.sources = [_replace_source(source) for source in self.sources]
+        self.sources = [_to_checked_source(source) for source in self.sources]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Share the sources, which never change: Hydra copies them whenever it lists a group, 60 times for
-        --help.
-        """
+        """Copy without duplicating the immutable sources. Hydra copies them 60 times for --help."""
         return copy(self)
 
 
 class CheckedFiles(FileConfigSource):
-    """A folder of configs. conf/ also includes the files of the runner's own options, which are next
-    to their code.
+    """Config source for a folder of YAML files. The folder conf/ also includes the files of the runner's
+    options.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Check and load a file."""
+        """Check a YAML file for errors and load it."""
         name = self._normalize_file_name(config_path)
-        folder = self._option_folder(name) or self.path
+        folder = self._find_option_folder(name) or self.path
         file = Path(os.path.realpath(os.path.join(folder, name)))
-        with checked_yaml_file(file):
+        with check_yaml_before_loading(file):
             if self.path == str(CONF) and file.is_file():
-                return self._load_included_file(file)
+                return self._load_option_file(file)
             return super().load_config(config_path)
 
-    def _load_included_file(self, file: Path) -> ConfigResult:
-        """Load an included file as Hydra's source would."""
+    def _load_option_file(self, file: Path) -> ConfigResult:
+        """Load a YAML file of an option like a file in conf/."""
         text = file.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=fast_yaml_loader())
         config: Any = _merge_into_schema(content) or OmegaConf.create({} if content is None else content)
@@ -108,7 +106,7 @@ class CheckedFiles(FileConfigSource):
     def is_config(self, config_path: str) -> bool:
         return (
             super().is_config(config_path)
-            or self._option_folder(self._normalize_file_name(config_path)) is not None
+            or self._find_option_folder(self._normalize_file_name(config_path)) is not None
         )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
@@ -118,43 +116,45 @@ class CheckedFiles(FileConfigSource):
         split = (name.removesuffix(".yaml").rpartition("/") for name in builtin_conf_files())
         return sorted({*found, *(name for group, _, name in split if group == config_path.strip("/"))})
 
-    def _option_folder(self, name: str) -> Path | None:
-        """Return the conf/ folder of the option that has a file of this name, if this is the runner's
-        conf/.
+    def _find_option_folder(self, name: str) -> Path | None:
+        """Return the conf/ folder of the option that has a file with this name. None if this source is not
+        the runner's conf/.
         """
         return builtin_conf_files().get(name) if self.path == str(CONF) else None
 
 
 class CheckedPackage(ImportlibResourcesConfigSource):
-    """A config folder within a Python package."""
+    """Config source for a config folder within a Python package."""
 
     def _read_config(self, res: Any) -> ConfigResult:
-        with checked_yaml_file(res):
+        with check_yaml_before_loading(res):
             return super()._read_config(res)
 
 
 class StructuredConfigSource(structured_config_source.StructuredConfigSource):
-    """The runner's own configs, then those in Hydra's ConfigStore. Hydra requires this class name."""
+    """Config source for the runner's own schemas, then for Hydra's ConfigStore. Hydra requires this
+    class name.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Create a config of our own, or load Hydra's."""
+        """Create one of the runner's own configs, or load the config from Hydra's ConfigStore."""
         path = config_path.removesuffix(".yaml")
-        if (make := find_own_config(path)) is None:
+        if (make := find_config_factory(path)) is None:
             return super().load_config(config_path)
         package = "_global_" if path.startswith(f"{PROFILES}/") else None
         return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
 
     def is_group(self, config_path: str) -> bool:
-        return config_path.rstrip("/") in own_groups() or super().is_group(config_path)
+        return config_path.rstrip("/") in own_config_groups() or super().is_group(config_path)
 
     def is_config(self, config_path: str) -> bool:
         path = config_path.rstrip("/").removesuffix(".yaml")
-        return find_own_config(path) is not None or super().is_config(config_path)
+        return find_config_factory(path) is not None or super().is_config(config_path)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
         found = {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
-        configs = [] if results_filter is ObjectType.GROUP else [*own_configs()]
-        groups = [] if results_filter is ObjectType.CONFIG else [*own_groups()]
+        configs = [] if results_filter is ObjectType.GROUP else [*config_factories()]
+        groups = [] if results_filter is ObjectType.CONFIG else [*own_config_groups()]
         split = (path.rpartition("/") for path in (*configs, *groups))
         found |= {name for group, _, name in split if group == config_path.strip("/")}
         return sorted(
@@ -169,23 +169,23 @@ OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own c
 }
 
 
-def _replace_source(source: ConfigSource) -> ConfigSource:
-    """Return our source for one of Hydra's. One of another package is unchanged, and its files are not
-    checked.
+def _to_checked_source(source: ConfigSource) -> ConfigSource:
+    """Return the runner's source for one of Hydra's. Sources of other packages are returned unchanged
+    and unchecked.
     """
     kind = OURS.get(source.scheme())
     return source if kind is None else kind(source.provider, source.full_path())
 
 
 def _merge_into_schema(content: Any) -> DictConfig | None:
-    """Return a choice's content in its schema, if its defaults are that schema and itself. None
-    otherwise.
+    """Merge a YAML file's content into its schema. None unless the defaults list is exactly that schema
+    and `_self_`.
 
     Hydra would load the schema as a further config and, for each config, copy all choices that were
     made so far.
     """
     match content:
-        case {"defaults": [str(schema), "_self_"], **keys} if make := find_own_config(
+        case {"defaults": [str(schema), "_self_"], **keys} if make := find_config_factory(
             _parse_schema_path(schema)
         ):
             config = make()
@@ -200,10 +200,10 @@ def _parse_schema_path(defaults_entry: str) -> str:
     return path if package == "_here_" and path.startswith("hydra/schema/") else ""
 
 
-def find_own_config(path: str) -> Callable[[], DictConfig] | None:
-    """Return a function that creates the runner's own config of this path, or None."""
-    if path in own_configs():
-        return own_configs()[path]
+def find_config_factory(path: str) -> Callable[[], DictConfig] | None:
+    """Return the function that creates the runner's own config at this path. None for other paths."""
+    if path in config_factories():
+        return config_factories()[path]
     group, _, name = path.rpartition("/")
     if (
         group == PROFILES
@@ -216,25 +216,21 @@ def find_own_config(path: str) -> Callable[[], DictConfig] | None:
 
 
 def _lazy_config_names(group: str) -> list[str]:
-    """Return a group's config names that `own_configs` lacks, because listing them imports their
-    modules.
-    """
+    """Return a group's config names that are known only after an import of their modules."""
     if group == PROFILES:
-        return profiles.profile_model_names(_profile_model_choices())
-    return list_installed_options(OPTIONS[group]) if group in OPTIONS else []
+        return profiles.list_profile_models(_profile_model_choices())
+    return list_installed_option_names(OPTIONS[group]) if group in OPTIONS else []
 
 
 @cache
 def _profile_model_choices() -> frozenset[str]:
-    """Return the choices of the group model whose keys a profile may set. Those of plug-ins are
-    excluded.
-    """
+    """Return the choices of the group `model` whose keys a profile may set, without plug-ins."""
     return frozenset(list_choices("model")) - find_plug_ins("model").keys()
 
 
 @cache
-def own_configs() -> dict[str, Callable[[], DictConfig]]:
-    """Return path → creating function of the runner's own configs, except for lazily listed ones.
+def config_factories() -> dict[str, Callable[[], DictConfig]]:
+    """Return the factory of each config of the runner by path, except for lazily listed configs.
 
     A job uses few of the schemas: their classes are imported on creation, also those of plug-ins.
     They are under hydra/, because `--help` and tab completion list only groups outside of it.
@@ -247,15 +243,15 @@ def own_configs() -> dict[str, Callable[[], DictConfig]]:
     for group in GROUPS:
         configs |= {
             f"hydra/schema/{group}/{name}": partial(_create_schema_config, group, name)
-            for name in schema_names(group)
+            for name in list_schema_names(group)
         }
     return configs
 
 
 @cache
-def own_groups() -> frozenset[str]:
-    """Return the groups of the runner's own configs, and their parent groups."""
-    parents = {path.rpartition("/")[0] for path in (*own_configs(), f"{PROFILES}/")}
+def own_config_groups() -> frozenset[str]:
+    """Return the names of the runner's own config groups and of their parent groups."""
+    parents = {path.rpartition("/")[0] for path in (*config_factories(), f"{PROFILES}/")}
     return frozenset(parents | {parent.rpartition("/")[0] for parent in parents} - {""})
 
 
@@ -271,7 +267,7 @@ def _create_schema_config(group: str, name: str) -> DictConfig:
 
 
 def _create_open_config(content: Any, *open_keys: str) -> DictConfig:
-    """Return a config in which users may add their own keys below `open_keys` without a +."""
+    """Return a config that accepts new keys below `open_keys` without a leading +."""
     node: DictConfig = OmegaConf.structured(content)
     for key in open_keys:
         OmegaConf.set_struct(node[key], False)

@@ -1,4 +1,4 @@
-"""task – base config of all tasks, and amounts of work."""
+"""Base class of all task configs, and the amounts of work that a task requests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
 QUESTION_TOKENS = 128  # of a word problem in a chat template
 
 
-def absolute_path(path: str) -> str:
-    """Return the absolute path, so that the stored path is valid in every working directory."""
+def to_absolute_path(path: str) -> str:
+    """Return the absolute path, so that a stored path is valid in every working directory."""
     return str(Path(path).expanduser().absolute())
 
 
 @dataclass(frozen=True)
 class WorkAmount:
-    """Completions that a job requests, with their token counts, from its config alone."""
+    """A number of completions that a job requests, with their token counts, known from the config alone."""
 
     rows: int | None  # at once; None: the engine decides
     prompt_tokens: int
@@ -45,12 +45,12 @@ class WorkAmount:
 
     @property
     def computed_prompt_tokens(self) -> int:
-        """The prompt tokens that are computed, over all completions."""
+        """The number of prompt tokens that are computed, summed over all completions."""
         return self.shared_tokens + self.completions * self.prompt_tokens
 
     @property
     def attention_pairs(self) -> float:
-        """The number of (token, earlier token) pairs in attention, over all completions."""
+        """The number of (token, earlier token) pairs that attention computes, summed over all completions."""
         before, piece = (
             self.known_tokens + self.shared_tokens,
             min(self.prompt_tokens, self.piece_tokens or math.inf),
@@ -59,13 +59,13 @@ class WorkAmount:
 
     @property
     def mean_context_tokens(self) -> float:
-        """The mean number of tokens before the tokens of an answer."""
+        """The mean number of tokens in the context while an answer is decoded."""
         return self.known_tokens + self.shared_tokens + self.prompt_tokens + self.new_tokens / 2
 
 
 @dataclass
 class TaskConfig:
-    """Base class of every task's config."""
+    """Base class of all task configs."""
 
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
     name: ClassVar[str]
@@ -81,68 +81,71 @@ class TaskConfig:
 
     @property
     def subject(self) -> str:
-        """The task's part of a run's name, for people."""
+        """The task's part of a run's display name."""
         return ""
 
     @property
     def named_adapters(self) -> Sequence[str] | None:
-        """The adapters that the task's requests select by name. None if known only at run time."""
+        """The adapters that the task's requests select by name. None if they are known only at run time."""
         return ()
 
     @property
     def questions_config(self) -> Any:
-        """The config itself if the task has questions with gold answers (config/questions.py). None
+        """This config if the task asks questions with gold answers, as defined in config/questions.py. None
         otherwise.
         """
         return None
 
     @property
     def uses_chat_template(self) -> bool:
-        """Whether the task certainly needs the model's chat template."""
+        """Whether the task needs the model's chat template in any case."""
         return False
 
     @property
     def reads_stdin(self) -> bool:
-        """Whether the input comes from stdin, which the workers of a grid do not have."""
+        """Whether the task reads its input from stdin, which workers of a grid do not have."""
         return False
 
     @property
     def expected_completions(self) -> int:
-        """The approximate number of completions: a grid starts long jobs first."""
+        """The approximate number of completions. A grid starts long jobs first."""
         return 100
 
     @property
     def output_file(self) -> str | None:
-        """The file outside the job's folder that the task writes, even if the job is already done."""
+        """The user's file that the task writes outside the job's folder, even if the job is already done.
+        None without such a file.
+        """
         return None
 
     def adapt_to_generation(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
-        """Return the task adapted to these generation settings, and a note on the changes."""
+        """Return the task config adapted to the generation settings, and a note on the changes."""
         return self, ""
 
     def check_generation(self, generation: GenerationConfig) -> None:
         """Raise ConfigError if the task cannot work with these generation settings."""
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest workload in memory: batch size, prompt and new tokens. `batch_size` if the
-        engine chooses it.
+        """Return the smallest batch that must fit in memory. `batch_size` applies if the engine chooses the
+        batch size.
         """
         return generation.batch_size or batch_size, TYPICAL_PROMPT_TOKENS, generation.max_total_new_tokens
 
     @property
     def num_loads(self) -> int:
-        """The number of processes that load the model, one after another."""
+        """How many processes load the model, one after another."""
         return 1
 
     @property
     def num_limit_measurements(self) -> int:
-        """How often the task measures the machine's limits."""
+        """How many times the task measures the machine's bandwidth and compute limits."""
         return 0
 
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return the requested completions, to estimate their time. Unknown prompts count as typical ones.
+        """Return the completions that the task requests, to estimate their time. Prompts that are not known
+        yet get typical lengths.
 
         `num_questions` is the number of questions or prompts, once they have been read. The list is
         empty if the number of completions is not known either.
@@ -158,7 +161,7 @@ class TaskConfig:
 def limit_batch_size(
     task: TaskConfig, generation: GenerationConfig, num_questions: int | None = None
 ) -> GenerationConfig:
-    """Return the generation settings with a batch size no larger than the number of completions."""
+    """Return generation settings whose batch size does not exceed the number of completions."""
     most = max(
         (amount.completions for amount in task.requested_work(generation, num_questions)),
         default=generation.batch_size or 1,

@@ -1,4 +1,6 @@
-"""Registry of tasks: name → config class. chat, generate and options are added by entry points."""
+"""Registry of tasks, from task name to config class. chat, generate and options are added by entry
+points.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token counts in config keys: 512, or 4k for 4 · 1,024."""
+"""Parses token counts in config keys: 512, or 4k for 4 · 1,024."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WRITTEN = re.compile(r"(\d+)(k?)", re.IGNORECASE)
 
 
 def parse_token_count(value: str | int) -> int | None:
-    """Return the number of tokens in a text such as 4k, or None if it has another form."""
+    """Parse a token count such as 512 or 4k. Returns None for any other text."""
     found = WRITTEN.fullmatch(str(value).strip())
     if found is None:
         return None
@@ -20,16 +20,16 @@ def parse_token_count(value: str | int) -> int | None:
     return int(count) * (THOUSAND if thousand else 1)
 
 
-def require_token_count(value: str | int) -> int:
-    """Return the number of tokens of a key that has been checked."""
+def parse_valid_token_count(value: str | int) -> int:
+    """Parse the token count of a config key that has been checked before."""
     count = parse_token_count(value)
     assert count is not None, "keys are checked first"
     return count
 
 
 def parse_token_counts(key: str, values: Iterable[str | int]) -> list[int]:
-    """Return a key's numbers of tokens, smallest first. ConfigError for no number, one below 1, or
-    repeated ones.
+    """Parse a key's token counts and sort them in ascending order. Raises ConfigError for invalid,
+    repeated or non-positive counts.
     """
     given = [str(value) for value in values]
     shown = f"[{','.join(given)}]"
@@ -41,8 +41,8 @@ def parse_token_counts(key: str, values: Iterable[str | int]) -> list[int]:
     return known
 
 
-def token_count_of_at_least(min_value: int, message_suffix: str = "") -> ValueConstraint:
-    """Return a check for a number of tokens of at least `min_value`, which may be written as 4k."""
+def min_token_count_constraint(min_value: int, message_suffix: str = "") -> ValueConstraint:
+    """Return a constraint for a token count of at least `min_value`, which may be written as 4k."""
     return ValueConstraint(
         lambda value: (parse_token_count(value) or 0) >= min_value,
         f"must be {min_value} or more, such as 4k (4 · 1,024){message_suffix}",

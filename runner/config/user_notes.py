@@ -1,4 +1,4 @@
-"""notes – the user's own keys, which are recorded and shown, and never change a job's id."""
+"""Config key `notes`: user-defined keys that are recorded and shown, and never change a job's id."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Plain = str | int | float | bool | None
 
 
 def check_notes(notes: Mapping[str, Any]) -> None:
-    """Reject notes that cannot be shown: names that MLflow does not accept, and values that are not
-    plain.
+    """Reject notes with names that MLflow does not accept, or with values that are not plain scalars or
+    lists.
     """
     if not isinstance(notes, Mapping):  # an interpolation, which OmegaConf does not check
         raise ConfigError(
@@ -41,9 +41,7 @@ def check_notes(notes: Mapping[str, Any]) -> None:
 
 
 def flatten_notes(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys of nested mappings, joined by dots, with their values. Lists are joined by
-    commas.
-    """
+    """Yield each nested note with its keys joined by dots. The members of lists are joined by commas."""
     for key, value in notes.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Reads environment variables as overrides, with precedence above the YAML and below the command
+"""Reads environment variables as overrides, with precedence over YAML files but below the command
 line.
 """
 

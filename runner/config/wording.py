@@ -1,4 +1,4 @@
-"""Config keys for the wording of a question, shared by tasks with questions, and their checks."""
+"""Config keys for the wording of a question's prompt, and checks of these keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from enum import StrEnum
 from runner_base import ConfigError, Text, check_value, unknown_choice_message
 
 
-def instruction_for_letters(instruction: str) -> str:
-    """Return the default instruction for answers that are letters of choices."""
+def default_letter_instruction(instruction: str) -> str:
+    """Return the default instruction for questions whose answers are the letters of choices."""
     return instruction.replace("number", "letter")
 
 
@@ -19,8 +19,8 @@ FOR_EXPRESSIONS = "Solve it step by step, and put your final answer within \\box
 
 
 class PromptStyle(StrEnum):
-    """The form of a question: chat template, plain `Question: … Answer:` text, or
-    lm-evaluation-harness's prompt.
+    """Form of a question's prompt: chat template, plain `Question: … Answer:` text, or the prompt of
+    lm-evaluation-harness.
     """
 
     chat = "chat"
@@ -30,9 +30,7 @@ class PromptStyle(StrEnum):
 
 @dataclass
 class WordingConfig:
-    """Wording keys. A task's config inherits this class too, and calls `check_wording` in its own
-    checks.
-    """
+    """Mixin with the wording keys of a task's config. The task calls `check_wording` in its own checks."""
 
     prompt: PromptStyle = PromptStyle.chat
     template: Text | None = None
@@ -40,7 +38,7 @@ class WordingConfig:
     instruction: Text = "Solve it step by step. End with '#### ' and the number."
 
     def check_wording(self) -> None:
-        """Raise ConfigError for keys that cannot work together."""
+        """Raise ConfigError for wording keys that exclude each other."""
         if self.prompt is not PromptStyle.chat and self.system:
             raise ConfigError(
                 "task.system needs task.prompt=chat, because plain text has no system message",

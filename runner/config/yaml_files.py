@@ -1,4 +1,4 @@
-"""Checks users' YAML files before loading, so that each error becomes one message.
+"""Checks users' YAML files before they are loaded, so that each error becomes one short message.
 
 A few hundred bytes of nested aliases can unpack to more than the memory, and deeply nested
 values overflow the stack of recursive code.
@@ -19,8 +19,8 @@ MAX_DEPTH = 32  # of lists and mappings within each other; a config has five
 
 
 @contextmanager
-def checked_yaml_file(file: Traversable) -> Iterator[None]:
-    """Check a file, if it exists, before it is loaded in this block. ConfigError names file and
+def check_yaml_before_loading(file: Traversable) -> Iterator[None]:
+    """Check a YAML file, if it exists, before this block loads it. A ConfigError names file and
     position.
     """
     import yaml
@@ -29,8 +29,8 @@ def checked_yaml_file(file: Traversable) -> Iterator[None]:
     try:
         if file.is_file():
             text = file.read_text(encoding="utf-8")
-            check_depth(text, where)
-            check_aliases(text, where)
+            reject_deep_yaml_nesting(text, where)
+            reject_yaml_alias_bombs(text, where)
         yield
     except yaml.MarkedYAMLError as error:
         raise _yaml_error(error, where) from error
@@ -40,7 +40,8 @@ def checked_yaml_file(file: Traversable) -> Iterator[None]:
 
 @cache
 def fast_yaml_loader() -> Any:
-    """Return OmegaConf's YAML loader with libyaml's parser, or OmegaConf's own without libyaml.
+    """Return OmegaConf's YAML loader class with libyaml's fast parser, or without libyaml OmegaConf's
+    own.
 
     It is for the included files, which a test reads in both ways: of users' files libyaml accepts a
     few that PyYAML's parser rejects, and its errors are worded differently. `--cfg job` reads 14
@@ -54,7 +55,7 @@ def fast_yaml_loader() -> Any:
         return usual
 
     class QuickLoader(yaml.CSafeLoader, usual):  # type: ignore[misc]
-        """Parses with libyaml, and constructs values as OmegaConf's loader does."""
+        """YAML loader that parses with libyaml and constructs values like OmegaConf's loader."""
 
     return QuickLoader
 
@@ -77,9 +78,9 @@ def _format_position(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
-def check_depth(text: str, location: str) -> None:
-    """Raise ConfigError for too deeply nested lists and mappings."""
-    if _max_depth_bound(text) <= MAX_DEPTH:
+def reject_deep_yaml_nesting(text: str, location: str) -> None:
+    """Raise ConfigError if lists and mappings of a YAML text are nested too deeply."""
+    if _nesting_depth_bound(text) <= MAX_DEPTH:
         return
     import yaml
 
@@ -94,9 +95,9 @@ def check_depth(text: str, location: str) -> None:
             )
 
 
-def _max_depth_bound(text: str) -> int:
-    """Return an upper bound of the depth without a parser: a column opens two levels at most, a
-    bracket one.
+def _nesting_depth_bound(text: str) -> int:
+    """Return an upper bound of a YAML text's nesting depth without parsing: two levels per column, one
+    per bracket.
     """
     # a comment opens none
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
@@ -104,14 +105,14 @@ def _max_depth_bound(text: str) -> int:
     return 2 * (columns + 1) + sum(line.count("[") + line.count("{") for line in lines)
 
 
-def check_aliases(text: str, location: str) -> None:
-    """Raise ConfigError if a file's aliases unpack to too many values, or contain themselves."""
+def reject_yaml_alias_bombs(text: str, location: str) -> None:
+    """Raise ConfigError if a YAML file's aliases expand to too many values or refer to themselves."""
     if "&" not in text or "*" not in text:
         return
     import yaml
 
     try:
-        most = _count_unpacked_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        most = _count_expanded_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
     except (yaml.YAMLError, RecursionError):
         return  # loading it reports what is wrong
     if most > MAX_VALUES:
@@ -122,8 +123,10 @@ def check_aliases(text: str, location: str) -> None:
         )
 
 
-def _count_unpacked_values(node: Any, counts: dict[int, int]) -> int:
-    """Return how many values a node unpacks to. A node that contains itself counts as too many."""
+def _count_expanded_values(node: Any, counts: dict[int, int]) -> int:
+    """Return the number of values in a YAML node after alias expansion. A recursive node counts as too
+    many.
+    """
     if id(node) not in counts:
         counts[id(node)] = MAX_VALUES + 1  # until it has been counted
         inner = getattr(node, "value", None)
@@ -132,5 +135,5 @@ def _count_unpacked_values(node: Any, counts: dict[int, int]) -> int:
             if isinstance(inner, list)
             else []
         )
-        counts[id(node)] = 1 + sum(_count_unpacked_values(part, counts) for part in parts)
+        counts[id(node)] = 1 + sum(_count_expanded_values(part, counts) for part in parts)
     return counts[id(node)]

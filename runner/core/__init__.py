@@ -1,3 +1,3 @@
-"""Foundation of all other packages, without dependencies on them: errors, results, statistics,
+"""Foundation of all other packages, on which it does not depend: errors, results, statistics,
 progress, machine.
 """

@@ -1,4 +1,4 @@
-"""Counts answers, calls and tokens per model, if several give answers, such as a student and a
+"""Counts answers, calls and tokens per model if several models answer, such as a student and a
 teacher.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from runner_base.result import Response
 
 
-def count_by_source(answers: Iterable[Response]) -> dict[str, float]:
-    """Count answers, and their calls and tokens, by the model that gave them."""
+def count_answers_by_model(answers: Iterable[Response]) -> dict[str, float]:
+    """Count answers, calls and tokens for each model that gave answers."""
     counts: Counter[str] = Counter()
     for response in answers:
         for call in response.calls or []:
@@ -24,7 +24,7 @@ def count_by_source(answers: Iterable[Response]) -> dict[str, float]:
     return dict(counts)
 
 
-def describe_sources(answers: Iterable[Response]) -> str:
-    """Return how many answers each model gave. Empty if only one model can answer."""
+def describe_answering_models(answers: Iterable[Response]) -> str:
+    """Return a text with the number of answers from each model. Empty if only one model can answer."""
     given = Counter(answer.by for answer in answers if answer.by is not None and not answer.failed)
     return ", ".join(f"{who} {number}" for who, number in given.most_common())

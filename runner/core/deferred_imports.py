@@ -1,4 +1,4 @@
-"""Defers rarely used imports of a library until their first use, and imports without garbage
+"""Defers a library's rarely used imports until their first use, and imports modules without garbage
 collection.
 
 with defer_imports("scipy.optimize"):
@@ -29,7 +29,7 @@ from runner_base import signals
 
 
 class DeferredValue:
-    """Placeholder for a value of a module that is not imported yet."""
+    """Placeholder for an attribute of a module that is not imported yet."""
 
     def __init__(
         self, placeholder_module: DeferredModule, name: str, create_value: Callable[[], Any]
@@ -49,7 +49,7 @@ class DeferredValue:
         return own["_real"]
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Call the real object, now or at the first use of the result."""
+        """Call the real object if it is imported. Otherwise return a placeholder for the result."""
         module, name = self._module, f"{self.__name__}(...)"
         if module.is_deferred:
             return DeferredValue(
@@ -106,7 +106,7 @@ class DeferredModule(ModuleType):
 
     @property
     def is_deferred(self) -> bool:
-        """Whether the import is still deferred, whatever attribute is accessed."""
+        """Whether the module's import is still deferred after any attribute access."""
         return bool(self._finder.defers(self.__name__))
 
     @property
@@ -132,13 +132,13 @@ class DeferredModule(ModuleType):
 
 
 class _DeferringFinder(MetaPathFinder, Loader):
-    """Import finder that returns placeholders for modules of these names and their submodules."""
+    """Import finder that returns placeholder modules for the given names and their submodules."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = [name for name in names if name not in sys.modules and find_spec(name.partition(".")[0])]
 
     def defers(self, module: str) -> bool:
-        """Return whether the import of a module is deferred."""
+        """Return whether the import of this module is deferred."""
         return any(f"{module}.".startswith(f"{name}.") for name in self.names)
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -148,11 +148,11 @@ class _DeferringFinder(MetaPathFinder, Loader):
         return DeferredModule(spec.name, self)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing, because a placeholder has no code."""
+        """Do nothing, because a placeholder module has no code."""
 
     @contextmanager
     def not_deferring(self, module: str) -> Iterator[None]:
-        """Stop deferring a module, and defer nothing else during its import in this block."""
+        """Stop deferring a module, and defer no other module while it is imported in this block."""
         others = [name for name in self.names if not f"{module}.".startswith(f"{name}.")]
         self.names = []
         there = self.remove_placeholders()
@@ -165,8 +165,8 @@ class _DeferringFinder(MetaPathFinder, Loader):
                     sys.modules.setdefault(name, stand_in)
 
     def remove_placeholders(self) -> dict[str, DeferredModule]:
-        """Remove the placeholders from sys.modules. They stay attributes of their parents, and import when
-        used.
+        """Remove and return the placeholder modules in sys.modules. Parent modules keep them, and a first
+        use imports them.
         """
         there = {
             name: module
@@ -179,9 +179,9 @@ class _DeferringFinder(MetaPathFinder, Loader):
 
 
 @contextmanager
-def defer_imports(*modules: str) -> Iterator[None]:
-    """Defer imports of these modules by libraries imported in this block, until their first use after
-    it.
+def defer_imports_of(*modules: str) -> Iterator[None]:
+    """Defer imports of these modules by libraries that are imported in this block, until the first use
+    after the block.
     """
     finder = _DeferringFinder(modules)
     sys.meta_path.insert(0, finder)
@@ -194,8 +194,8 @@ def defer_imports(*modules: str) -> Iterator[None]:
 
 
 @contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Import in this block without garbage collections, each of which would scan all imported objects."""
+def pause_garbage_collection() -> Iterator[None]:
+    """Disable garbage collection in this block, because each collection would scan all imported objects."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

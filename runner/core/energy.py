@@ -1,4 +1,4 @@
-"""Energy used by processors, from hardware counters: RAPL of CPUs, NVML of NVIDIA GPUs.
+"""Measures the energy of processors with hardware counters: RAPL for CPUs, NVML for NVIDIA GPUs.
 
 Both count the whole processor, whichever program uses it. A counter that cannot be read is not
 zero: `why_not` names it.
@@ -20,7 +20,7 @@ MICRO, MILLI = 1e-6, 1e-3
 
 @dataclass
 class EnergyCounters:
-    """The readable energy counters of this machine."""
+    """Hardware energy counters of this machine that the process may read."""
 
     root: Path = field(default_factory=lambda: POWERCAP)
     with_gpus: bool = False  # whether the model is on GPUs; otherwise they are not read
@@ -30,13 +30,13 @@ class EnergyCounters:
     def __post_init__(self) -> None:
         if self.is_elsewhere:
             self.why_not.append(note("computed_elsewhere"))
-        self._packages = [] if self.is_elsewhere else self._readable_packages()
+        self._packages = [] if self.is_elsewhere else self._find_readable_rapl_packages()
         self._library: Any
-        self._library, self._gpus = self._readable_gpus() if self.with_gpus else (None, [])
+        self._library, self._gpus = self._find_readable_gpus() if self.with_gpus else (None, [])
 
     @property
     def sources(self) -> str:
-        """The number and kind of the counters as text. Empty if there are none."""
+        """A text with the number and kind of readable counters. Empty without counters."""
         names = [f"{len(self._packages)} CPU packages (RAPL)"] if self._packages else []
         return " and ".join([*names, *([f"{len(self._gpus)} GPUs (NVML)"] if self._gpus else [])])
 
@@ -49,8 +49,8 @@ class EnergyCounters:
     def joules_since(
         self, earlier: CounterReading, later_reading: CounterReading | None = None
     ) -> float | None:
-        """Return the joules since an earlier reading, until another one or now. None without readable
-        counters.
+        """Return the joules between an earlier reading and a later one, by default now. None without
+        readable counters.
         """
         if not self.sources:
             return None
@@ -65,7 +65,7 @@ class EnergyCounters:
         )
 
     def num_other_gpu_programs(self) -> int:
-        """Return how many other programs use the counted GPUs."""
+        """Return how many programs other than this one use the measured GPUs."""
         if not self._gpus:
             return 0
         own = machine.descendant_pids()
@@ -76,8 +76,8 @@ class EnergyCounters:
         }
         return len(programs - own)
 
-    def _readable_packages(self) -> list[Path]:
-        """Return the folders of whole CPU packages. Folders below them are parts of the same packages."""
+    def _find_readable_rapl_packages(self) -> list[Path]:
+        """Return the RAPL folders of whole CPU packages. Subfolders count parts of the same packages."""
         packages = sorted(folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1)
         if not packages:
             self.why_not.append(note("no_rapl"))
@@ -90,8 +90,8 @@ class EnergyCounters:
             return []
         return packages
 
-    def _readable_gpus(self) -> tuple[Any, list[Any]]:
-        """Return NVML and the GPUs that this process may use."""
+    def _find_readable_gpus(self) -> tuple[Any, list[Any]]:
+        """Return the NVML library and the GPUs whose counters this process may read."""
         try:
             library: Any = importlib.import_module("pynvml")
         except ImportError:
@@ -110,7 +110,7 @@ class EnergyCounters:
 
 @dataclass(frozen=True)
 class CounterReading:
-    """Counter values at one time: microjoules of CPU packages, millijoules of GPUs."""
+    """Values of all energy counters at one time: microjoules of CPU packages, millijoules of GPUs."""
 
     packages: dict[Path, int]
     gpus: list[int]

@@ -1,5 +1,5 @@
-"""Estimates the token limit within which answers finish, if some were truncated: Kaplan-Meier
-curve.
+"""Estimates, with a Kaplan-Meier curve, the token limit within which truncated answers would have
+finished.
 
 A truncated answer would have taken more tokens than it has: how many more is unknown, but that
 it took so many counts. The finished answers alone are the short ones, so a quantile of theirs
@@ -23,14 +23,16 @@ WANTED = 0.95  # the share of answers that are to finish
 
 
 class AnswerLength(NamedTuple):
-    """The tokens of an answer, and whether it ended by itself; a truncated one would be longer."""
+    """Number of tokens in an answer, and whether the answer ended by itself. A truncated answer would be
+    longer.
+    """
 
     tokens: int
     finished: bool
 
 
 class LimitCost(NamedTuple):
-    """The additional tokens and seconds of a larger limit, at most."""
+    """Upper bounds of the additional tokens and seconds that a larger token limit costs."""
 
     tokens: int
     seconds: float | None  # None: no speed is known
@@ -38,7 +40,7 @@ class LimitCost(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishingCurve:
-    """The number of tokens within which a share of answers finishes."""
+    """Estimated share of answers that finish within a number of tokens."""
 
     lengths: Sequence[AnswerLength]
     reached: float  # the largest share that the curve reaches
@@ -47,8 +49,10 @@ class FinishingCurve:
     high: int | None = None
 
     @classmethod
-    def from_lengths(cls, lengths: Iterable[AnswerLength], wanted_share: float = WANTED) -> FinishingCurve:
-        """Compute the curve. Its interval is exact for Peto's effective number of answers."""
+    def from_lengths(cls, lengths: Iterable[AnswerLength], target_share: float = WANTED) -> FinishingCurve:
+        """Estimate the curve from answer lengths. The confidence interval is exact for Peto's effective
+        sample size.
+        """
         ordered = sorted(lengths)
         every, open_share, worth = [length.tokens for length in ordered], 1.0, len(ordered)
         found: dict[str, int] = {}
@@ -59,19 +63,21 @@ class FinishingCurve:
                 worth = round((at_risk - ended) / open_share)
             ends = exact_interval(round((1 - open_share) * worth), worth)
             for name, share in zip(("high", "low", "tokens"), (*ends, 1 - open_share), strict=True):
-                if share >= wanted_share - 1e-12:
+                if share >= target_share - 1e-12:
                     found.setdefault(name, tokens)
         return cls(ordered, 1 - open_share, **found)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The share that finished, and the limit with which 95 % finish, if it can be estimated."""
+        """Metrics: the share of finished answers, and the token limit within which 95 % finish, if it can be
+        estimated.
+        """
         known = {} if self.tokens is None else {"max_new_tokens_for_95_percent": self.tokens}
         return {"finished_share": self.reached} | known
 
     def advice_note(self, token_limit: int, tok_per_s: float | None) -> Note:
-        """Return a note with the token limit that lets 95 % of the answers finish, and its cost at a
-        decode speed.
+        """Return a note with the token limit within which 95 % of answers finish, and its cost at a decode
+        speed.
         """
         if self.tokens is None:
             return note(
@@ -80,20 +86,20 @@ class FinishingCurve:
                 reached=self.reached,
                 limit=token_limit,
                 longer=2 * token_limit,
-                price=self._limit_cost(2 * token_limit, tok_per_s),
+                price=self._max_limit_cost(2 * token_limit, tok_per_s),
             )
-        price = None if self.tokens <= token_limit else self._limit_cost(self.tokens, tok_per_s)
+        price = None if self.tokens <= token_limit else self._max_limit_cost(self.tokens, tok_per_s)
         found = {"tokens": self.tokens, "low": self.low, "high": self.high, "price": price}
         return note("enough_tokens", wanted=WANTED, **found)
 
-    def _limit_cost(self, token_limit: int, tok_per_s: float | None) -> LimitCost:
-        """Return the cost of another limit at most: as if all truncated answers continued up to it."""
+    def _max_limit_cost(self, token_limit: int, tok_per_s: float | None) -> LimitCost:
+        """Return the cost of another token limit if all truncated answers use it fully."""
         more = sum(max(0, token_limit - length.tokens) for length in self.lengths if not length.finished)
         return LimitCost(more, more / tok_per_s if tok_per_s else None)
 
 
-def answer_lengths(answers: Iterable[Answer], without_thinking: bool = False) -> list[AnswerLength]:
-    """Return the lengths of answers that did not end in an error.
+def measure_answer_lengths(answers: Iterable[Answer], without_thinking: bool = False) -> list[AnswerLength]:
+    """Return the token counts of all answers without an error.
 
     without_thinking: thinking has a budget of its own, so that the limit counts the tokens after
     it.

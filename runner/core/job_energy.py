@@ -1,4 +1,4 @@
-"""The energy of a job during prefill and decode, and the idle power of the machine.
+"""Measures a job's energy during prefill and decode, and the idle power of the machine.
 
 The counters count whole processors, whoever uses them. So nothing is counted while other
 programs run.
@@ -22,7 +22,7 @@ JOULES_PER_WH = 3600
 
 @dataclass(frozen=True)
 class JobJoules:
-    """Joules used by a job's processors. Values of several starts of a job can be added."""
+    """Energy in joules that a job's processors use. Values of several starts of a job can be added."""
 
     gross_j: float = 0.0  # all that the counters have counted
     idle_j: float = 0.0  # of which the machine would have drawn so much without the job
@@ -32,22 +32,27 @@ class JobJoules:
 
     def __add__(self, other: JobJoules) -> JobJoules:
         return JobJoules(
-            *(joules + other_joules for joules, other_joules in zip(self._parts, other._parts, strict=True))
+            *(
+                joules + other_joules
+                for joules, other_joules in zip(self._as_tuple, other._as_tuple, strict=True)
+            )
         )
 
     @property
     def net_j(self) -> float:
-        """The energy above idle power."""
+        """The job's energy in joules above the machine's idle consumption."""
         return max(self.gross_j - self.idle_j, 0.0)
 
     @property
-    def _parts(self) -> tuple[float, ...]:
+    def _as_tuple(self) -> tuple[float, ...]:
         return self.gross_j, self.idle_j, self.prefill_j, self.decode_j, self.seconds
 
 
 @dataclass
 class JobEnergyMeter:
-    """Reads the counters while a job's questions are answered; `beside` describes other load."""
+    """Measures the energy while a job answers its questions. `beside` describes the load by other
+    programs.
+    """
 
     energy: EnergyCounters
     beside: Callable[[], str]
@@ -61,7 +66,7 @@ class JobEnergyMeter:
         self._reading = self.energy.read_counters()
 
     def measure_idle_power(self, stats: EngineStats, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Measure the machine's power before the job works."""
+        """Measure the machine's power in watts before the job starts to work."""
         if not self.energy.sources:
             return
         started, before = self.clock(), self.energy.read_counters()
@@ -71,7 +76,9 @@ class JobEnergyMeter:
         self._phases = stats.prefill_s, stats.decode_s
 
     def count_step(self, stats: EngineStats, force: bool = False) -> None:
-        """Add the energy since the last step to the phases in which the time was spent."""
+        """Add the energy since the last step to prefill and decode, in proportion to the time that each
+        took.
+        """
         passed = self.clock() - self._read_at
         if not self.energy.sources or (passed < READ_EVERY_S and not force):
             return
@@ -87,7 +94,7 @@ class JobEnergyMeter:
         self.so_far += JobJoules(joules, idle_j, of_prefill, of_decode, passed)
 
     def why_unavailable(self) -> Note | None:
-        """Return why no energy is counted, or None if it is."""
+        """Return a note on why energy is not measured. None if it is measured."""
         if not self.energy.sources:
             return note("no_counters", reasons=tuple(self.energy.why_not))
         if beside := self.beside():
@@ -122,12 +129,12 @@ def energy_metrics(
 
 
 def count_right_answers(samples: Sequence[Sample]) -> float:
-    """Return how many of the answers generated in this job are right."""
+    """Return the number of right answers that were generated in this job, without reused answers."""
     answered_here = [sample for sample in samples if sample.reused_from is None]
     return sum(sample.accuracy() * len(sample.answers) for sample in answered_here)
 
 
-def energy_price_notes(no_energy: str, price_kwh: float | None) -> list[Note]:
-    """Return a note on why the energy has no price, if one was requested."""
-    is_unpriced = price_kwh and no_energy
-    return [note("energy_not_priced", price_kwh=price_kwh, reason=no_energy)] if is_unpriced else []
+def energy_price_notes(unavailable_reason: str, price_kwh: float | None) -> list[Note]:
+    """Return a note on why energy has no price, if a price was requested."""
+    is_unpriced = price_kwh and unavailable_reason
+    return [note("energy_not_priced", price_kwh=price_kwh, reason=unavailable_reason)] if is_unpriced else []

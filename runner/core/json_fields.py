@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from runner_base import DataError, truncated_repr
 from runner_engine.checkpoints import is_plain_file_name
-from runner_engine.checkpoints.file_io import parse_algorithm
+from runner_engine.checkpoints.file_io import parse_digest_algorithm
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class JsonFieldReader:
             for entry in self.read_list(key, entries)
         )
 
-    def read_file_entry(self, key: str, values: dict[str, Any], may_lack_digest: bool = False) -> ListedFile:
-        """Read a file entry with its size and its digest, or the SHA-256 in hex of a small file."""
-        name, nbytes = values.get("file"), values.get("bytes")
-        digest = f"sha256:{values['sha256']}" if "sha256" in values else values.get("digest")
+    def read_file_entry(self, key: str, entry: dict[str, Any], may_lack_digest: bool = False) -> ListedFile:
+        """Read a manifest's file entry: size, and digest or, for a small file, SHA-256 in hex."""
+        name, nbytes = entry.get("file"), entry.get("bytes")
+        digest = f"sha256:{entry['sha256']}" if "sha256" in entry else entry.get("digest")
         if not is_plain_file_name(name):
             self.raise_error(key, "a bare file name", name)
         if type(nbytes) is not int or nbytes < 0:
             self.raise_error(key, f"bytes of {name}, a whole number from 0,", nbytes)
         if digest is not None or not may_lack_digest:
             digest = self.read_digest(f"{key}: {name}", digest)
-        tensors = values.get("tensors") if type(values.get("tensors")) is list else None
+        tensors = entry.get("tensors") if type(entry.get("tensors")) is list else None
         names = (
             None
             if tensors is None
@@ -55,7 +55,7 @@ class JsonFieldReader:
         if not isinstance(value, str):
             self.raise_error(key, "a digest", value)
         try:
-            parse_algorithm(value)
+            parse_digest_algorithm(value)
         except DataError as error:
             raise DataError(f"{key}: {error}", key=self.path, code=error.code) from None
         return value

@@ -1,5 +1,5 @@
-"""The recorded fact about a job's prompts: `chat · 5 worked examples · form 0123abcd · without
-BOS`.
+"""The recorded fact about a job's prompts, such as `chat · 5 worked examples · form 0123abcd ·
+without BOS`.
 """
 
 from __future__ import annotations

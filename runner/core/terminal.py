@@ -20,8 +20,8 @@ class CtrlCWhileReading(Exception):
 
 
 class ThinkingPrinter:
-    """Prints a model's thinking on stderr, dimmed in a terminal and marked elsewhere: stdout has the
-    answers.
+    """Prints a model's thinking on stderr, because stdout is for answers: dimmed in a terminal, marked
+    elsewhere.
     """
 
     DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -30,7 +30,7 @@ class ThinkingPrinter:
         self._is_open = False
 
     def print_piece(self, text: str) -> None:
-        """Print a piece of the thinking."""
+        """Print a chunk of the thinking."""
         begin = ""
         if not self._is_open:
             text = text.lstrip()
@@ -45,8 +45,10 @@ class ThinkingPrinter:
         self._is_open = False
 
 
-def read_user_lines(read_line: Callable[[str], str], how_to_end: str) -> Iterator[str]:
-    """Yield the user's lines. A final backslash continues a line on the next one, and Ctrl-C twice ends."""
+def read_user_lines(read_line: Callable[[str], str], exit_hint: str) -> Iterator[str]:
+    """Yield the lines that a user types. A final backslash continues the line, and Ctrl-C twice ends the
+    input.
+    """
     again = False
     while True:
         try:
@@ -62,7 +64,7 @@ def read_user_lines(read_line: Callable[[str], str], how_to_end: str) -> Iterato
             if again:
                 return
             again = True
-            print_message(how_to_end)
+            print_message(exit_hint)
             continue
         again = False
         if line.strip():
@@ -70,10 +72,8 @@ def read_user_lines(read_line: Callable[[str], str], how_to_end: str) -> Iterato
 
 
 @contextlib.contextmanager
-def line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
-    """Yield a function that reads a line: in a terminal with line editing and history, else from the
-    pipe.
-    """
+def open_line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
+    """Yield a function that reads a line: in a terminal with editing and history, otherwise from a pipe."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         lines = iter_text_lines(sys.stdin.buffer, "stdin")
 
@@ -93,7 +93,7 @@ def line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
         return
 
     def read_from_terminal(prompt: str) -> str:
-        """Read a line. A timer lets Python handle a signal that came just before the read started."""
+        """Read a line. A timer lets Python handle a signal that arrived just before reading started."""
         signal.setitimer(signal.ITIMER_REAL, SIGNAL_CHECK_S, SIGNAL_CHECK_S)
         try:
             return input(prompt)
@@ -114,9 +114,9 @@ def line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
 
 
 @contextlib.contextmanager
-def ctrl_c_flag() -> Iterator[list[bool]]:
-    """Yield a list whose flag is set at Ctrl-C during an answer. Otherwise, or the second time,
-    interrupt.
+def catch_ctrl_c() -> Iterator[list[bool]]:
+    """Yield a one-element list, set to True by Ctrl-C during an answer. Otherwise, or the second time,
+    Ctrl-C interrupts.
     """
     pressed: list[bool] = []
 

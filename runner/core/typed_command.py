@@ -1,4 +1,4 @@
-"""The command line as typed by the user, for a message that suggests another command."""
+"""Remembers the command line as typed by the user, for messages that suggest another command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MULTIRUN = frozenset({"-m", "--multirun"})
 
 @contextmanager
 def remember_command_line(arguments: Sequence[str]) -> Iterator[None]:
-    """Store the arguments of `runner` while it runs."""
+    """Remember the arguments of the `runner` command while this block runs."""
     before = _arguments.set(tuple(arguments))
     try:
         yield
@@ -22,8 +22,8 @@ def remember_command_line(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def equivalent_grid_command() -> str | None:
-    """Return the command that runs the typed single job as a grid, without plan=. None if there is
-    none.
+    """Return the command that runs the typed single job as a grid, without plan=. None if no such
+    command exists.
     """
     arguments = _arguments.get()
     if arguments is None or MULTIRUN & {*arguments}:

@@ -1,1 +1,1 @@
-"""Questions and prompts from all sources."""
+"""Loads questions and prompts from data sets, files, stdin and generators."""

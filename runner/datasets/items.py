@@ -1,4 +1,4 @@
-"""Reads questions with answers from files, the Hub and the embedded generator.
+"""Reads questions and answers from files, the Hugging Face Hub and the embedded generator.
 
 Each line or row holds a question and its answer (runner/datasets/row_layouts.py knows the keys). A
 folder holds `<split>.jsonl`, or tables in the layout of the Hub or `datasets`
@@ -18,8 +18,8 @@ from typing import Any
 from runner.datasets import long_texts, tables
 from runner.datasets.question_selection import QuestionSelection, Row
 from runner.datasets.row_layouts import RowKeys, parse_row
-from runner.datasets.word_problems import DISTINCT, Split, generate_problem, template_name
-from runner.scorers import parse_number
+from runner.datasets.word_problems import DISTINCT, Split, generate_problem, problem_template_name
+from runner.scorers import to_canonical_number
 from runner_base import ConfigError, DataError, iter_text_lines, parse_json, unknown_choice_message
 from runner_base.texts import read_json
 
@@ -31,7 +31,7 @@ TEMPLATE = "template"  # the only field of the embedded questions that names fam
 
 @dataclass(frozen=True)
 class Item:
-    """One question with its worked answer."""
+    """One question with its worked answer and its gold answer."""
 
     question: str
     answer: str
@@ -51,13 +51,13 @@ class Item:
 
     @property
     def text(self) -> str:
-        """The question without its choices."""
+        """The question's text without its answer choices."""
         return self.stem or self.question
 
 
 @dataclass(frozen=True)
 class QuestionSource:
-    """The location of questions, and the keys of a row."""
+    """Where questions are read from, and which keys of a table row contain them."""
 
     data: str
     split: str
@@ -66,8 +66,8 @@ class QuestionSource:
     subset: str | None = None
 
 
-def read_items(source: QuestionSource, selection: QuestionSelection) -> list[Item]:
-    """Read the selected questions of a split from any source."""
+def read_questions(source: QuestionSource, selection: QuestionSelection) -> list[Item]:
+    """Read the selected questions of a split from a file, a folder, the Hub or the embedded generator."""
     data, keys, path = source.data, source.keys, Path(source.data).expanduser()
     if source.subset is not None and (data == "embedded" or path.is_file()):
         raise ConfigError(
@@ -80,22 +80,24 @@ def read_items(source: QuestionSource, selection: QuestionSelection) -> list[Ite
         if keys.cluster not in (None, TEMPLATE):
             need = f"the embedded questions have clusters by {TEMPLATE} only. Use it, or omit this key"
             raise ConfigError(need, key="task.cluster", value=keys.cluster, code="unsupported")
-        return _read_embedded(source.split, selection, keys.cluster is not None)
+        return _generate_selected_questions(source.split, selection, keys.cluster is not None)
     if path.is_dir():
         return _read_folder(path, source, selection)
     if path.is_file():
         is_table = path.suffix in (".parquet", ".arrow")
-        return _read_tables([path], selection, keys) if is_table else _read_json(path, selection, keys)
-    long_texts.reject_as_questions(source.key, data)
+        return _read_tables([path], selection, keys) if is_table else _read_json_file(path, selection, keys)
+    long_texts.reject_synthetic_texts_as_questions(source.key, data)
     if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
         raise DataError(
             f"data path does not exist: {path.absolute()}", key=source.key, value=data, code="not_found"
         )
-    return list(_read_hub(source, selection))
+    return list(_read_hub_data_set(source, selection))
 
 
 def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelection) -> list[Item]:
-    """Read a split from its .jsonl file, or from tables in the layout of the Hub or `datasets`."""
+    """Read a split from a folder with a .jsonl file, or with tables in the layout of the Hub or
+    `datasets`.
+    """
     split, keys = source.split, source.keys
     if source.subset is not None:
         folders = sorted(path.name for path in folder.glob("*/"))
@@ -107,7 +109,7 @@ def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelect
         folder = folder / source.subset
     file = folder / f"{split}.jsonl"
     if file.is_file():
-        return _read_json(file, selection, keys)
+        return _read_json_file(file, selection, keys)
     if files := tables.find_split_files(folder, split):
         return _read_tables(files, selection, keys)
     splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.list_splits(folder))
@@ -123,8 +125,10 @@ def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelect
     )
 
 
-def _read_embedded(split: str, selection: QuestionSelection, has_clusters: bool) -> list[Item]:
-    """Generate only the selected questions. A shuffle mixes all questions before the first repetition."""
+def _generate_selected_questions(split: str, selection: QuestionSelection, has_clusters: bool) -> list[Item]:
+    """Generate only the selected embedded questions. A shuffle covers all questions before the first
+    repetition.
+    """
     names = [name.value for name in Split]
     if split not in names:
         raise ConfigError(
@@ -154,7 +158,7 @@ def _read_embedded(split: str, selection: QuestionSelection, has_clusters: bool)
     items = _generate_items(split, selection)
     if not has_clusters:
         return list(items)
-    return [replace(item, cluster=template_name(Split(split), item.position)) for item in items]
+    return [replace(item, cluster=problem_template_name(Split(split), item.position)) for item in items]
 
 
 @lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again
@@ -165,17 +169,17 @@ def _generate_items(split: str, selection: QuestionSelection) -> tuple[Item, ...
     )
     problems = ((position, generate_problem(Split(split), position)) for position in places)
     return tuple(
-        Item(made.question, made.answer, parse_number(made.gold), position, number=number)
+        Item(made.question, made.answer, to_canonical_number(made.gold), position, number=number)
         for number, (position, made) in enumerate(problems)
     )
 
 
 def _read_tables(files: Iterable[Path], selection: QuestionSelection, keys: RowKeys) -> list[Item]:
-    return _parse_selected_rows(tables.read_rows(files, keys.columns_to_read), selection, keys)
+    return _parse_selected_rows(tables.read_table_rows(files, keys.columns_to_read), selection, keys)
 
 
-def _read_json(file: Path, selection: QuestionSelection, keys: RowKeys) -> list[Item]:
-    """Read one row from each line, or all rows from one JSON list."""
+def _read_json_file(file: Path, selection: QuestionSelection, keys: RowKeys) -> list[Item]:
+    """Read the questions of a JSON file: one per line, or one list with all of them."""
     try:
         with file.open("rb") as stream:
             if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
@@ -203,11 +207,11 @@ def _read_json_list(file: Path) -> Iterator[Row]:
 
 
 def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys: RowKeys) -> list[Item]:
-    """Parse the selected rows, or lines of JSON, each with its location in the file."""
+    """Parse the selected table rows or JSON lines, each with its location in the file."""
     items: list[Item] = []
     for number, (position, (where, row)) in enumerate(selection.select_rows(rows)):
         try:
-            read = parse_row(_require_mapping(row), keys)
+            read = parse_row(_require_row_mapping(row), keys)
             items.append(
                 Item(
                     read.question,
@@ -235,12 +239,14 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
 
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
-def _read_hub(source: QuestionSource, selection: QuestionSelection) -> tuple[Item, ...]:
-    """Read a data set of the Hub. If the Hub is unreachable, read the caches of earlier downloads."""
+def _read_hub_data_set(source: QuestionSource, selection: QuestionSelection) -> tuple[Item, ...]:
+    """Read questions from a Hub data set. If the Hub is unreachable, read the caches of earlier
+    downloads.
+    """
     name, split, key, keys = source.data, source.split, source.key, source.keys
     config = source.subset or ("main" if name.endswith("gsm8k") else None)
-    if reason := _why_unreachable(name, key):
-        files = tables.find_cached_files(name, config, split)
+    if reason := _hub_failure_reason(name, key):
+        files = tables.find_cached_hub_files(name, config, split)
         if not files:
             raise DataError(
                 (
@@ -266,8 +272,8 @@ def _read_hub(source: QuestionSource, selection: QuestionSelection) -> tuple[Ite
         raise DataError(first_line, key=key, value=value, code="unreadable") from error
 
 
-def _why_unreachable(name: str, key: str) -> str:
-    """Return briefly why the Hub cannot be queried for a data set. Empty if it answers."""
+def _hub_failure_reason(name: str, key: str) -> str:
+    """Return a short reason why the Hub cannot be queried for a data set. Empty if the Hub answers."""
     from huggingface_hub import HfApi, constants, errors, is_offline_mode
 
     from runner_engine.checkpoints import hub
@@ -286,7 +292,7 @@ def _why_unreachable(name: str, key: str) -> str:
     return ""
 
 
-def _require_mapping(row: Any) -> dict[str, Any]:
+def _require_row_mapping(row: Any) -> dict[str, Any]:
     row = parse_json(row) if isinstance(row, str) else row
     if not isinstance(row, dict):
         raise ValueError("not an object with keys")

@@ -1,5 +1,5 @@
-"""Generates long synthetic texts: chronicles, code and tables in which later parts follow from
-earlier ones.
+"""Generates long synthetic texts (chronicles, code, tables) in which later parts depend on earlier
+ones.
 
 Each text has some hundred figures of its own, made up by a seed, and names each of them again
 and again with all that belongs to it: a trade, a town and a seal; arguments and results; an
@@ -79,17 +79,17 @@ class StoryFigure:
 
     @property
     def full_name(self) -> str:
-        """The figure as the chronicle names it each time."""
+        """The name, trade, town and seal of the person, always in the same words."""
         return f"{self.name}, the {self.trade} of {self.town} under the seal of {self.seal},"
 
     @property
     def function_result(self) -> int:
-        """The return value of the figure's function."""
+        """The return value of the person's function in generated code."""
         return 3 * self.argument + self.limit
 
 
 class FigureSelector:
-    """The figures of a text. The next figure was last named a few or very many mentions ago."""
+    """Selects which person a generated text mentions next: one mentioned recently, or very long ago."""
 
     def __init__(self, random: Random, create_figure: Callable[[Random], StoryFigure]) -> None:
         self.random, self.make = random, create_figure
@@ -97,8 +97,8 @@ class FigureSelector:
         self.names: set[str] = set()
 
     def next_figure(self) -> StoryFigure:
-        """Return the figure to name next, a new one or one from any distance: each order of magnitude
-        equally often.
+        """Return a new person, or one mentioned earlier. Each order of magnitude of distance is equally
+        likely.
         """
         known = len(self.latest_first)
         if known < AT_FIRST or self.random.random() < NEW_SHARE:
@@ -129,8 +129,8 @@ def create_random_figure(random: Random) -> StoryFigure:
     )
 
 
-def write_chronicle(random: Random) -> Iterator[str]:
-    """Yield the paragraphs of a chronicle."""
+def generate_chronicle(random: Random) -> Iterator[str]:
+    """Yield the paragraphs of a random chronicle."""
     cast = FigureSelector(random, create_random_figure)
     yield f"The chronicle of {random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}, as its clerks have kept it.\n\n"
     while True:
@@ -148,8 +148,8 @@ def write_chronicle(random: Random) -> Iterator[str]:
         yield " ".join(sentences) + "\n\n"
 
 
-def write_code(random: Random) -> Iterator[str]:
-    """Yield the functions of a module, and the checks that call them as they were defined."""
+def generate_code(random: Random) -> Iterator[str]:
+    """Yield the functions of a random Python module, and assertions that call these functions."""
     cast = FigureSelector(random, create_random_figure)
     yield '"""Measures and limits, each with its owner, and checks of them."""\n\n\n'
     defined: set[str] = set()
@@ -171,8 +171,8 @@ def write_code(random: Random) -> Iterator[str]:
         )
 
 
-def write_table(random: Random) -> Iterator[str]:
-    """Yield the rows of a ledger, whose balances add up."""
+def generate_ledger(random: Random) -> Iterator[str]:
+    """Yield the rows of a random ledger with consistent balances."""
     cast = FigureSelector(random, create_random_figure)
     yield "| entry | account | holder | town | seal | change | balance |\n|---|---|---|---|---|---|---|\n"
     for number in count(1):
@@ -189,35 +189,35 @@ def write_table(random: Random) -> Iterator[str]:
 # so many characters have more than 16,384 + 256 tokens, also where a tokenizer takes three digits
 # as one
 KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
-    "prose": (write_chronicle, 76_000),
-    "code": (write_code, 56_000),
-    "table": (write_table, 56_000),
+    "prose": (generate_chronicle, 76_000),
+    "code": (generate_code, 56_000),
+    "table": (generate_ledger, 56_000),
 }
 
 
-def reject_as_questions(key: str, data: str) -> None:
-    """Raise DataError if a task uses these texts as questions."""
+def reject_synthetic_texts_as_questions(config_key: str, data: str) -> None:
+    """Raise DataError if a task uses the synthetic texts as questions."""
     if data == DATA:
         raise DataError(
             "it has texts without questions: they are for task=likelihood",
-            key=key,
+            key=config_key,
             value=data,
             code="unsupported",
         )
 
 
-def iterate_rows() -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield all texts as rows of a data set, each with its location."""
+def iterate_synthetic_texts() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield all synthetic texts as data set rows, each with its location."""
     for index in range(DOCUMENTS):
         yield (
             f"task.data={DATA}, text {index}",
-            {"text": generate_text(index), "category": text_category(index)},
+            {"text": generate_synthetic_text(index), "category": text_category(index)},
         )
 
 
 @cache
-def generate_text(index: int) -> str:
-    """Return a text. The same index always gives the same text."""
+def generate_synthetic_text(index: int) -> str:
+    """Return the synthetic text with this index. The same index always gives the same text."""
     kind = text_category(index)
     write, least = KINDS[kind]
     parts: list[str] = []
@@ -231,5 +231,7 @@ def generate_text(index: int) -> str:
 
 
 def text_category(index: int) -> str:
-    """Return the category of a text. Any three consecutive texts have all categories."""
+    """Return the category of the synthetic text with this index. Any three consecutive texts cover all
+    three categories.
+    """
     return list(KINDS)[index % len(KINDS)]

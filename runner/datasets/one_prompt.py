@@ -1,29 +1,29 @@
-"""task.prompt: a literal text, @FILE for a file's text, or - for all of stdin. @@ begins a text
-with an @.
+"""Reads task.prompt: a literal text, @FILE for a file's text, or - for stdin. @@ escapes a leading
+@.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from runner.datasets.stdin import STDIN, read_stdin
+from runner.datasets.stdin import STDIN, read_stdin_once
 from runner_base import ConfigError, DataError, read_text
 
 AT = "@"
 
 
-def prompt_file(prompt: str | None) -> Path | None:
-    """Return the file that a task.prompt names. None if it is a text, or stdin."""
+def parse_prompt_file(prompt: str | None) -> Path | None:
+    """Return the file that task.prompt names. None for a literal text or stdin."""
     if prompt is None or not prompt.startswith(AT) or prompt.startswith(2 * AT):
         return None
     return Path(prompt.removeprefix(AT)).expanduser()
 
 
 def read_prompt_text(prompt: str) -> str:
-    """Return the text of a task.prompt, without the end of a file's last line."""
+    """Return the prompt text that task.prompt gives, without a file's final line break."""
     if prompt == STDIN:
-        return _strip_file_marks(_decode_utf8(read_stdin()), "stdin")
-    path = prompt_file(prompt)
+        return _strip_bom_and_newline(_decode_utf8(read_stdin_once()), "stdin")
+    path = parse_prompt_file(prompt)
     if path is None:
         return prompt.removeprefix(AT) if prompt.startswith(2 * AT) else prompt
     where = f"task.prompt={prompt}"
@@ -36,7 +36,7 @@ def read_prompt_text(prompt: str) -> str:
             key=where,
             code="not_found",
         )
-    return _strip_file_marks(read_text(path, where), str(path))
+    return _strip_bom_and_newline(read_text(path, where), str(path))
 
 
 def _decode_utf8(data: bytes) -> str:
@@ -48,8 +48,8 @@ def _decode_utf8(data: bytes) -> str:
         ) from error
 
 
-def _strip_file_marks(text: str, source: str) -> str:
-    """Return a text without byte order mark and final line break. Raises DataError if it is blank."""
+def _strip_bom_and_newline(text: str, source: str) -> str:
+    """Return a text without byte order mark and final line break. Raises DataError for a blank text."""
     whole = text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
     if not whole.strip():
         raise DataError(f"{source} holds no text", key="task.prompt", code="empty")

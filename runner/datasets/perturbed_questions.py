@@ -1,5 +1,4 @@
-"""Perturbed word problems: the same story with other numbers, for which the right answer is known
-too.
+"""Generates perturbed word problems: the same story with other numbers and a known right answer.
 
 A model that has memorized a question solves it, but not its perturbed version. The embedded
 generator tells a story with other numbers. A question of a data set can be perturbed if its
@@ -25,7 +24,7 @@ from random import Random
 from runner.config.questions import EMBEDDED
 from runner.datasets.items import Item
 from runner.datasets.word_problems import Split, generate_perturbed_problem
-from runner.scorers import parse_number
+from runner.scorers import to_canonical_number
 
 _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 _LITERAL = re.compile(r"\d+(?:\.\d+)?|\.\d+")
@@ -79,13 +78,13 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 class CannotPerturb(ValueError):
-    """The worked answer does not show clearly enough how the question is solved."""
+    """Raised when the worked answer does not show clearly how the question is solved."""
 
 
 @dataclass(frozen=True)
 class WorkedStep:
-    """One annotation of a worked answer: an expression with its numbers replaced by {0}, {1} …, and
-    its result.
+    """One calculation in a worked answer: an expression with placeholders {0}, {1} … for its numbers,
+    and the result.
     """
 
     form: str
@@ -93,26 +92,28 @@ class WorkedStep:
     result: Fraction
 
     def evaluate(self, values: list[Fraction]) -> Fraction:
-        """Return the value of the expression with other numbers in place of its literals."""
+        """Return the expression's value with other numbers in its placeholders."""
         try:
             tree = ast.parse(self.form, mode="eval").body
-            return _evaluate_node(tree, values)
+            return _evaluate_arithmetic(tree, values)
         except (SyntaxError, ZeroDivisionError, RecursionError) as error:
             raise CannotPerturb(f"{self.form} is not arithmetic") from error
 
 
 def perturb_questions(data: str, split: str, items: list[Item]) -> dict[int, Item]:
-    """Return the perturbed questions that can be created, by the number of their question."""
+    """Return a perturbed version of each question where possible, by question number."""
     return {item.number: made for item in items if (made := perturb_question(data, split, item))}
 
 
 @lru_cache(maxsize=4096)  # a grid asks for the same ones again and again
 def perturb_question(data: str, split: str, item: Item) -> Item | None:
-    """Return a question with other numbers, or None if impossible. The result is deterministic."""
+    """Return the question with other numbers, always the same ones. None if the question cannot be
+    perturbed.
+    """
     if data == EMBEDDED:
         other = generate_perturbed_problem(Split(split), item.position)
         is_same_story = _STATED.sub("#", other.question) == _STATED.sub("#", item.question)
-        return Item(other.question, other.answer, parse_number(other.gold)) if is_same_story else None
+        return Item(other.question, other.answer, to_canonical_number(other.gold)) if is_same_story else None
     try:
         return _perturb_worked_answer(item)
     except CannotPerturb:
@@ -124,21 +125,23 @@ def _perturb_worked_answer(item: Item) -> Item:
     if not steps or steps[-1].result != Fraction(item.gold):
         raise CannotPerturb("the result of the last step is not the answer")
     stated = [Fraction(found[1].replace(",", "")) for found in _STATED.finditer(item.question)]
-    movable = _replaceable_numbers(item.question, steps, stated)
+    movable = _find_replaceable_numbers(item.question, steps, stated)
     values = {number: number for number in stated}
-    if _recompute_steps(steps, values, _all_numbers(item.question)) != [step.result for step in steps]:
+    if _recompute_steps(steps, values, _find_stated_numbers(item.question)) != [
+        step.result for step in steps
+    ]:
         raise CannotPerturb("the steps, computed with the question's numbers, do not give the answer")
     random = Random(item.question)
     for number in movable:
         for _ in range(TRIES):
-            moved = values | {number: _random_similar_number(random, number)}
+            moved = values | {number: _draw_similar_number(random, number)}
             if moved[number] != number and _has_plausible_results(steps, moved, item.question):
                 values = moved
                 break
-    gold = _recompute_steps(steps, values, _all_numbers(item.question))[-1]
+    gold = _recompute_steps(steps, values, _find_stated_numbers(item.question))[-1]
     if gold == steps[-1].result:
         raise CannotPerturb("no other numbers give another answer of the same kind")
-    written = parse_number(str(gold) if gold.denominator == 1 else f"{float(gold):f}")
+    written = to_canonical_number(str(gold) if gold.denominator == 1 else f"{float(gold):f}")
     question = _STATED.sub(lambda found: _format_replacement(found, values), item.question)
     return Item(question, f"#### {written}", written)
 
@@ -160,20 +163,22 @@ def _parse_steps(answer: str) -> Iterator[WorkedStep]:
         yield step
 
 
-def _evaluate_node(node: ast.expr, values: list[Fraction]) -> Fraction:
-    """Compute arithmetic expressions. Anything else raises CannotPerturb."""
+def _evaluate_arithmetic(node: ast.expr, values: list[Fraction]) -> Fraction:
+    """Evaluate an arithmetic syntax tree. Anything else raises CannotPerturb."""
     match node:
         case ast.BinOp(left, kind, right) if type(kind) in _OPERATORS:
-            return _OPERATORS[type(kind)](_evaluate_node(left, values), _evaluate_node(right, values))
+            return _OPERATORS[type(kind)](
+                _evaluate_arithmetic(left, values), _evaluate_arithmetic(right, values)
+            )
         case ast.UnaryOp(ast.USub(), operand):
-            return -_evaluate_node(operand, values)
+            return -_evaluate_arithmetic(operand, values)
         case ast.Name(name) if name[1:].isdigit():
             return values[int(name[1:])]
     raise CannotPerturb(f"{ast.unparse(node)} is not arithmetic")
 
 
-def _all_numbers(question: str) -> set[Fraction]:
-    """Return the numbers that a question states in any form, and the common constants."""
+def _find_stated_numbers(question: str) -> set[Fraction]:
+    """Return all numbers that a question states as digits or words, and common constants."""
     found = {Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)}
     found |= {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
     percents = {Fraction(text) for text in re.findall(r"(\d+(?:\.\d+)?)\s?%", question)}
@@ -182,10 +187,10 @@ def _all_numbers(question: str) -> set[Fraction]:
     return found | shares | halves | CONSTANTS
 
 
-def _replaceable_numbers(
+def _find_replaceable_numbers(
     question: str, steps: list[WorkedStep], stated_numbers: list[Fraction]
 ) -> list[Fraction]:
-    """Return the numbers of a question that have a single meaning, in its words and in the steps."""
+    """Return the numbers of a question that have only one meaning in the text and in the worked steps."""
     spelled = {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
     every = [Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)]
     used = [literal for step in steps for literal in step.literals]
@@ -201,19 +206,19 @@ def _replaceable_numbers(
     ]
 
 
-def _random_similar_number(random: Random, number: Fraction) -> Fraction:
-    """Return a number near another one, equally round."""
+def _draw_similar_number(random: Random, number: Fraction) -> Fraction:
+    """Draw a number of similar size and equally round."""
     grain = next(grain for grain in (1000, 100, 50, 10, 5, 1) if number % grain == 0 and number > grain)
     reach = max(1, int(number / grain * Fraction(SPREAD)))
     return number + grain * random.choice([step for step in range(-reach, reach + 1) if step])
 
 
 def _has_plausible_results(steps: list[WorkedStep], values: dict[Fraction, Fraction], question: str) -> bool:
-    """Return whether every result keeps its kind with the new numbers: whole, above zero, a fraction."""
+    """Return whether all results with the new numbers keep their kind: whole, positive, or a fraction."""
     if min(values.values()) < 1 or len(set(values.values())) < len(values):
         return False
     try:
-        results = _recompute_steps(steps, values, _all_numbers(question))
+        results = _recompute_steps(steps, values, _find_stated_numbers(question))
     except CannotPerturb:
         return False
     old = [step.result for step in steps]
@@ -229,8 +234,8 @@ def _has_plausible_results(steps: list[WorkedStep], values: dict[Fraction, Fract
 def _recompute_steps(
     steps: list[WorkedStep], values: dict[Fraction, Fraction], known_numbers: set[Fraction]
 ) -> list[Fraction]:
-    """Compute all steps again. Each literal must be a number of the question or an earlier result, not
-    both.
+    """Recompute all worked steps. Each literal must be either a number of the question or an earlier
+    result, not both.
     """
     results: list[Fraction] = []
     for step in steps:
@@ -247,8 +252,8 @@ def _recompute_steps(
     return results
 
 
-def _format_replacement(found: re.Match[str], values: dict[Fraction, Fraction]) -> str:
-    """Return a number of the question with its new value, in the same notation."""
-    old = found[1]
+def _format_replacement(matched_number: re.Match[str], values: dict[Fraction, Fraction]) -> str:
+    """Return the replacement of a number in a question, in the original notation."""
+    old = matched_number[1]
     new = int(values[Fraction(old.replace(",", ""))])
-    return found[0].replace(old, f"{new:,}" if "," in old else str(new))
+    return matched_number[0].replace(old, f"{new:,}" if "," in old else str(new))

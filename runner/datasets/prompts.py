@@ -1,4 +1,5 @@
-"""The user's own prompts: one text, a file of texts or JSON lines, or stdin. Errors name the line.
+"""Reads the user's own prompts: one text, a file of texts or JSON lines, or stdin. Errors name the
+line.
 
 Used by the tasks `generate` and `sweep`.
 """
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.prompts import Framing, PromptsConfig
-from runner.datasets.one_prompt import prompt_file, read_prompt_text
+from runner.datasets.one_prompt import parse_prompt_file, read_prompt_text
 from runner.datasets.stdin import STDIN as STDIN
-from runner.datasets.stdin import read_stdin
+from runner.datasets.stdin import read_stdin_once
 from runner_base import (
     Answer,
     ConfigError,
@@ -45,7 +46,7 @@ Plain = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a 
 
 @dataclass(frozen=True)
 class BranchedPrompt:
-    """A prompt with the beginnings of its branches."""
+    """A prompt with several branches, each with its own beginning of the answer."""
 
     main: Plain
     branches: tuple[str, ...]
@@ -54,23 +55,23 @@ class BranchedPrompt:
 GivenPrompt = Plain | BranchedPrompt
 
 
-def load_prompts(task: PromptsConfig) -> list[GivenPrompt]:
-    """Return the prompts of the job, in order."""
+def load_user_prompts(task: PromptsConfig) -> list[GivenPrompt]:
+    """Return all prompts of the job, in order."""
     if task.prompt is not None:
         try:
             text = validate_text(read_prompt_text(task.prompt))
         except ValueError as error:
             raise ConfigError(str(error), key="task.prompt", code="bad_value") from error
-        return [_add_branches(text, task)]
+        return [_with_common_branches(text, task)]
     assert task.prompts is not None
-    data, where, as_json = _read_source(task.prompts)
+    data, where, as_json = _read_prompts_source(task.prompts)
     prompts: list[GivenPrompt] = []
     for number, line in iter_text_lines(io.BytesIO(data), where):
         try:
             prompt = _parse_json_prompt(line, task.format) if as_json else validate_text(line)
         except ValueError as error:
             raise DataError(str(error), key=f"{where}, line {number}", code="damaged") from error
-        prompts.append(_add_branches(prompt, task))
+        prompts.append(_with_common_branches(prompt, task))
     if not prompts:
         raise DataError(f"{where} holds no prompts", key="task.prompts", value=task.prompts, code="empty")
     return prompts
@@ -101,7 +102,7 @@ def hash_prompts(prompts: list[GivenPrompt]) -> str:
 
 def describe_prompts(task: PromptsConfig, sha256: str) -> dict[str, str]:
     """Describe the prompts as a data set for MLflow. Empty for a text on the command line."""
-    file = prompt_file(task.prompt)
+    file = parse_prompt_file(task.prompt)
     if task.prompts is None and task.prompt != STDIN and file is None:
         return {}
     source: dict[str, Any]
@@ -113,10 +114,10 @@ def describe_prompts(task: PromptsConfig, sha256: str) -> dict[str, str]:
     return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
-def build_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
-    """Return a prompt as a chat, or unchanged. A conversation keeps its own system message."""
+def to_chat_or_raw_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
+    """Return a user's prompt as a chat turn or as raw text. A conversation keeps its own system message."""
     if isinstance(prompt, BranchedPrompt):  # its branches follow the prompt, as beginnings of answers
-        return build_prompt(task, prompt.main)
+        return to_chat_or_raw_prompt(task, prompt.main)
     if task.format.value == "raw":
         return prompt
     turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
@@ -125,8 +126,8 @@ def build_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
     return turns
 
 
-def format_completions(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
-    """Return the text of completions.jsonl: one line per prompt, in order, with a list for branches."""
+def completions_to_jsonl(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
+    """Return the content of completions.jsonl: one line per prompt, in order, with a list for branches."""
     lines = (
         {"index": index, **prompt_to_json(given), **completion_to_json(given, samples[index])}
         for index, given in enumerate(prompts)
@@ -135,11 +136,11 @@ def format_completions(prompts: list[GivenPrompt], samples: dict[int, Sample]) -
 
 
 def completion_to_json(prompt: GivenPrompt, sample: Sample) -> dict[str, object]:
-    """Return the completion of a prompt in the form of completions.jsonl."""
+    """Return a prompt's completion as one JSON object of completions.jsonl."""
     error = {} if sample.error is None else {"error": sample.error}
     if not isinstance(prompt, BranchedPrompt):
         return {
-            **_text_and_thinking(sample.answer),
+            **_answer_to_json(sample.answer),
             "finish_reason": sample.answer.finish_reason.value,
             "prompt_tokens": sample.prompt_tokens,
             "new_tokens": sample.answers[0].num_tokens,
@@ -148,7 +149,7 @@ def completion_to_json(prompt: GivenPrompt, sample: Sample) -> dict[str, object]
         }
     answers = [
         {
-            **_text_and_thinking(branch),
+            **_answer_to_json(branch),
             "finish_reason": branch.finish_reason.value,
             "new_tokens": branch.num_tokens,
         }
@@ -157,16 +158,16 @@ def completion_to_json(prompt: GivenPrompt, sample: Sample) -> dict[str, object]
     return {"prompt_tokens": sample.prompt_tokens, "completions": answers, **error}
 
 
-def _text_and_thinking(answer: Answer) -> dict[str, str]:
-    """Return an answer, with its thinking if it has any."""
+def _answer_to_json(answer: Answer) -> dict[str, str]:
+    """Return an answer's text, and its thinking if the model thought."""
     parts = answer.parts
     return {"text": parts.answer} | ({"thinking": parts.thinking} if parts.has_thinking else {})
 
 
-def _read_source(prompts: str) -> tuple[bytes, str, bool]:
+def _read_prompts_source(prompts: str) -> tuple[bytes, str, bool]:
     """Return the content of task.prompts, its name for messages, and whether its lines are JSON."""
     if prompts == STDIN:
-        data = read_stdin()
+        data = read_stdin_once()
         return data, "stdin", _starts_with_json_prompt(data)
     path = Path(prompts).expanduser()
     if path.suffix not in (".txt", ".jsonl"):
@@ -192,13 +193,13 @@ def _read_source(prompts: str) -> tuple[bytes, str, bool]:
 
 
 def is_prompt_file(path: Path) -> bool:
-    """Return whether a file of JSON lines holds prompts, and not the questions of a data set."""
+    """Return whether a JSON lines file contains prompts, not a data set's questions."""
     with os_errors_as_data_error(path), path.open("rb") as stream:
         return _starts_with_json_prompt(next((line for line in stream if line.strip()), b""))
 
 
 def _starts_with_json_prompt(data: bytes) -> bool:
-    """Return whether the first non-blank line is an object with prompt or messages."""
+    """Return whether the first non-blank line is a JSON object with the key prompt or messages."""
     first = next((line for line in data.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()), b"")
     try:
         values = parse_json(first.decode())
@@ -207,8 +208,8 @@ def _starts_with_json_prompt(data: bytes) -> bool:
     return isinstance(values, dict) and ("prompt" in values or "messages" in values)
 
 
-def _add_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
-    """Give a prompt the branches of the job, unless it has its own."""
+def _with_common_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
+    """Return the prompt with the job's branches, unless the prompt defines its own."""
     if isinstance(prompt, BranchedPrompt) or task.common_branches is None:
         return prompt
     try:
@@ -218,7 +219,7 @@ def _add_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
 
 
 def _parse_json_prompt(line: str, framing: Framing) -> GivenPrompt:
-    """Parse one line of JSON. Raises ValueError with the reason if it is not a prompt."""
+    """Parse a prompt from one JSON line. Raises ValueError with the reason for an invalid prompt."""
     values = parse_json(line)
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
         both = isinstance(values, dict) and "prompt" in values
@@ -228,7 +229,7 @@ def _parse_json_prompt(line: str, framing: Framing) -> GivenPrompt:
         if get_close_matches(key, KEYS, cutoff=0.75):  # a misspelt key would change the request unnoticed
             raise ValueError(unknown_choice_message("key", key, KEYS))
     if others:
-        _warn_unread_keys(", ".join(others))
+        _warn_of_ignored_keys(", ".join(others))
     prompt = (
         validate_text(values["prompt"])
         if "prompt" in values
@@ -238,12 +239,12 @@ def _parse_json_prompt(line: str, framing: Framing) -> GivenPrompt:
 
 
 @cache  # a grid reads the same lines for each of its jobs
-def _warn_unread_keys(keys: str) -> None:
+def _warn_of_ignored_keys(keys: str) -> None:
     log.warning("note: keys of prompt lines are ignored: %s (used are %s)", keys, ", ".join(KEYS))
 
 
 def _validate_branches(branches: Any) -> tuple[str, ...]:
-    """Check the beginnings of branches. An empty one continues the prompt directly."""
+    """Return validated branch beginnings. An empty beginning continues the prompt directly."""
     if not isinstance(branches, list) or not branches:
         raise ValueError(f"branches must be a list of at least one string, not {json.dumps(branches)[:80]}")
     return tuple("" if text == "" else validate_text(text) for text in branches)
@@ -258,7 +259,7 @@ def _validate_messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
 
 
 def validate_message(message: Any) -> Message:
-    """Check one turn of a conversation. Raises ValueError with the problem."""
+    """Return a validated chat message. Raises ValueError with the problem."""
     if not isinstance(message, dict) or message.keys() - {"reasoning_content"} != {"role", "content"}:
         raise ValueError(f"a message has the keys role and content only, not {_truncate_json(message)}")
     if message["role"] not in ROLES:
@@ -275,7 +276,7 @@ def validate_message(message: Any) -> Message:
 
 
 def validate_text(value: Any) -> str:
-    """Check that a value is a text for a model. Raises ValueError with the reason."""
+    """Return a validated text for a model. Raises ValueError with the reason."""
     if not isinstance(value, str) or not value:
         raise ValueError(
             f"expected a string, found {('an empty one' if value == '' else _truncate_json(value))}"

@@ -1,4 +1,4 @@
-"""Files that list questions of a data set, for `task.only` and `task.without`.
+"""Reads files that list questions of a data set for `task.only` and `task.without`.
 
 One entry a line (a line that begins with # is a comment), or a JSON list of entries. An entry
 is the number of a question in its split, from 0 on; an id of the data set; or the SHA-256 of
@@ -26,7 +26,7 @@ FORMS = (
 
 
 class ListableQuestion(Protocol):
-    """A question with its position, id and text in the data set."""
+    """Protocol of a question with its position, id and text in the data set."""
 
     @property
     def position(self) -> int: ...
@@ -40,12 +40,12 @@ class ListableQuestion(Protocol):
         """The question's text without choices."""
 
 
-def hash_question(text: str) -> str:
+def hash_question_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_entries(file: str, config_key: str) -> list[str]:
-    """Return the entries of a file without duplicates. `config_key` names the file in messages."""
+def read_question_list(file: str, config_key: str) -> list[str]:
+    """Return the entries of a question list without duplicates. `config_key` names the file in messages."""
     text = read_text(Path(file).expanduser(), f"{config_key}={file}").removeprefix("\ufeff")
     if text.lstrip().startswith("["):
         entries = _parse_json_list(text, f"{config_key}={file}")
@@ -75,13 +75,11 @@ def _parse_json_list(text: str, source: str) -> list[str]:
 def find_listed_positions(
     file: str, config_key: str, split: str, questions: Sequence[ListableQuestion]
 ) -> frozenset[int]:
-    """Return the positions in the split of the listed questions. Raises ConfigError for unknown
-    entries.
-    """
-    entries = read_entries(file, config_key)
+    """Return the positions of the listed questions in the split. Raises ConfigError for unknown entries."""
+    entries = read_question_list(file, config_key)
     by_name: dict[str, list[int]] = {}
     for item in questions:
-        digest = hash_question(item.text)
+        digest = hash_question_text(item.text)
         names = {str(item.position), digest, digest[:DIGITS]}
         if item.id:
             names |= {f"{ID}{item.id}"} if item.id.isdecimal() else {item.id, f"{ID}{item.id}"}
@@ -103,7 +101,7 @@ def find_listed_positions(
 
 
 def _normalize_entry(entry: str) -> str:
-    """Return an entry in canonical form: without leading zeros, and a hash in lower case."""
+    """Return a list entry in canonical form: numbers without leading zeros, hashes in lower case."""
     if entry.isdecimal():
         return str(int(entry))
     return entry.lower() if HASH.fullmatch(entry.lower()) else entry

@@ -1,4 +1,4 @@
-"""Builds prompts from questions: in a chat template or as plain text, after worked examples.
+"""Builds prompts from questions and worked examples, in a chat template or as plain text.
 
 `lm_eval_5shot` is, byte for byte, what lm-evaluation-harness 0.4.13 sends for its task gsm8k:
 five other examples before each question, drawn from the whole train split for one question
@@ -14,7 +14,7 @@ from random import Random
 from runner.config.examples import ExamplesConfig
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.datasets.items import Item
-from runner.datasets.questions import hash_items, load_examples, load_train_split
+from runner.datasets.questions import hash_questions, load_train_split, load_worked_examples
 from runner_base import ConfigError, check_value
 from runner_base.notes import Note, note
 from runner_engine import GenerationConfig, Message, Prompt
@@ -28,13 +28,13 @@ LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
 
 
 def load_few_shot_examples(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
-    """Return the worked examples before each question, and a hash of the pool they are drawn from.
+    """Return the worked examples for each question, and a hash of the pool from which they are drawn.
 
     Jobs with more of the same questions have the same hash, so they can reuse each other's answers.
     """
     if task.prompt is not PromptStyle.lm_eval_5shot:
-        examples = load_examples(task)
-        return [examples] * len(items), hash_items(examples)
+        examples = load_worked_examples(task)
+        return [examples] * len(items), hash_questions(examples)
     pool = load_train_split(task, f"task.prompt={task.prompt.value}")
     if len(pool) < LM_EVAL_SHOTS:
         raise ConfigError(
@@ -61,12 +61,12 @@ def load_few_shot_examples(task: ExamplesConfig, items: list[Item]) -> tuple[lis
     # the place of question 0, also where task.only leaves it out
     first = places[0] - items[0].number
     in_order = all(item.position == first + item.number for item in items)
-    drawn_for = f"{hash_items(pool)} {first if in_order else places}"
+    drawn_for = f"{hash_questions(pool)} {first if in_order else places}"
     return [drawn[position] for position in places], hashlib.sha256(drawn_for.encode()).hexdigest()
 
 
-def stop_strings(task: ExamplesConfig) -> tuple[str, ...]:
-    """Return the texts that end a completion: the beginning of a next question."""
+def few_shot_stop_strings(task: ExamplesConfig) -> tuple[str, ...]:
+    """Return the strings that end a completion because the model begins a next question."""
     if task.prompt is PromptStyle.chat:
         return ()
     if task.prompt is PromptStyle.lm_eval_5shot:
@@ -76,7 +76,9 @@ def stop_strings(task: ExamplesConfig) -> tuple[str, ...]:
 
 
 def lm_eval_difference_notes(task: ExamplesConfig, generation: GenerationConfig) -> list[Note]:
-    """Return settings that differ from those of published scores, if the prompts are lm-eval's."""
+    """Return a note on settings that differ from those of published scores, if the prompts are
+    lm-eval's.
+    """
     if task.prompt is not PromptStyle.lm_eval_5shot:
         return []
     values = {key: (getattr(generation, key), usual) for key, usual in LM_EVAL_GENERATION.items()}
@@ -87,30 +89,35 @@ def lm_eval_difference_notes(task: ExamplesConfig, generation: GenerationConfig)
     ]
 
 
-def build_prompt(task: WordingConfig, item: Item, shots: list[Item]) -> Prompt:
-    """Build the prompt, as a chat or as plain text, with the question after the worked examples."""
+def build_question_prompt(task: WordingConfig, item: Item, examples: list[Item]) -> Prompt:
+    """Build a question's prompt after worked examples, as a chat or as plain text."""
     if task.prompt is not PromptStyle.chat:
         return "".join(
-            [*(f"{_format_example(task, shot)}\n\n" for shot in shots), _fill_template(task, item)]
+            [
+                *(f"{_format_worked_example(task, shot)}\n\n" for shot in examples),
+                _fill_question_template(task, item),
+            ]
         )
     turns = [Message("system", task.system)] if task.system else []
-    for shot in shots:
-        turns += [Message("user", _fill_template(task, shot)), Message("assistant", shot.answer)]
-    return (*turns, Message("user", _fill_template(task, item)))
+    for shot in examples:
+        turns += [Message("user", _fill_question_template(task, shot)), Message("assistant", shot.answer)]
+    return (*turns, Message("user", _fill_question_template(task, item)))
 
 
 def format_continuation(prompt: Prompt, answer: str) -> str:
-    """Return an answer as it follows its prompt: in plain text, after a space."""
+    """Return an answer in the form that follows its prompt: after plain text, it begins with a space."""
     return answer if not isinstance(prompt, str) or prompt[-1].isspace() else f" {answer}"
 
 
-def _format_example(task: WordingConfig, shot: Item) -> str:
-    question = _fill_template(task, shot)
-    return question + format_continuation(question, shot.answer)
+def _format_worked_example(task: WordingConfig, example: Item) -> str:
+    question = _fill_question_template(task, example)
+    return question + format_continuation(question, example.answer)
 
 
-def _fill_template(task: WordingConfig, item: Item) -> str:
-    """Fill the template in one pass, so that text in a question is never taken for a placeholder."""
+def _fill_question_template(task: WordingConfig, item: Item) -> str:
+    """Fill a question into the template in one pass, so that braces in the question are not
+    placeholders.
+    """
     usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
     values = {"question": item.question, "instruction": task.instruction}
     return re.sub(r"\{(question|instruction)\}", lambda name: values[name[1]], task.template or usual)

@@ -15,29 +15,31 @@ from runner_base.notes import Note, note
 
 
 class ClusterConfig(Protocol):
-    """The config keys of a task that determine the clusters of its samples."""
+    """Protocol of task configs that assign samples to clusters of dependent questions."""
 
     data: str
 
     @property
     def baseline_name(self) -> str | None:
-        """The baseline job for early stopping, if any."""
+        """Name of the baseline job for early stopping. None without one."""
 
 
-def question_numbers(items: Iterable[Item]) -> list[int]:
+def list_question_numbers(items: Iterable[Item]) -> list[int]:
     return [item.number for item in items]
 
 
-def index_by_number(items: Iterable[Item]) -> dict[int, Item]:
+def index_questions_by_number(items: Iterable[Item]) -> dict[int, Item]:
     return {item.number: item for item in items}
 
 
-def hash_question_choice(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, str]:
-    """Return the hashes of selected or excluded questions, and of the clusters of all questions."""
+def hash_question_subset(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, str]:
+    """Return hashes of the selected or excluded questions, and of the clusters of all questions."""
     left_out = [item for item in items if item.left_out]
     chosen = {"only": (task.only, items), "without": (task.without, left_out)}
     hashes = {
-        key: _hash_values(question_numbers(some)) for key, (file, some) in chosen.items() if file is not None
+        key: _hash_json_values(list_question_numbers(some))
+        for key, (file, some) in chosen.items()
+        if file is not None
     }
     clusters = [item.cluster for item in items]
     if task.data == EMBEDDED:
@@ -46,23 +48,25 @@ def hash_question_choice(task: QuestionsConfig, items: Sequence[Item]) -> dict[s
 
 
 def hash_clusters(clusters: list[str | None]) -> dict[str, str]:
-    """Return the hash of the clusters that questions belong to. Empty without clusters."""
+    """Return a hash of the assignment of questions to clusters. Empty without clusters."""
     if not any(cluster is not None for cluster in clusters):
         return {}
-    return {"clusters": _hash_values(clusters)}
+    return {"clusters": _hash_json_values(clusters)}
 
 
 def _hash_embedded_clusters(task: QuestionsConfig, clusters: list[str | None]) -> dict[str, str]:
-    """Return the hash of embedded problems' clusters, only for an explicit task.cluster=null.
+    """Return the hash for embedded problems without clusters. Empty unless task.cluster=null is set
+    explicitly.
 
     Their default was null before, and is template now: jobs with the default keep their ids.
     """
     is_default = any(clusters) or task.baseline_name is not None
-    return {} if is_default else {"clusters": _hash_values(clusters)}
+    return {} if is_default else {"clusters": _hash_json_values(clusters)}
 
 
-def with_recorded_cluster(task: ClusterConfig, sample: Sample, recorded: Sample) -> Sample:
-    """Return a sample with the cluster of its record, if the job began with another default.
+def restore_recorded_cluster(task: ClusterConfig, sample: Sample, recorded: Sample) -> Sample:
+    """Return a sample with the cluster of the recorded sample, if the job began with another default of
+    task.cluster.
 
     Jobs on embedded problems kept their ids when task.cluster=template became the default, and
     task.early_stop_vs has null as default.
@@ -71,8 +75,10 @@ def with_recorded_cluster(task: ClusterConfig, sample: Sample, recorded: Sample)
     return replace(sample, cluster=recorded.cluster) if task.data == EMBEDDED and may_lack else sample
 
 
-def choice_notes(task: QuestionsConfig, items: Sequence[Item]) -> list[Note]:
-    """Return notes on how many questions files select, and how many of them count."""
+def question_subset_notes(task: QuestionsConfig, items: Sequence[Item]) -> list[Note]:
+    """Return notes on how many questions the user's lists select, and how many of them count in the
+    score.
+    """
     notes, left_out = [], sum(item.left_out for item in items)
     if task.only is not None:
         notes.append(note("only", file=task.only, count=len(items)))
@@ -82,5 +88,5 @@ def choice_notes(task: QuestionsConfig, items: Sequence[Item]) -> list[Note]:
     return notes
 
 
-def _hash_values(values: list[Any]) -> str:
+def _hash_json_values(values: list[Any]) -> str:
     return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Loads the questions and worked examples of a task, and describes them for records.
+"""Loads a task's questions and worked examples, and describes them for records.
 
 Questions have a number or a letter as the answer; runner/datasets/items.py reads them.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from runner.config.examples import ExamplesConfig
 from runner.config.questions import QuestionsConfig
 from runner.datasets import long_texts
-from runner.datasets.items import Item, QuestionSource, read_items
+from runner.datasets.items import Item, QuestionSource, read_questions
 from runner.datasets.question_lists import find_listed_positions
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.row_layouts import RowKeys
@@ -27,20 +27,20 @@ MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, a
 
 
 def load_questions(task: QuestionsConfig) -> list[Item]:
-    """Return the questions of task.data: shuffled if requested, from task.offset on, task.limit of
-    them.
+    """Return the questions of task.data: shuffled if configured, then task.limit questions from
+    task.offset on.
 
     task.only restricts the questions to those that it names; those that task.without names are
     marked.
     """
-    check_embedded_count(task.data, "task.limit", task.limit, task.limit)
+    reject_large_embedded_count(task.data, "task.limit", task.limit, task.limit)
     source = QuestionSource(task.data, task.split, "task.data", RowKeys.from_task(task), task.subset)
     if task.only is not None:
-        items = _select_only(task.only, source, task)
+        items = _select_listed_questions(task.only, source, task)
     else:
-        items = read_items(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
+        items = read_questions(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
     if not items:
-        total = len(read_items(source, QuestionSelection(task.offset))) if task.offset else 0
+        total = len(read_questions(source, QuestionSelection(task.offset))) if task.offset else 0
         if total:
             raise ConfigError(
                 f"split {task.split} of task.data={task.data} has only {total}",
@@ -53,51 +53,54 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
         )
     if items[0].choices_key is not None and task.choices_key is None:
         task.set_detected_choices(items[0].choices_key)
-    return items if task.without is None else _mark_excluded(task.without, items, source)
+    return items if task.without is None else _mark_excluded_questions(task.without, items, source)
 
 
-def _select_only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item]:
-    """Return the questions that a file names. Each keeps the number that it has among all questions."""
+def _select_listed_questions(list_file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item]:
+    """Return the questions that a list file names. Each question keeps its number among all questions."""
     every = _read_whole_split(source)
-    named = find_listed_positions(file, "task.only", source.split, every)
+    named = find_listed_positions(list_file, "task.only", source.split, every)
     numbered = enumerate(QuestionSelection(None, task.offset, task.shuffle_seed).select_positions(len(every)))
     items = [replace(every[position], number=number) for number, position in numbered if position in named][
         : task.limit
     ]
     if not items:
         raise ConfigError(
-            f"no question remains after task.offset={task.offset}", key="task.only", value=file, code="empty"
+            f"no question remains after task.offset={task.offset}",
+            key="task.only",
+            value=list_file,
+            code="empty",
         )
     return items
 
 
-def _mark_excluded(file: str, items: list[Item], source: QuestionSource) -> list[Item]:
-    """Return questions, with those marked that a file names."""
-    named = find_listed_positions(file, "task.without", source.split, _read_whole_split(source))
+def _mark_excluded_questions(list_file: str, items: list[Item], source: QuestionSource) -> list[Item]:
+    """Return all questions, and mark those that a list file excludes from the score."""
+    named = find_listed_positions(list_file, "task.without", source.split, _read_whole_split(source))
     if all(item.position in named for item in items):
         raise ConfigError(
             f"this list excludes all {len(items):,} questions, so none is scored",
             key="task.without",
-            value=file,
+            value=list_file,
             code="empty",
         )
     return [replace(item, left_out=item.position in named) for item in items]
 
 
 def _read_whole_split(source: QuestionSource) -> list[Item]:
-    """Return all questions of a split; of the endless embedded data, those before the first
-    repetition.
+    """Return all questions of a split. For the endless embedded data, return the questions before the
+    first repetition.
     """
-    return read_items(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
+    return read_questions(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
 
 
-def load_examples(task: ExamplesConfig) -> list[Item]:
-    """Return the first task.shots worked examples of task.shots_data, or of the train split of
+def load_worked_examples(task: ExamplesConfig) -> list[Item]:
+    """Return the first task.shots worked examples from task.shots_data, or from the train split of
     task.data.
     """
     if task.shots == 0:
         return []
-    check_embedded_count(task.shots_data or task.data, "task.shots", task.shots, task.shots)
+    reject_large_embedded_count(task.shots_data or task.data, "task.shots", task.shots, task.shots)
     examples = load_train_split(task, f"task.shots={task.shots}", task.shots)
     if len(examples) != task.shots:
         source = task.shots_data or task.data
@@ -111,8 +114,8 @@ def load_examples(task: ExamplesConfig) -> list[Item]:
 
 
 def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None = None) -> list[Item]:
-    """Return the first worked examples of task.shots_split, or all. `required_by` is the key that
-    needs them.
+    """Return the first `limit` questions of task.shots_split, or all. Errors name the key that requires
+    them.
 
     The embedded generator is endless: "all" are those before the first repetition.
     """
@@ -129,7 +132,7 @@ def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None =
     most = DISTINCT if data == "embedded" and limit is None else limit
     subset = task.subset if data == task.data else None
     row_keys = replace(RowKeys.from_task(task), cluster=None)  # examples are not compared
-    examples = read_items(
+    examples = read_questions(
         QuestionSource(data, task.shots_split, key, row_keys, subset), QuestionSelection(most)
     )
     if data == task.data and task.split == task.shots_split:
@@ -140,14 +143,14 @@ def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None =
     return examples
 
 
-def check_embedded_count(data: str, key: str, value: object, count: int | None) -> None:
-    """Reject a count that is too large for the embedded generator, whose questions all stay in memory."""
+def reject_large_embedded_count(data: str, key: str, value: object, count: int | None) -> None:
+    """Raise ConfigError if a config key requests too many embedded questions, which all stay in memory."""
     need = f"the embedded data has at most {MAX_MADE:,} questions"
     check_value(data != "embedded" or count is None or count <= MAX_MADE, key, value, need, code="too_large")
 
 
-def hash_items(items: list[Item]) -> str:
-    """Return the SHA-256 of questions and answers in order."""
+def hash_questions(items: list[Item]) -> str:
+    """Return the SHA-256 of all questions and answers, in order."""
     text = json.dumps([[item.question, item.answer, item.gold] for item in items], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

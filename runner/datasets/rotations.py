@@ -1,4 +1,4 @@
-"""task.rotate: each multiple-choice question in several orders of its choices, which form one
+"""task.rotate: asks each multiple-choice question in several orders of its choices, which form one
 cluster.
 
 In the k-th order every choice is moved on by the same number of positions, so that with as many
@@ -21,7 +21,7 @@ FEW = 8  # questions: fewer can have the same right letter by chance
 
 
 def rotate_choices(items: list[Item], num_orders: int) -> list[Item]:
-    """Return each question in `num_orders` orders, or in as many as it has choices if those are fewer."""
+    """Return each question in `num_orders` orders of its choices, or in fewer if it has fewer choices."""
     if num_orders == 1:
         return items
     without = next((item for item in items if not item.choices), None)
@@ -34,20 +34,22 @@ def rotate_choices(items: list[Item], num_orders: int) -> list[Item]:
             code="unsupported",
         )
     return [
-        _rotate_item(item, shift, item.number * num_orders + number)
+        _rotate_question_choices(item, shift, item.number * num_orders + number)
         for item in items
-        for number, shift in enumerate(rotation_shifts(len(item.choices), num_orders))
+        for number, shift in enumerate(evenly_spaced_shifts(len(item.choices), num_orders))
     ]
 
 
-def rotation_shifts(num_choices: int, num_orders: int) -> list[int]:
-    """Return by how many positions the choices are moved on in each order, evenly spread."""
+def evenly_spaced_shifts(num_choices: int, num_orders: int) -> list[int]:
+    """Return the rotation of the choices in each order, as evenly spaced numbers of positions."""
     num_orders = min(num_orders, num_choices)
     return [number * num_choices // num_orders for number in range(num_orders)]
 
 
 def same_letter_notes(items: list[Item], num_orders: int) -> list[Note]:
-    """Warn if the same letter is always right, so that a preference for it would look like knowledge."""
+    """Return a warning if the same letter is always right, because a letter preference would look like
+    knowledge.
+    """
     letters = Counter(item.gold for item in items if item.choices)
     if num_orders > 1 or len(letters) != 1 or letters.total() < FEW:
         return []
@@ -55,8 +57,8 @@ def same_letter_notes(items: list[Item], num_orders: int) -> list[Note]:
     return [note("same_letter", "warning", letter=letter, questions=letters.total())]
 
 
-def _rotate_item(item: Item, shift: int, number: int) -> Item:
-    """Return a question with its choices moved on: the last ones come first."""
+def _rotate_question_choices(item: Item, shift: int, number: int) -> Item:
+    """Return a question with its choices rotated by `shift` positions, so that the last ones come first."""
     start = len(item.choices) - shift
     choices = item.choices[start:] + item.choices[:start]
     gold = LETTERS[(LETTERS.index(item.gold) + shift) % len(choices)]

@@ -1,4 +1,5 @@
-"""Finds the keys of a row with its question and answer: named keys, or those of known data sets.
+"""Finds the question and the answer in a data set's row by the keys that the user names, or by known
+layouts.
 
 Choices whose columns tell which of them is right, as GPQA's, are always shuffled: otherwise
 each right one would be A.
@@ -50,7 +51,9 @@ MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")
 
 @dataclass(frozen=True)
 class RowKeys:
-    """The keys of a row that the user has named. Several keys, joined by +, form one question."""
+    """The keys that a user has named for question, answer, choices and cluster of a row. A + joins
+    several keys.
+    """
 
     question: str | None = None
     answer: str | None = None
@@ -63,33 +66,33 @@ class RowKeys:
 
     @classmethod
     def from_task(cls, task: QuestionsConfig) -> RowKeys:
-        """Return the keys that a task names."""
+        """Return the row keys that a task's config names."""
         keys = task.question_key, task.answer_key, task.choices_key
         return cls(
             *keys, task.has_letters, task.gold_after, task.cluster, task.gold_scorer, task.choices_seed
         )
 
     def find_question_and_answer(self, columns: Collection[str]) -> tuple[tuple[str, ...], str]:
-        """Return the keys of the question's parts, and of the answer. Raises ValueError if one is missing."""
+        """Return the keys of the question's parts and of the answer. Raises ValueError if one is missing."""
         if of_code := next((keys for keys in PROGRAMMING if all(key in columns for key in keys)), None):
             raise ValueError(
                 f"the keys {', '.join(of_code)} mean programming tasks, such as HumanEval and "
                 "MBPP, whose answers need tests. The runner scores only numbers, letters and "
                 "expressions"
             )
-        question = _first_existing(self.question, QUESTIONS, columns, "question")
-        return tuple(question.split("+")), _first_existing(self.answer, ANSWERS, columns, "answer")
+        question = _find_existing_key(self.question, QUESTIONS, columns, "question")
+        return tuple(question.split("+")), _find_existing_key(self.answer, ANSWERS, columns, "answer")
 
     @property
     def scorer_override(self) -> str:
-        """The override that selects the scorer, for messages."""
+        """The override that selects the scorer, to be shown in messages."""
         return (
             f"task.extractor={self.scorer}" if self.scorer == Extractor.math else f"task.scorer={self.scorer}"
         )
 
     @property
     def required_answer(self) -> str:
-        """The answer that a row needs, for messages."""
+        """Description of the answer that each row needs, for messages."""
         if self.scorer is not None:
             return f"an answer that {self.scorer_override} can read"
         if self.has_letters:
@@ -97,15 +100,15 @@ class RowKeys:
         return f"an answer that is a number or ends in '{self.after or '####'} NUMBER'"
 
     def columns_to_read(self, columns: Collection[str]) -> list[str]:
-        """Return the columns of a table that are read."""
+        """Return the columns of a table that contain question, answer, choices, id or cluster."""
         parts, answer = self.find_question_and_answer(columns)
         known = [key for key in (CHOICES, "answerKey", OPTIONS, "answer_index", *GPQA) if key in columns]
-        named = *self.choice_keys(columns), *self.cluster_keys(columns), *_id_keys(columns)
+        named = *self.choice_keys(columns), *self.cluster_keys(columns), *_find_id_key(columns)
         return list(dict.fromkeys([*parts, answer, *known, *named]))
 
     def detect_choices(self, row: Mapping[str, Any]) -> RowKeys:
-        """Return the keys for a row with a known layout of choices. Raises ValueError for unknown
-        `choices`.
+        """Return row keys completed for a known layout of choices. Raises ValueError if configured `choices`
+        are unknown.
         """
         choices, options = row.get(CHOICES), row.get(OPTIONS)
         if self.choices is not None or self.has_letters or self.scorer is not None:
@@ -137,23 +140,27 @@ class RowKeys:
         )
 
     def shuffle_seed(self, answer_key: str, choice_keys: Sequence[str]) -> int | None:
-        """Return the seed that shuffles choices: always one if a choice's column is the answer."""
+        """Return the seed for shuffling the choices. If the answer is itself one of the choice columns,
+        choices are always shuffled.
+        """
         return 0 if self.choices_seed is None and answer_key in choice_keys else self.choices_seed
 
     def cluster_keys(self, columns: Collection[str]) -> list[str]:
-        """Return the key of the question's cluster. Empty if none is named."""
-        return [] if self.cluster is None else [_first_existing(self.cluster, (), columns, "cluster")]
+        """Return a list with the key of the question's cluster. Empty if no cluster key is named."""
+        return [] if self.cluster is None else [_find_existing_key(self.cluster, (), columns, "cluster")]
 
     def choice_keys(self, columns: Collection[str]) -> list[str]:
-        """Return the key of the list of choices, or the key of each choice. Empty without choices."""
+        """Return the key of the list of choices, or one key per choice. Empty without choices."""
         return (
-            [] if self.choices is None else _first_existing(self.choices, (), columns, "choices").split("+")
+            []
+            if self.choices is None
+            else _find_existing_key(self.choices, (), columns, "choices").split("+")
         )
 
 
 @dataclass(frozen=True)
 class ParsedRow:
-    """The question, answer, choices, id and cluster of a row."""
+    """Question, answer, choices, id and cluster of one data set row."""
 
     question: str  # with its choices, if there are any
     answer: str  # with its working, if there is any
@@ -166,7 +173,7 @@ class ParsedRow:
 
 
 def parse_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
-    """Parse a row. Raises ValueError with the reason."""
+    """Parse a data set row into question and answer. Raises ValueError with the reason if this fails."""
     keys = keys.detect_choices(row)
     parts, answer_key = keys.find_question_and_answer(row)
     texts = [_require_text(row, key) for key in parts]
@@ -184,7 +191,7 @@ def parse_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
         answer = worked = str(value) if isinstance(value, int | float) else _require_text(row, answer_key)
         gold = load_scorer(keys.scorer).read_gold(answer)
     elif keys.has_letters:
-        answer, gold = _parse_letter(row[answer_key], labels, choices, keys.after)
+        answer, gold = _parse_answer_letter(row[answer_key], labels, choices, keys.after)
         seed = keys.shuffle_seed(answer_key, choice_keys)
         if choices and seed is not None:
             order = shuffled_choice_order(choices, stem, seed)
@@ -192,7 +199,7 @@ def parse_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
             # its working may speak of other letters
             answer, choices = (gold, tuple(choices[at] for at in order))
     else:
-        answer = _parse_answer(row, answer_key)
+        answer = _parse_answer_text(row, answer_key)
         gold = find_gold_number(answer, keys.after)
     question = append_choices(stem, choices)
     # as a worked example, an answer without #### would teach the model to leave it out
@@ -200,28 +207,32 @@ def parse_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
         worked = (
             answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
         )
-    row_id = next((str(row[key]) for key in _id_keys(row) if isinstance(row[key], str | int)), "")
-    cluster = next((parse_cluster(row, key) for key in keys.cluster_keys(row)), None)
+    row_id = next((str(row[key]) for key in _find_id_key(row) if isinstance(row[key], str | int)), "")
+    cluster = next((parse_cluster_name(row, key) for key in keys.cluster_keys(row)), None)
     return ParsedRow(question, worked, gold, choices, stem if choices else "", row_id, cluster, keys.choices)
 
 
-def append_choices(stem: str, choices: Sequence[str]) -> str:
-    """Return a question with its choices as A, B, C …; unchanged if it has none."""
-    return "\n".join([stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))])
+def append_choices(question: str, choices: Sequence[str]) -> str:
+    """Return the question followed by its choices as A, B, C …. Without choices, return the question
+    unchanged.
+    """
+    return "\n".join(
+        [question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))]
+    )
 
 
-def shuffled_choice_order(choices: Sequence[str], stem: str, seed: int) -> list[int]:
-    """Return the order of a question's choices, from seed and question alone."""
-    return Random(f"{seed} {stem}").sample(range(len(choices)), len(choices))
+def shuffled_choice_order(choices: Sequence[str], question: str, seed: int) -> list[int]:
+    """Return the shuffled order of a question's choices, which depends only on seed and question."""
+    return Random(f"{seed} {question}").sample(range(len(choices)), len(choices))
 
 
-def _id_keys(columns: Collection[str]) -> list[str]:
-    """Return the key of a row's id. Empty if it has none."""
+def _find_id_key(columns: Collection[str]) -> list[str]:
+    """Return a list with the key of a row's id. Empty if rows have no id."""
     return [key for key in IDS if key in columns][:1]
 
 
-def parse_cluster(row: Mapping[str, Any], key: str) -> str:
-    """Return the name of a row's cluster. Raises ValueError if it has none."""
+def parse_cluster_name(row: Mapping[str, Any], key: str) -> str:
+    """Return the cluster name of a row. Raises ValueError if the row has none."""
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise ValueError(
@@ -230,10 +241,10 @@ def parse_cluster(row: Mapping[str, Any], key: str) -> str:
     return str(value)
 
 
-def _first_existing(
+def _find_existing_key(
     named_key: str | None, known_keys: Collection[str], columns: Collection[str], description: str
 ) -> str:
-    """Return the first key, or group of keys, that exists."""
+    """Return the first candidate key, or +-joined group of keys, that exists in the columns."""
     for wanted in known_keys if named_key is None else (named_key,):
         if all(key in columns for key in wanted.split("+")):
             return wanted
@@ -250,9 +261,9 @@ def _require_text(row: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _parse_answer(row: Mapping[str, Any], key: str) -> str:
-    """Return the answer as text. A list of one number counts as the number, and a unit in brackets is
-    omitted.
+def _parse_answer_text(row: Mapping[str, Any], key: str) -> str:
+    """Return a row's answer as text. A list with one number counts as that number, and units in brackets
+    are dropped.
     """
     value = row[key]
     if isinstance(value, list) and len(value) == 1:
@@ -265,7 +276,9 @@ def _parse_answer(row: Mapping[str, Any], key: str) -> str:
 
 
 def _parse_choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return labels and texts of a row's choices: a list, a list with labels, or a key for each."""
+    """Return the labels and texts of a row's choices, from a list, a labelled list, or one key per
+    choice.
+    """
     texts: Any = row[keys[0]] if len(keys) == 1 else [row[key] for key in keys]
     labels: Any = LETTERS
     if isinstance(texts, Mapping) and {"text", "label"} <= texts.keys():  # as in ARC
@@ -277,8 +290,8 @@ def _parse_choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, 
     return tuple(map(str, labels)), tuple(str(text).strip() for text in texts)
 
 
-def _parse_letter(
-    value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None
+def _parse_answer_letter(
+    value: Any, labels: Sequence[str], choices: Sequence[str], mark_text: str | None
 ) -> tuple[str, str]:
     if isinstance(value, int) and not isinstance(value, bool) and str(value) not in labels:
         letter = LETTERS[value] if 0 <= value < len(choices) else None
@@ -287,7 +300,7 @@ def _parse_letter(
         letter = LETTERS[labels.index(text)] if choices and text in labels else None
         if letter is None and text in choices:
             letter = LETTERS[choices.index(text)]
-        letter = letter or find_gold_letter(text, after)
+        letter = letter or find_gold_letter(text, mark_text)
     if letter is None or (choices and letter not in LETTERS[: len(choices)]):
         more = (
             f"of the {len(choices)} choices, its number from 0 on, or its text" if choices else "of a choice"

@@ -1,4 +1,4 @@
-"""Texts whose likelihood is scored: documents, continuations of prompts, answers to questions,
+"""Loads texts to score by likelihood: documents, continuations of prompts, answers to questions,
 choices.
 
 A .txt file is one document. In a .jsonl file, the keys of the first row determine the layout of
@@ -19,19 +19,19 @@ from typing import Any
 from runner.config.questions import QuestionsConfig
 from runner.datasets.items import Item
 from runner.datasets.long_texts import DATA as LONG
-from runner.datasets.long_texts import iterate_rows
+from runner.datasets.long_texts import iterate_synthetic_texts
 from runner.datasets.prompts import validate_text
 from runner.datasets.question_lists import find_listed_positions
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.questions import load_questions
-from runner.datasets.row_layouts import CHOICES, RowKeys, parse_cluster
+from runner.datasets.row_layouts import CHOICES, RowKeys, parse_cluster_name
 from runner.scorers import LETTERS
 from runner_base import ConfigError, DataError, join_first_names, read_text
 from runner_base.texts import iter_json_lines
 
 
 class TextContext(StrEnum):
-    """The context in which a text is scored."""
+    """What precedes a scored text: nothing, a prompt, or a question."""
 
     text = "text"  # without context, in windows
     raw = "raw"  # after a prompt, both unchanged
@@ -40,7 +40,7 @@ class TextContext(StrEnum):
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """One row of the data: the scored texts, and their context."""
+    """One data set row with the texts to score and the context before them."""
 
     form: TextContext
     question: str  # or the prompt; empty for a text without context
@@ -63,8 +63,8 @@ BESIDE_TEXTS = ("cluster", CATEGORY)  # what has a fingerprint of its own
 
 
 def load_scored_items(task: QuestionsConfig) -> list[ScoredItem]:
-    """Return the items of task.data to score: shuffled if requested, from task.offset on, task.limit
-    items.
+    """Return the items of task.data to score: shuffled if configured, then task.limit items from
+    task.offset on.
     """
     path = Path(task.data).expanduser()
     if path.suffix == ".txt":
@@ -73,17 +73,19 @@ def load_scored_items(task: QuestionsConfig) -> list[ScoredItem]:
             raise DataError(f"{path} holds no text", key="task.data", value=task.data, code="empty")
         return [ScoredItem(TextContext.text, "", (text,))]
     if task.data == LONG and not path.exists():
-        return _select_items(task, list(iterate_rows()), "text")
+        return _parse_selected_items(task, list(iterate_synthetic_texts()), "text")
     is_lines = path.suffix == ".jsonl" and path.is_file() and not task.has_letters
-    if is_lines and (shape := _detect_layout(path, task)):
-        return _select_items(task, list(_read_rows(path)), shape)
-    return [_from_question(item) for item in load_questions(task)]
+    if is_lines and (shape := _detect_row_layout(path, task)):
+        return _parse_selected_items(task, list(_read_rows(path)), shape)
+    return [_question_to_scored_item(item) for item in load_questions(task)]
 
 
-def _select_items(task: QuestionsConfig, rows: list[tuple[str, Any]], row_layout: str) -> list[ScoredItem]:
-    """Return the items of the rows that the task selects."""
+def _parse_selected_items(
+    task: QuestionsConfig, rows: list[tuple[str, Any]], row_layout: str
+) -> list[ScoredItem]:
+    """Return the scored items of the rows that the task selects."""
     choice = QuestionSelection(None, task.offset, task.shuffle_seed)
-    named = None if task.only is None else _named_positions(task.only, task.split, rows)
+    named = None if task.only is None else _find_listed_rows(task.only, task.split, rows)
     chosen = [row for position, row in choice.select_rows(rows) if named is None or position in named]
     if named is not None and not chosen:
         raise ConfigError(
@@ -92,7 +94,7 @@ def _select_items(task: QuestionsConfig, rows: list[tuple[str, Any]], row_layout
             value=task.only,
             code="empty",
         )
-    given = [_parse_row(where, row, row_layout, task.cluster) for where, row in chosen[: task.limit]]
+    given = [_parse_scored_item(where, row, row_layout, task.cluster) for where, row in chosen[: task.limit]]
     if not given:
         raise ConfigError(
             f"task.data={task.data} has only {len(rows)} rows",
@@ -103,8 +105,8 @@ def _select_items(task: QuestionsConfig, rows: list[tuple[str, Any]], row_layout
     return given
 
 
-def _from_question(question: Item) -> ScoredItem:
-    """Return a question with its worked answer, or with all of its choices after the question alone."""
+def _question_to_scored_item(question: Item) -> ScoredItem:
+    """Return a question as a scored item: with its worked answer, or with each of its choices."""
     if not question.choices:
         return ScoredItem(TextContext.asked, question.question, (question.answer,), cluster=question.cluster)
     return ScoredItem(
@@ -112,19 +114,19 @@ def _from_question(question: Item) -> ScoredItem:
     )
 
 
-def hash_items(items: list[ScoredItem]) -> str:
-    """Return the SHA-256 of all scored texts in order."""
+def hash_scored_items(items: list[ScoredItem]) -> str:
+    """Return the SHA-256 of all scored texts, in order."""
     texts = [{key: value for key, value in asdict(text).items() if key not in BESIDE_TEXTS} for text in items]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
 def hash_categories(items: list[ScoredItem]) -> dict[str, str]:
-    """Return the hash of the categories of texts. Empty without categories."""
+    """Return a hash of the texts' categories. Empty without categories."""
     names = [text.category for text in items]
     return {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
 
 
-def _named_positions(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
+def _find_listed_rows(list_file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
     values = [row if isinstance(row, dict) else {} for _, row in rows]
     texts = [
         next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "") for row in values
@@ -133,12 +135,12 @@ def _named_positions(file: str, split: str, rows: list[tuple[str, Any]]) -> froz
         _NamedRow(position, str(row.get("id", "")), text)
         for position, (row, text) in enumerate(zip(values, texts, strict=True))
     ]
-    return find_listed_positions(file, "task.only", split, every)
+    return find_listed_positions(list_file, "task.only", split, every)
 
 
 @dataclass(frozen=True)
 class _NamedRow:
-    """A row's position, id and text."""
+    """A row's position, id and text, to find the row in the user's list."""
 
     position: int
     id: str
@@ -150,9 +152,9 @@ def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
     return ((f"{path}, line {number}", row) for number, row in iter_json_lines(path))
 
 
-def _detect_layout(path: Path, task: QuestionsConfig) -> str | None:
-    """Return the layout of a file's rows, from the keys of the first one. None for other keys, such as
-    word problems'.
+def _detect_row_layout(path: Path, task: QuestionsConfig) -> str | None:
+    """Return the layout of a file's rows, detected from the first row's keys. None for other layouts,
+    such as word problems.
     """
     where, row = next(_read_rows(path), (str(path), None))
     if row is None:
@@ -170,13 +172,15 @@ def _detect_layout(path: Path, task: QuestionsConfig) -> str | None:
     return shape
 
 
-def _parse_row(location: str, row: Any, row_layout: str, cluster_key: str | None = None) -> ScoredItem:
-    """Read one row. Raises DataError with its location and the reason."""
+def _parse_scored_item(
+    location: str, row: Any, row_layout: str, cluster_key: str | None = None
+) -> ScoredItem:
+    """Parse one row into a scored item. Raises DataError with the row's location and the reason."""
     try:
         if not isinstance(row, dict) or not set(row_layout.split("+")) <= row.keys():
             raise ValueError(f"expected {SHAPES[row_layout]}, as in the first record")
         cluster = next(
-            (parse_cluster(row, key) for key in RowKeys(cluster=cluster_key).cluster_keys(row)), None
+            (parse_cluster_name(row, key) for key in RowKeys(cluster=cluster_key).cluster_keys(row)), None
         )
         category = kind if isinstance(kind := row.get(CATEGORY), str) and kind.strip() else None
         if row_layout == "text":
@@ -187,7 +191,7 @@ def _parse_row(location: str, row: Any, row_layout: str, cluster_key: str | None
         form, question = TextContext.raw if key == "prompt" else TextContext.asked, validate_text(row[key])
         if row_layout.endswith("gold"):
             choices = _parse_choices(row["choices"])
-            return ScoredItem(form, question, choices, _parse_gold(row, choices), cluster, category)
+            return ScoredItem(form, question, choices, _parse_right_choice(row, choices), cluster, category)
         answer = row[row_layout.split("+")[1]]
         is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
         text = str(answer) if is_number and form is TextContext.asked else validate_text(answer)
@@ -204,8 +208,8 @@ def _parse_choices(values: Any) -> tuple[str, ...]:
     return tuple(map(validate_text, values))
 
 
-def _parse_gold(row: Mapping[str, Any], choices: tuple[str, ...]) -> int:
-    """Return the index of the right choice, which may be given as index, letter or text."""
+def _parse_right_choice(row: Mapping[str, Any], choices: tuple[str, ...]) -> int:
+    """Return the index of the right choice, which a row may give by index, letter or text."""
     gold = row["gold"]
     if isinstance(gold, str):
         names = choices if gold in choices else tuple(LETTERS)

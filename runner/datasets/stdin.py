@@ -14,8 +14,8 @@ STDIN = "-"
 
 
 @cache  # a job is identified several times in a process
-def read_stdin() -> bytes:
-    """Return all of stdin. Later calls return the same bytes."""
+def read_stdin_once() -> bytes:
+    """Return all of stdin as bytes. Later calls return the same bytes."""
     if sys.stdin.isatty():
         log.info("reading from the terminal; Ctrl-D ends")
     with suppress_heartbeat() if sys.stdin.isatty() else report_step("reading stdin"):

@@ -1,4 +1,4 @@
-"""Reads data set tables on disk: parquet in the Hub's layout, save_to_disk folders, and the Hub's
+"""Reads data set tables on disk: parquet files in the Hub's layout, save_to_disk folders, and Hub
 caches.
 
 Read with pyarrow alone, row by row: `datasets` takes seconds to import, and retries for long
@@ -31,7 +31,7 @@ Columns = Callable[[list[str]], list[str]]
 
 
 def find_split_files(folder: Path, split: str) -> list[Path]:
-    """Return the files of a split. Empty if the folder holds no table of that name."""
+    """Return the table files of a split. Empty if the folder has no table for this split."""
     if (folder / SPLITS).is_file():
         return (
             find_split_files(folder / split, split)
@@ -53,23 +53,23 @@ def find_split_files(folder: Path, split: str) -> list[Path]:
             )
         return [folder / str(name) for name in names]
     for subfolder in SUBFOLDERS:
-        if files := [path for path in _list_tables(folder / subfolder) if _split_name(path) == split]:
+        if files := [path for path in _list_tables(folder / subfolder) if _parse_split_name(path) == split]:
             return _require_all_shards(files)
     return []
 
 
 def list_splits(folder: Path) -> list[str]:
-    """Return the splits that a folder holds as tables."""
+    """Return the names of the splits that a folder contains as tables."""
     if (folder / SPLITS).is_file():
         return sorted(path.parent.name for path in folder.glob(f"*/{STATE}"))
     if (folder / STATE).is_file():
         return [str(load_json_object(folder / STATE).get("_split"))]
     return sorted(
-        {_split_name(path) for subfolder in SUBFOLDERS for path in _list_tables(folder / subfolder)}
+        {_parse_split_name(path) for subfolder in SUBFOLDERS for path in _list_tables(folder / subfolder)}
     )
 
 
-def read_rows(files: Iterable[Path], select_columns: Columns) -> Iterator[Row]:
+def read_table_rows(files: Iterable[Path], select_columns: Columns) -> Iterator[Row]:
     """Yield the rows of parquet and Arrow files in order, with their locations."""
     return (
         (f"{path}, row {number}", row)
@@ -78,8 +78,10 @@ def read_rows(files: Iterable[Path], select_columns: Columns) -> Iterator[Row]:
     )
 
 
-def find_cached_files(name: str, config: str | None, split: str) -> list[Path]:
-    """Return the files of a Hub data set from the caches of `datasets` and the Hub. Empty if missing."""
+def find_cached_hub_files(name: str, config: str | None, split: str) -> list[Path]:
+    """Return the files of a Hub data set from the local caches of `datasets` and the Hub. Empty if they
+    are missing.
+    """
     from huggingface_hub import constants
 
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
@@ -111,16 +113,18 @@ def _list_tables(folder: Path) -> list[Path]:
     return sorted((*folder.glob("*.parquet"), *folder.glob("*-*.arrow")))
 
 
-def _split_name(path: Path) -> str:
-    """Return `test` for test-00000-of-00001.parquet, for test.parquet and for gsm8k-test.arrow in a
-    cache.
+def _parse_split_name(path: Path) -> str:
+    """Return the split name in a file name: `test` for test-00000-of-00001.parquet, test.parquet and
+    gsm8k-test.arrow.
     """
     stem = match[1] if (match := SHARD.fullmatch(path.stem)) else path.stem
     return stem.rpartition("-")[2] if path.suffix == ".arrow" else stem
 
 
 def _require_all_shards(files: list[Path]) -> list[Path]:
-    """Reject a split that lacks a shard: fewer questions would look like all of them."""
+    """Raise an error for a split with missing shards, because the remaining questions would look
+    complete.
+    """
     shards = [match for path in files if (match := SHARD.fullmatch(path.stem))]
     if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
         names = join_first_names([path.name for path in files])

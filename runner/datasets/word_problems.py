@@ -1,4 +1,4 @@
-"""Generates word problems from templates: any number of them, deterministic, with worked answers.
+"""Generates word problems with worked answers from templates, deterministically and in any number.
 
 A problem is a base story (one to three steps) and as many tails ("Then Ana gives away 5
 apples.") as its split needs. A hash of the base's template and numbers decides its split, so
@@ -34,7 +34,7 @@ FOUR_STEP_SHARE = 0.08  # share of the training problems: without any, longer ch
 
 
 class Split(StrEnum):
-    """The sets of problems: three disjoint ones of 1–3 steps, and two harder held-out ones."""
+    """Disjoint sets of generated problems: three with 1–3 steps, and two harder held-out ones."""
 
     TRAIN = "train"
     VALID = "valid"
@@ -49,7 +49,7 @@ HARD_STEPS = {Split.HARD: 4, Split.HARD5: 5}
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, its worked answer (last line `#### 12`), the bare number, and the number of steps."""
+    """A word problem: question, worked answer (last line `#### 12`), bare number, and number of steps."""
 
     question: str
     answer: str
@@ -58,8 +58,8 @@ class Problem:
 
 
 class _Template(NamedTuple):
-    """A base story in words; {a}, {b} … are numbers, some drawn at random and the others derived from
-    them.
+    """A word problem's base story. Its placeholders {a}, {b} … are random numbers, or numbers derived
+    from them.
     """
 
     name: str  # part of the hash: another name would move its problems between splits
@@ -73,14 +73,16 @@ class _Template(NamedTuple):
 
 
 def generate_problem(split: Split, index: int, seed: int = 0) -> Problem:
-    """Return problem number `index` of a split: a pure function of (seed, split, index)."""
-    return _compose_problem(*_problem_parts(split, index, seed))
+    """Return the problem with this index in a split. The same seed, split and index always give the same
+    problem.
+    """
+    return _compose_problem(*_draw_problem_parameters(split, index, seed))
 
 
 def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Problem:
-    """Return the same story as `generate_problem`, with other numbers and their right answer."""
+    """Return the story of `generate_problem` with other numbers and the matching right answer."""
     original = generate_problem(split, index, seed)
-    rng, slot, buckets, steps = _problem_parts(split, index, seed)
+    rng, slot, buckets, steps = _draw_problem_parameters(split, index, seed)
     friend = _draw_friend(rng, slot)
     for attempt in count():
         other = _compose_problem(
@@ -92,17 +94,15 @@ def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Probl
     raise AssertionError("there is always another draw")
 
 
-def template_name(split: Split, index: int, seed: int = 0) -> str:
-    """Return the name of the template of a problem's base story. Problems of one template form a
-    cluster.
-    """
-    return _TEMPLATES[_story_slot(index, f"{seed}/{split}") // _PAIRS].name.strip("_")
+def problem_template_name(split: Split, index: int, seed: int = 0) -> str:
+    """Return the template of a problem's base story. Problems from one template form a cluster."""
+    return _TEMPLATES[_map_index_to_story(index, f"{seed}/{split}") // _PAIRS].name.strip("_")
 
 
-def _problem_parts(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
-    """Return the parts of a problem: random generator, story slot, allowed buckets of numbers, steps."""
+def _draw_problem_parameters(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
+    """Return a problem's random generator, story slot, allowed buckets of numbers, and number of steps."""
     rng = Random(f"{seed}/{split}/{index}")
-    slot = _story_slot(index, f"{seed}/{split}")
+    slot = _map_index_to_story(index, f"{seed}/{split}")
     if split in HARD_STEPS:
         return rng, slot, TEST_BUCKETS, HARD_STEPS[split]
     steps = base_steps = len(_TEMPLATES[slot // _PAIRS].lines)
@@ -119,13 +119,14 @@ def generate_problems(split: Split, limit: int, seed: int = 0) -> list[Problem]:
 
 
 def generate_practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
-    """Return a training problem with exactly `steps` steps (3 or more), from the numbers of train."""
+    """Return a training problem with exactly `steps` steps (at least 3) and numbers of the train split."""
     key = f"{seed}/practice{steps}"
-    return _compose_problem(Random(f"{key}/{index}"), _story_slot(index, key), TRAIN_BUCKETS, steps)
+    return _compose_problem(Random(f"{key}/{index}"), _map_index_to_story(index, key), TRAIN_BUCKETS, steps)
 
 
-def _story_slot(index: int, key: str) -> int:
-    """Map an index to (template, name, item), each combination once before any repeats.
+def _map_index_to_story(index: int, key: str) -> int:
+    """Map an index to a (template, name, item) combination. All combinations occur once before any
+    repeats.
 
     So no two of the first DISTINCT questions of a split are equal, and every prefix is balanced: a
     stride near the golden ratio of the number of slots spreads neighbours apart.
@@ -134,7 +135,7 @@ def _story_slot(index: int, key: str) -> int:
 
 
 def _draw_friend(rng: Random, slot: int) -> str:
-    """Draw a story's second person, who always differs from the first."""
+    """Draw the second person of a story, always different from the first."""
     return NAMES[(slot % _PAIRS // len(ITEMS) + rng.randrange(1, len(NAMES))) % len(NAMES)]
 
 
@@ -156,14 +157,16 @@ def _compose_problem(
     all_lines = [line.format_map(filled_in) for line in template.lines]
     value = numbers[template.value]
     for _ in range(steps - len(template.lines)):
-        tail, line, value = _draw_tail(rng, who, unit, value)
+        tail, line, value = _draw_additional_step(rng, who, unit, value)
         story, ask = f"{story} {tail}", f"How many {unit} does {who} have now?"
         all_lines.append(line)
     return Problem(f"{story} {ask}", "\n".join([*all_lines, f"#### {value}"]), str(value), len(all_lines))
 
 
-def _draw_tail(rng: Random, who: str, unit: str, current_value: int) -> tuple[str, str, int]:
-    """Return one more step that fits the value: its sentence, its line of the answer, the new value."""
+def _draw_additional_step(rng: Random, person: str, unit: str, current_value: int) -> tuple[str, str, int]:
+    """Draw one more calculation step for the current value: its sentence, its line of the answer, and
+    the new value.
+    """
     kinds = ["get"] if current_value < 4 else ["get", "give"]
     if current_value % 2 == 0:
         kinds.append("half")
@@ -180,7 +183,11 @@ def _draw_tail(rng: Random, who: str, unit: str, current_value: int) -> tuple[st
     else:
         n = rng.randint(2, min(40, current_value - 2))
         does, change, new_value = f"gives away {n} {unit}", f"-{n}", current_value - n
-    return f"Then {who} {does}.", f"Then {who} has {current_value}{change}={new_value} {unit}.", new_value
+    return (
+        f"Then {person} {does}.",
+        f"Then {person} has {current_value}{change}={new_value} {unit}.",
+        new_value,
+    )
 
 
 _TEMPLATES = (

@@ -1,4 +1,4 @@
-"""Engines convert requests to completions. `open_engine` chooses one by the config."""
+"""Engines convert requests to completions. `open_engine` selects the engine by the config."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner_base import signals
 from runner_engine import (
     BaseModelCache,
@@ -22,13 +22,13 @@ from runner_engine import (
 
 
 class LazyEngine:
-    """An engine that is built on first use, so that a job that needs no model never imports torch.
+    """Engine that is built on first use, so that jobs that need no model never import torch.
 
     Building does not load the model: `load` does, or `open` if that comes first.
     """
 
-    def __init__(self, build: Callable[[], Engine], capabilities: frozenset[Capability]) -> None:
-        self._build, self.capabilities = build, capabilities
+    def __init__(self, build_engine: Callable[[], Engine], capabilities: frozenset[Capability]) -> None:
+        self._build, self.capabilities = build_engine, capabilities
 
     @cached_property
     def _built_engine(self) -> Engine:
@@ -36,7 +36,7 @@ class LazyEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """Totals so far. Zeros before the first use."""
+        """Statistics of the engine so far. All are zero before the first use."""
         return self._built_engine.stats if "_real" in vars(self) else EngineStats()
 
     def load(self) -> EngineReport:
@@ -56,25 +56,25 @@ class LazyEngine:
         return self._built_engine.arithmetic()
 
     def close(self) -> None:
-        """Free the weights, if the engine was built."""
+        """Free the model's weights if the engine has been built."""
         if "_real" in vars(self):
             self._built_engine.close()
             del self._built_engine
 
 
-def open_engine(
+def create_lazy_engine(
     resolved: ResolvedJob,
-    bases: BaseModelCache | None = None,
+    base_models: BaseModelCache | None = None,
     folder: Path | None = None,
     before_loading: Callable[[], None] | None = None,
 ) -> Engine:
-    """Return the engine for a config, not built yet.
+    """Return the engine for a job's config. It is built at its first use.
 
     `bases` keeps the loaded model for the next job; an engine that starts processes writes
     their logs to `folder`; `before_loading` is called after the libraries are imported: it may
     raise errors of other components before a long load.
     """
-    kind = model_kind(resolved.config.model)
+    kind = get_model_kind(resolved.config.model)
 
     def build_engine() -> Engine:
         with (
@@ -83,6 +83,6 @@ def open_engine(
             kind.import_libraries(resolved)
         if before_loading is not None:
             before_loading()
-        return kind.open_engine(resolved, bases, folder)
+        return kind.open_engine(resolved, base_models, folder)
 
     return LazyEngine(build_engine, kind.capabilities(resolved.config))

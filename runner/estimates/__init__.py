@@ -1,1 +1,3 @@
-"""Estimates of a job before it runs, without torch: memory, whether it fits, and time."""
+"""Estimates a job's memory, whether it fits, and its time, before it runs and without importing
+torch.
+"""

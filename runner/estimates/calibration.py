@@ -1,4 +1,4 @@
-"""Calibrations: a child process measures missing model speeds, which are cached for the next plan."""
+"""Calibration: a child process measures unknown model speeds, which are cached for later plans."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate_time
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner_base import child_process, format_duration, machine, print_message, replace_text, to_one_line
 from runner_base.notes import note
 from runner_base.texts import read_json_cache
-from runner_engine import to_local_config
+from runner_engine import to_local_model_config
 from runner_engine.checkpoints import PREFILL_TOKENS
 
 FILE = ".calibrations.json"  # in output_dir
@@ -31,7 +31,9 @@ SPREAD = 0.25  # relative uncertainty of a calibration: bench/time_prediction.py
 
 @dataclass
 class CalibrationRequest:
-    """A model to calibrate, the seconds that this takes, and the seconds that its jobs take."""
+    """A model to calibrate, the estimated seconds of the calibration, and the estimated seconds of its
+    jobs.
+    """
 
     model: CalibrationModel
     cost_s: float
@@ -39,19 +41,21 @@ class CalibrationRequest:
 
     @property
     def name(self) -> str:
-        """The model and quantization that are timed."""
+        """Name of the model and its quantization, for messages."""
         config = self.model.config
         return f"{config.model.name} {config.quantization.label}"
 
 
 def load_cached_speeds(models: list[CalibrationModel], output_dir: Path) -> dict[str, Speed]:
-    """Return the speeds of earlier calibrations by model key."""
+    """Return the model speeds that earlier calibrations have measured, by model key."""
     known = read_json_cache(output_dir / FILE)
-    return {model.key: _to_speed(known[model.key], model) for model in models if model.key in known}
+    return {
+        model.key: _measurement_to_speed(known[model.key], model) for model in models if model.key in known
+    }
 
 
 def estimate_calibration_s(model: CalibrationModel, rough_speed: Speed) -> float:
-    """Estimate the seconds that a model's calibration takes."""
+    """Estimate how many seconds the calibration of a model takes."""
     share = model.depths.many / model.depths.layers
     each_s = interpolate_time(rough_speed.prefill, LONG_PROMPT)
     for rows in ROWS:
@@ -65,10 +69,10 @@ def calibrate_models(
     requests: list[CalibrationRequest],
     output_dir: Path,
     limit_s: float,
-    on_line: Callable[[str], None] = print_message,
+    print_line: Callable[[str], None] = print_message,
 ) -> dict[str, Speed]:
-    """Time models within `limit_s` seconds, those with the most work first, and return their speeds by
-    key.
+    """Measure the speeds of models within `limit_s` seconds, those with the most work first. Returns
+    speeds by model key.
 
     Each speed is stored as soon as it is measured. Models that cannot be timed, or not within the
     limit, are omitted.
@@ -81,48 +85,50 @@ def calibrate_models(
     left_out = [calibration for calibration in requests if calibration not in chosen]
     if left_out:
         names = [calibration.name for calibration in left_out]
-        on_line(note_text(note("not_calibrated", names=names, limit_s=limit_s)))
+        print_line(format_note(note("not_calibrated", names=names, limit_s=limit_s)))
     if not chosen:
         return {}
     formats = {"count": len(chosen), "total": len(requests)}
-    on_line(note_text(note("calibrating", seconds=spent_s, limit_s=limit_s, **formats)))
+    print_line(format_note(note("calibrating", seconds=spent_s, limit_s=limit_s, **formats)))
     found: dict[str, Speed] = {}
-    for key, measured in _run_calibrations(chosen, limit_s, on_line):
+    for key, measured in _run_calibrations(chosen, limit_s, print_line):
         model = next(calibration.model for calibration in chosen if calibration.model.key == key)
-        found[key] = _to_speed(measured, model)
-        _store_measurement(output_dir / FILE, key, measured)
+        found[key] = _measurement_to_speed(measured, model)
+        _cache_measurement(output_dir / FILE, key, measured)
     return found
 
 
-def _store_measurement(file: Path, key: str, measured: dict[str, Any]) -> None:
-    """Add a measurement to the file, which another plan may have written meanwhile."""
-    text = json.dumps(read_json_cache(file) | {key: measured})
+def _cache_measurement(file: Path, key: str, measurement: dict[str, Any]) -> None:
+    """Add a measurement to the cache file, which another plan may have changed meanwhile."""
+    text = json.dumps(read_json_cache(file) | {key: measurement})
     with suppress(OSError):  # if it cannot be written, the next plan times again
         replace_text(file, text)
 
 
-def _to_speed(measured: dict[str, Any], model: CalibrationModel) -> Speed:
+def _measurement_to_speed(measurement: dict[str, Any], model: CalibrationModel) -> Speed:
     def to_points(name: str) -> Points:
-        return [(float(size), float(took)) for size, took in measured[name]]
+        return [(float(size), float(took)) for size, took in measurement[name]]
 
     return Speed(
         prefill=to_points("prefill"),
         decode=to_points("decode"),
-        place_s=float(measured["place_s"]),
-        load_s=float(measured["load_s"]),
-        import_s=float(measured["import_s"]),
-        limits_s=float(measured["limits_s"]),
-        pass_tokens=PREFILL_TOKENS[machine.resolve_device_class(to_local_config(model.config.model).device)],
+        place_s=float(measurement["place_s"]),
+        load_s=float(measurement["load_s"]),
+        import_s=float(measurement["import_s"]),
+        limits_s=float(measurement["limits_s"]),
+        pass_tokens=PREFILL_TOKENS[
+            machine.resolve_device_class(to_local_model_config(model.config.model).device)
+        ],
         source=EstimateBasis.calibrated,
         spread=SPREAD,
     )
 
 
 def _run_calibrations(
-    requests: list[CalibrationRequest], limit_s: float, on_line: Callable[[str], None]
+    requests: list[CalibrationRequest], limit_s: float, print_line: Callable[[str], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Time models in a child process, because this one must not import torch. Yields key and
-    measurement of each.
+    """Time models in a child process, because this process must not import torch. Yields each model's
+    key and measurement.
     """
     with tempfile.TemporaryFile() as log:
         process = child_process.start_python(
@@ -135,15 +141,15 @@ def _run_calibrations(
             try:
                 timer.start()
                 child_process.send_pickled_input(process, [calibration.model for calibration in requests])
-                _announce_next(left, len(requests), on_line)
+                _announce_next_calibration(left, len(requests), print_line)
                 assert process.stdout is not None
                 for line in process.stdout:
                     answer = json.loads(line)
                     if problem := answer["measured"].get("error"):
-                        on_line(f"not calibrated: {to_one_line(problem)}")
+                        print_line(f"not calibrated: {to_one_line(problem)}")
                     else:
                         yield answer["key"], answer["measured"]
-                    _announce_next(left, len(requests), on_line)
+                    _announce_next_calibration(left, len(requests), print_line)
             except BaseException:
                 process.kill()
                 process.wait()  # after a KeyboardInterrupt `with` waits for a quarter of a second only
@@ -152,17 +158,19 @@ def _run_calibrations(
                 is_late = not timer.is_alive()
                 timer.cancel()
         if process.returncode and is_late:
-            on_line(note_text(note("calibration_ended", limit_s=limit_s)))
+            print_line(format_note(note("calibration_ended", limit_s=limit_s)))
         elif process.returncode:
             log.seek(0)
             last = log.read().decode(errors="replace").strip().splitlines()[-1:]
-            on_line(
+            print_line(
                 f"the calibration {child_process.describe_exit_code(process.returncode)}: {' '.join(last)}"
             )
 
 
-def _announce_next(
-    remaining: Iterator[tuple[int, CalibrationRequest]], count: int, on_line: Callable[[str], None]
+def _announce_next_calibration(
+    remaining: Iterator[tuple[int, CalibrationRequest]], count: int, print_line: Callable[[str], None]
 ) -> None:
     for number, calibration in islice(remaining, 1):
-        on_line(f"    {number} of {count}: {calibration.name}, about {format_duration(calibration.cost_s)}")
+        print_line(
+            f"    {number} of {count}: {calibration.name}, about {format_duration(calibration.cost_s)}"
+        )

@@ -1,5 +1,5 @@
 """Child process of a calibration: times a few layers with random weights in the real engine, and
-scales to all.
+scales to the whole model.
 
 Runs as `python -m runner.estimates.calibration_process`. It reads the models pickled from
 stdin, and writes one JSON line for each to stdout.
@@ -26,13 +26,13 @@ from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, ST
 from runner.speed.synthetic import create_random_requests
 from runner_base import child_process
 from runner_engine import Engine, LocalModelConfig, LoraConfig, complete_requests
-from runner_engine.checkpoints import random_weights, read_tensors
+from runner_engine.checkpoints import random_weights, read_tensor_headers
 
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 
 
 def main() -> None:
-    """Time each model, and write its JSON line immediately."""
+    """Time each model from stdin, and print its JSON line at once."""
     started = time.perf_counter()
     child_process.die_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
@@ -63,14 +63,14 @@ def measure_read_bandwidth(torch: Any) -> float:
     return float(numbers.nbytes / min(times))
 
 
-def calibrate_model(model: CalibrationModel, scratch: Path, bandwidth: float) -> dict[str, Any]:
-    """Time the whole model, or two depths of a large one: each further layer adds the same time."""
+def calibrate_model(model: CalibrationModel, temp_folder: Path, bandwidth: float) -> dict[str, Any]:
+    """Time a whole model, or two depths of a large one, because each further layer adds the same time."""
     depths = model.depths
-    import_s = warm_up_imports(model, scratch)
-    many = time_depth(model, depths.many, scratch)
+    import_s = warm_up_imports(model, temp_folder)
+    many = time_sample_model(model, depths.many, temp_folder)
     whole = dict(many)
     if missing := depths.layers - depths.many:
-        few = time_depth(model, depths.few, scratch)
+        few = time_sample_model(model, depths.few, temp_folder)
         for name, seconds in many.items():
             whole[name] += missing * max(seconds - few[name], 0.0) / (depths.many - depths.few)
     more_head = (depths.vocabulary - depths.kept_vocabulary) / depths.kept_vocabulary
@@ -95,9 +95,11 @@ def calibrate_model(model: CalibrationModel, scratch: Path, bandwidth: float) ->
     }
 
 
-def warm_up_imports(model: CalibrationModel, scratch: Path) -> float:
-    """Load a small sample once, so that timed loads include no imports. Returns the seconds."""
-    config = sample_config(model.config, write_sample_model(model, model.depths.few, scratch), model.threads)
+def warm_up_imports(model: CalibrationModel, temp_folder: Path) -> float:
+    """Load a small model once, so that timed loads exclude imports. Returns the seconds spent."""
+    config = build_sample_config(
+        model.config, write_sample_model(model, model.depths.few, temp_folder), model.threads
+    )
     started = time.perf_counter()
     resolved = resolve_job(config)
     KIND.import_libraries(resolved)
@@ -109,25 +111,25 @@ def warm_up_imports(model: CalibrationModel, scratch: Path) -> float:
     return time.perf_counter() - started
 
 
-def write_sample_model(model: CalibrationModel, layers: int, scratch: Path) -> Path:
-    """Write a model with random weights and few layers, and return its folder."""
+def write_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Path) -> Path:
+    """Write a model with random weights and `num_layers` layers, and return its folder."""
     shape = model.shape | random_weights.read_special_token_ids()
-    shape |= {"num_hidden_layers": layers, "vocab_size": model.depths.kept_vocabulary}
+    shape |= {"num_hidden_layers": num_layers, "vocab_size": model.depths.kept_vocabulary}
     shape.pop("layer_types", None)  # one for each layer
-    folder = scratch / f"{model.name}-{layers}"
+    folder = temp_folder / f"{model.name}-{num_layers}"
     if not folder.exists():
-        random_weights.write_checkpoint(shape, folder)
+        random_weights.write_random_checkpoint(shape, folder)
     return folder
 
 
-def time_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, float]:
-    """Load a model with `layers` layers and time its passes: medians, because other work slows a job
-    too.
+def time_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Path) -> dict[str, float]:
+    """Load a model with `num_layers` layers and return median times of its passes, because other work
+    slows jobs too.
     """
     from runner_engine import LocalEngine
 
-    folder = write_sample_model(model, layers, scratch)
-    config = sample_config(model.config, folder, model.threads)
+    folder = write_sample_model(model, num_layers, temp_folder)
+    config = build_sample_config(model.config, folder, model.threads)
     # a smaller model packs its weights if, and only if, the whole one would
     packing = {} if model.is_packed else {"packed_share": 0.0}
     engine = LocalEngine(resolve_job(config).model, None, **packing)
@@ -143,7 +145,7 @@ def time_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str,
             for rows in ROWS:
                 for name, seconds in time_batch(engine, config, rows, SHORT_PROMPT, STEPS + 1, repeat):
                     times_by_name.setdefault(f"{name}_{rows}", []).append(seconds)
-                times_by_name.setdefault(f"head_{rows}", []).append(time_lm_head(engine, rows))
+                times_by_name.setdefault(f"head_{rows}", []).append(time_lm_head_matmul(engine, rows))
             name, seconds = next(time_batch(engine, config, 1, LONG_PROMPT, 2, repeat))
             times_by_name.setdefault(f"{name}_long", []).append(seconds)
         started = time.perf_counter()
@@ -155,14 +157,14 @@ def time_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str,
         engine.close()
 
 
-def sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
-    """Return the job's config with the sample as its model, without the adapter, which fits only the
-    whole model.
+def build_sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
+    """Return the job's config with the sample model, and without the adapter, which fits only the whole
+    model.
     """
     model = LocalModelConfig(name=str(folder), device="auto", threads=threads, check_memory=False)
     for key in ("device", "dtype", "attention"):
         setattr(model, key, getattr(config.model, key))
-    paths = [tensor.name.removesuffix(".weight") for tensor in read_tensors(folder)]
+    paths = [tensor.name.removesuffix(".weight") for tensor in read_tensor_headers(folder)]
     # patterns may name layers that the sample does not have
     quantization = config.mix.with_matching_patterns(paths)
     return replace(config, model=model, quantization=quantization, lora=LoraConfig(), profile="none")
@@ -181,8 +183,8 @@ def time_batch(
     yield "decode", spent.decode_s / max(new_tokens - 1, 1)
 
 
-def time_lm_head(engine: Any, batch_size: int) -> float:
-    """Time the lm_head matmul. The sample has a smaller vocabulary than the model."""
+def time_lm_head_matmul(engine: Any, batch_size: int) -> float:
+    """Time the matmul of the language model head, whose vocabulary is smaller in a sample model."""
     import torch
 
     head = engine.loaded.model.get_output_embeddings()

@@ -1,4 +1,4 @@
-"""Costs of context length: attention in a prompt, and the KV cache that a decode step reads."""
+"""Costs of context length: attention in a prompt, and the KV cache that each decode step reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ UNSURE = (
 
 @dataclass(frozen=True)
 class LengthCosts:
-    """Cost of one earlier token for a later token, relative to a token's other costs."""
+    """Cost that one earlier token in the context adds to a later token, relative to a token's other
+    costs.
+    """
 
     pair_share: float = 0.0  # in a prompt, as a share of the products of a token
     place_share: float = 0.0  # in a step of one row, as a share of the weights
@@ -29,8 +31,8 @@ class LengthCosts:
 NOTHING = LengthCosts()  # of a model whose shape is not known
 
 
-def compute_length_costs(resolved: ResolvedJob, predicted: Footprint) -> LengthCosts:
-    """Return a model's costs of context length: attention operations and bytes of KV cache."""
+def compute_length_costs(resolved: ResolvedJob, predicted_footprint: Footprint) -> LengthCosts:
+    """Return a model's costs per token of context: attention operations, and bytes of KV cache."""
     files = resolved.model.files
     shape, kinds = files.shape, files.text_settings.get("layer_types")
     # layers with a window look back no further than that, whatever stands before
@@ -40,16 +42,18 @@ def compute_length_costs(resolved: ResolvedJob, predicted: Footprint) -> LengthC
         for tensor in files.tensors
         if tensor.num_elements != shape["vocab"] * shape["hidden"]
     )
-    mixture = predicted.mixture
+    mixture = predicted_footprint.mixture
     active = parameters if mixture is None else parameters * mixture.active_parameters / mixture.parameters
     # as many products as numbers, for scores and for values
     pair = 2 * layers * shape["heads"] * shape["head_dim"]
     of_place = files.compute_kv_bytes_per_token(resolved.config.generation.kv_cache_config)
-    return LengthCosts(pair / max(active, 1.0), of_place / max(predicted.weight_mib * MIB, 1.0))
+    return LengthCosts(pair / max(active, 1.0), of_place / max(predicted_footprint.weight_mib * MIB, 1.0))
 
 
 def task_with_record_sizes(task: TaskConfig, record: Record) -> TaskConfig | None:
-    """Return the task with the sizes of a record's task. None if they cannot be read."""
+    """Return the task config with the sizes (batch, tokens) of a recorded task. None if these cannot be
+    read.
+    """
     known = {item.name for item in fields(task)}
     texts = {key: record.params.get(f"task.{key}") for key in task.sized_by if key in known}
     try:
@@ -62,7 +66,7 @@ def task_with_record_sizes(task: TaskConfig, record: Record) -> TaskConfig | Non
 def prompt_time_ratios(
     amounts: Sequence[WorkAmount], recorded_amounts: Sequence[WorkAmount], costs: LengthCosts
 ) -> Iterator[float]:
-    """Yield lower and upper ratio of prefill time, relative to recorded prompts."""
+    """Yield lower and upper bound of the prefill time, relative to the prefill time of recorded prompts."""
     for pair_share in (costs.pair_share / UNSURE, costs.pair_share * UNSURE):
         now, before = (
             sum(amount.computed_prompt_tokens + pair_share * amount.attention_pairs for amount in some)
@@ -74,8 +78,8 @@ def prompt_time_ratios(
 def step_time_ratio(
     amounts: Sequence[WorkAmount], recorded_amounts: Sequence[WorkAmount], batch_size: int, costs: LengthCosts
 ) -> float:
-    """Return the ratio of decode step times, relative to recorded completions, if each sequence reads
-    its own KV.
+    """Return the time of a decode step relative to recorded decode steps, if each sequence reads its own
+    KV cache.
     """
     now, before = (
         1 + batch_size * _mean_context_tokens(some) * costs.place_share

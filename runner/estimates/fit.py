@@ -1,4 +1,4 @@
-"""Predicts without loading weights whether a job fits into memory, and which change would make it
+"""Predicts, without loading weights, whether a job fits into memory and which change would make it
 fit.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from runner.config.resolved import ResolvedJob
 from runner.config.task import TYPICAL_PROMPT_TOKENS, limit_batch_size
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.engines.kinds.local import TYPICAL_ROWS
 from runner_base import ConfigError, machine, visible_gpus
 from runner_engine import CHOICES, Footprint, RopeConfig
@@ -23,7 +23,7 @@ SMALLER = ("int8", "nf4")  # in the order of trial, the one that loses more last
 
 @dataclass(frozen=True)
 class MemoryFit:
-    """A job's memory need, the free memory, and the change that would make it fit."""
+    """A job's predicted memory, the free memory, and the change that would make the job fit."""
 
     predicted: Footprint
     rows: int  # concurrent ones
@@ -37,15 +37,15 @@ class MemoryFit:
 
     @property
     def verdict(self) -> str:
-        """Yes or no, with the change that would help."""
+        """Yes or no as text, with the change that would make the job fit."""
         if self.is_possible:
             return "yes"
         return f"no; {self.would_fit}" if self.would_fit else "no"
 
 
 def free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Return the free memory for a model in MiB by device: of GPUs, or main memory minus that of a new
-    process.
+    """Return the memory in MiB that is free for a model on each device: GPUs, or main memory minus a new
+    process's own.
     """
     if machine.resolve_device_class(device) == "cuda":
         free = {str(number): mib for number, mib in enumerate(visible_gpus.free_gpu_memory_mib())}
@@ -59,7 +59,7 @@ def free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None)
 
 
 def max_concurrent_sequences(resolved: ResolvedJob) -> int:
-    """Return the number of concurrent sequences if memory suffices."""
+    """Return the number of sequences that run concurrently if memory suffices."""
     config, files = resolved.config, resolved.model.files
     amounts = config.task.requested_work(config.generation)
     rows = max((amount.rows or 0 for amount in amounts), default=0)
@@ -71,11 +71,11 @@ def max_concurrent_sequences(resolved: ResolvedJob) -> int:
 def predict_fit(
     resolved: ResolvedJob,
     free_mib: Mapping[str, float],
-    find_fix: bool = True,
+    should_find_fix: bool = True,
     num_questions: int | None = None,
 ) -> MemoryFit | None:
-    """Predict a job's memory and compare it with the free memory. None if it cannot be predicted."""
-    resolved = limit_to_possible(resolved, num_questions)
+    """Compare a job's predicted memory with the free memory. None if the memory cannot be predicted."""
+    resolved = limit_to_possible_sizes(resolved, num_questions)
     rows, batch_size = max_concurrent_sequences(resolved), resolved.config.generation.batch_size
     room = sum(free_mib.values())
     predicted, least = (_predict_footprint(resolved, count, room) for count in (rows, 1))
@@ -87,20 +87,22 @@ def predict_fit(
         if 1 <= affordable < rows and (fewer := _predict_footprint(resolved, affordable, room)) is not None:
             predicted, rows = fewer, affordable
     result = MemoryFit(predicted, rows, least.total_mib, free_mib)
-    if result.is_possible or not find_fix:
+    if result.is_possible or not should_find_fix:
         return result
     return replace(result, would_fit=_find_cheapest_fix(resolved, free_mib))
 
 
 def _predict_footprint(resolved: ResolvedJob, batch_size: int, available_mib: float) -> Footprint | None:
     config = resolved.config
-    return model_kind(config.model).predict_memory(
+    return get_model_kind(config.model).predict_memory(
         resolved, config.task.workload(config.generation, batch_size), available_mib
     )
 
 
-def limit_to_possible(resolved: ResolvedJob, num_questions: int | None = None) -> ResolvedJob:
-    """Return the job with no more sequences than completions, and answers within the context length."""
+def limit_to_possible_sizes(resolved: ResolvedJob, num_questions: int | None = None) -> ResolvedJob:
+    """Return the job with at most as many sequences as completions, and answers within the context
+    length.
+    """
     config = resolved.config
     generation = limit_batch_size(config.task, config.generation, num_questions)
     room = resolved.model.files.text_settings.get("max_position_embeddings")
@@ -111,16 +113,18 @@ def limit_to_possible(resolved: ResolvedJob, num_questions: int | None = None) -
 
 
 def _find_cheapest_fix(resolved: ResolvedJob, free_mib: Mapping[str, float]) -> str:
-    """Return the cheapest change that makes the job fit, as overrides. Empty if none does."""
+    """Return the overrides of the least costly change that makes the job fit into memory. Empty if none
+    does.
+    """
     for override, changed in _candidate_fixes(resolved):
-        changed_fit = predict_fit(changed, free_mib, find_fix=False)
+        changed_fit = predict_fit(changed, free_mib, should_find_fix=False)
         if changed_fit is not None and changed_fit.is_possible:
             return f"fits with {override} ({changed_fit.needed_mib:,.0f} MiB)"
     return ""
 
 
 def _candidate_fixes(resolved: ResolvedJob) -> Iterator[tuple[str, ResolvedJob]]:
-    """Yield changes: first smaller batches, which change no answer, then fewer bits."""
+    """Yield changes that save memory: first smaller batches, which change no answer, then fewer bits."""
     sizes, config = [], resolved.config
     size = config.generation.batch_size or 1
     while size > 1:

@@ -1,4 +1,4 @@
-"""Estimates each job of a plan on the best available basis: memory, whether it fits, and time."""
+"""Estimates memory, fit and time of each job in a plan, on the best available basis."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.config.resolved import ResolvedJob, model_spec
+from runner.config.resolved import ResolvedJob, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.estimates import calibration
-from runner.estimates.amounts import estimate_amounts
+from runner.estimates.amounts import estimate_work_amounts
 from runner.estimates.calibration import CalibrationRequest, estimate_calibration_s
 from runner.estimates.context_costs import NOTHING, LengthCosts, compute_length_costs
-from runner.estimates.fit import MemoryFit, free_mib_by_device, limit_to_possible, predict_fit
+from runner.estimates.fit import MemoryFit, free_mib_by_device, limit_to_possible_sizes, predict_fit
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.rough_speed import MachineRates, measure_machine_rates
 from runner.estimates.sample import CalibrationModel, build_calibration_model
-from runner.estimates.speculation_time import SpeculativePasses, speculative_passes, without_speculation
+from runner.estimates.speculation_time import (
+    SpeculativePasses,
+    estimate_speculative_passes,
+    without_speculation,
+)
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner_base import RunnerError, format_duration, machine, print_message
 from runner_base.notes import note
-from runner_engine import DownloadRequired, ModelFiles, ResolvedModel, no_downloads, to_local_config
+from runner_engine import DownloadRequired, ModelFiles, ResolvedModel, forbid_downloads, to_local_model_config
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 NOTED_SHARE = 0.1  # of a job's time from which on merging its adapter is named
@@ -31,20 +35,20 @@ SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical len
 
 @dataclass
 class JobEstimate:
-    """The estimated memory and time of one job."""
+    """Estimated memory and time of one job."""
 
     fit: MemoryFit | None = None
     time: Estimate | None = None
 
 
 def resolve_without_download(resolved: ResolvedJob) -> ResolvedJob | None:
-    """Return a job that gives the model's size, from local files or its preset's shape. None
-    otherwise.
+    """Return a job with a known model size, from local files or its preset's shape. None if the size is
+    unknown.
     """
     model = resolved.model.files.model
     if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
         noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
-        spec = model_spec(noise)
+        spec = build_model_spec(noise)
         return ResolvedJob(
             noise, ResolvedModel(spec, ModelFiles(spec), resolved.model.second), resolved.second
         )
@@ -58,13 +62,13 @@ def resolve_without_download(resolved: ResolvedJob) -> ResolvedJob | None:
 def estimate_jobs(
     jobs: Mapping[int, ResolvedJob],
     output_dir: Path,
-    calibrate: bool,
-    on_line: Callable[[str], None] = print_message,
+    should_calibrate: bool,
+    print_line: Callable[[str], None] = print_message,
     num_questions: Mapping[int, int] | None = None,
     finished_jobs: FinishedJobs | None = None,
     max_time_fraction: float = SHARE,
 ) -> dict[int, JobEstimate]:
-    """Estimate jobs by number, from recorded speeds, else from calibrated or rough ones.
+    """Estimate jobs by number from recorded speeds, otherwise from calibrated or rough speeds.
 
     If `calibrate` is set, unknown speeds are calibrated, within this fraction of the total time of
     the jobs. Only jobs with local weights that fit are calibrated. Nothing is downloaded.
@@ -78,25 +82,28 @@ def estimate_jobs(
     costs: dict[int, LengthCosts] = {}
 
     def time_at_speed(number: int, resolved: ResolvedJob, speed: Speed) -> Estimate | None:
-        config, job_fit = limit_to_possible(resolved, num_questions.get(number)).config, estimates[number].fit
+        config, job_fit = (
+            limit_to_possible_sizes(resolved, num_questions.get(number)).config,
+            estimates[number].fit,
+        )
         assert job_fit is not None
         return estimate_speculative_time(
             config, passes.get(number), speed, job_fit.rows, num_questions.get(number)
         )
 
-    with no_downloads(True):
+    with forbid_downloads(True):
         for number, resolved in jobs.items():
             config = resolved.config
             entry = estimates[number] = JobEstimate()
             known = resolve_without_download(resolved) if config.model.has_weights else None
             entry.fit = _predict_fit_or_none(known, num_questions.get(number)) if known is not None else None
-            costs[number] = _length_costs_or_none(known, entry.fit)
+            costs[number] = _length_costs_or_zero(known, entry.fit)
             entry.time = records.estimate_from_records(config, num_questions.get(number), costs[number])
             if known is None:
                 continue
             can_time = (
-                bool(estimate_amounts(config, num_questions.get(number)))
-                and to_local_config(config.model) is config.model
+                bool(estimate_work_amounts(config, num_questions.get(number)))
+                and to_local_model_config(config.model) is config.model
             )
             if not can_time or entry.time is not None or entry.fit is None or not entry.fit.is_possible:
                 continue  # a hybrid's time also depends on its teacher
@@ -110,7 +117,7 @@ def estimate_jobs(
             if rates is not None:
                 guesses[number] = speed = estimate_rough_speed(alone, alone_fit, rates)
                 alike = records.same_base_records(config)
-                passes[number] = speculative_passes(
+                passes[number] = estimate_speculative_passes(
                     config.generation, entry.fit.predicted, speed, rates, alike
                 )
                 entry.time = time_at_speed(number, known, speed)
@@ -129,7 +136,7 @@ def estimate_jobs(
 
     apply_speeds(speeds := calibration.load_cached_speeds([*models.values()], output_dir))
     missing = {number: model for number, model in models.items() if model.key not in speeds}
-    if calibrate and missing:
+    if should_calibrate and missing:
         work_s = sum(estimate.time.seconds for estimate in estimates.values() if estimate.time is not None)
         calibrations: dict[str, CalibrationRequest] = {}
         for number, model in missing.items():
@@ -140,10 +147,10 @@ def estimate_jobs(
         limit_s = (
             max_time_fraction * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
         )
-        apply_speeds(calibration.calibrate_models([*calibrations.values()], output_dir, limit_s, on_line))
+        apply_speeds(calibration.calibrate_models([*calibrations.values()], output_dir, limit_s, print_line))
     is_timed = any(entry.time is not None for entry in estimates.values())
     if is_timed and (beside := contention.describe_other_programs()):
-        on_line(f"note: {note_text(note('busy', beside=beside))}")
+        print_line(f"note: {format_note(note('busy', beside=beside))}")
     return estimates
 
 
@@ -153,21 +160,21 @@ def estimate_rough_speed(resolved: ResolvedJob, memory_fit: MemoryFit, machine_r
     parameters = float(sum(tensor.num_elements for tensor in files.tensors))
     token_bytes = files.compute_kv_bytes_per_token(config.generation.kv_cache_config)
     speed = machine_rates.estimate_speed(config.quantization, memory_fit.predicted, parameters, token_bytes)
-    return with_attention_cost(speed, _length_costs_or_none(resolved, memory_fit))
+    return with_attention_cost(speed, _length_costs_or_zero(resolved, memory_fit))
 
 
 def with_attention_cost(speed: Speed, costs: LengthCosts) -> Speed:
-    """Return a speed that includes the attention cost of earlier tokens; measured passes have few of
-    them.
-    """
+    """Return a speed that includes attention to earlier tokens, of which the measured passes have few."""
     return replace(speed, pair_s=costs.pair_share * speed.token_s)
 
 
-def estimate_time(
+def estimate_time_at_speed(
     config: RunnerConfig, speed: Speed, batch_size: int, num_questions: int | None = None
 ) -> Estimate:
-    """Return a job's time at a speed. Answers that may end early count with their maximum length."""
-    amounts = estimate_amounts(config, num_questions)
+    """Return a job's estimated time at a model speed. Answers that may end early count with their
+    maximum length.
+    """
+    amounts = estimate_work_amounts(config, num_questions)
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or batch_size) for amount in amounts)
     seconds += config.task.num_limit_measurements * speed.limits_s
@@ -182,20 +189,20 @@ def estimate_time(
 
 def estimate_speculative_time(
     config: RunnerConfig,
-    passes: SpeculativePasses | None,
+    speculative_passes: SpeculativePasses | None,
     speed: Speed,
     batch_size: int,
     num_questions: int | None = None,
 ) -> Estimate | None:
-    """Return a job's time, given the speed without speculation. None if the effect of speculation is
+    """Return a job's time with speculative decoding, from the speed without it. None if the effect is
     unknown.
     """
-    if passes is not None:
-        return passes.estimate_time(
-            speed, lambda guessed: estimate_time(config, guessed, batch_size, num_questions)
+    if speculative_passes is not None:
+        return speculative_passes.estimate_time(
+            speed, lambda guessed: estimate_time_at_speed(config, guessed, batch_size, num_questions)
         )
     is_guessed = config.generation.speculation.drafts_every_step
-    return None if is_guessed else estimate_time(config, speed, batch_size, num_questions)
+    return None if is_guessed else estimate_time_at_speed(config, speed, batch_size, num_questions)
 
 
 def _predict_fit_or_none(resolved: ResolvedJob, num_questions: int | None) -> MemoryFit | None:
@@ -203,13 +210,13 @@ def _predict_fit_or_none(resolved: ResolvedJob, num_questions: int | None) -> Me
         free_mib = free_mib_by_device(
             resolved.model.files.model.device, resolved.model.files.model.max_memory
         )
-        return predict_fit(resolved, free_mib, find_fix=bool(free_mib), num_questions=num_questions)
+        return predict_fit(resolved, free_mib, should_find_fix=bool(free_mib), num_questions=num_questions)
     except (DownloadRequired, RunnerError):  # a draft that is not here; errors are reported elsewhere
         return None
 
 
-def _length_costs_or_none(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
-    """Return the cost of context length for a model. Zero costs if its shape is unknown."""
+def _length_costs_or_zero(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
+    """Return a model's costs of context length. All are zero if the model's shape is unknown."""
     if resolved is None or memory_fit is None:
         return NOTHING
     try:
@@ -226,7 +233,7 @@ def _calibration_model_or_none(resolved: ResolvedJob, memory_fit: MemoryFit) -> 
 
 
 def format_estimate(estimate: Estimate | None) -> tuple[str, str]:
-    """Return the time with its uncertainty, and its basis, as text."""
+    """Return a time estimate as text: the time with its uncertainty, and the basis of the estimate."""
     if estimate is None:
         return "", ""
     if estimate.source is EstimateBasis.answered:

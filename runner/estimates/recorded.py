@@ -1,4 +1,4 @@
-"""Estimates times from the newest finished jobs of output_dir on this machine."""
+"""Estimates times from the newest finished jobs in output_dir on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.config.task import WorkAmount
-from runner.estimates.amounts import estimate_amounts
+from runner.estimates.amounts import estimate_work_amounts
 from runner.estimates.context_costs import (
     NOTHING,
     LengthCosts,
@@ -53,9 +53,7 @@ MOST_ROWS = MAX_ROWS["cpu"]  # at once, where the engine decides
 
 
 class FinishedJobs:
-    """The newest finished jobs of an output folder on this machine. Reading more would slow a plan
-    down.
-    """
+    """The newest finished jobs of this machine in an output folder. More would slow plans down."""
 
     def __init__(self, output_dir: Path) -> None:
         self._jobs = output_dir / "jobs"
@@ -66,14 +64,14 @@ class FinishedJobs:
         self._bases: dict[Callable[..., Any], list[frozenset[Any]]] = {}
 
     def job_folder(self, record: Record) -> Path:
-        """Return a job's folder, also if the output folder was moved."""
+        """Return a recorded job's folder, even if the output folder was moved."""
         return self._jobs / record.job_id
 
     def same_base_records(self, config: RunnerConfig) -> list[Record]:
-        """Return the records with the same base model, newest first."""
-        return self._records_with_same(_base_params, config)
+        """Return the records of jobs with the same base model, newest first."""
+        return self._records_with_same_base(_base_model_params, config)
 
-    def _records_with_same(
+    def _records_with_same_base(
         self, extract_base: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig
     ) -> list[Record]:
         if extract_base not in self._bases:  # few differ
@@ -89,28 +87,28 @@ class FinishedJobs:
         return [record for record, base in zip(self.records, bases, strict=True) if base in alike]
 
     def similar_records(self, config: RunnerConfig) -> list[Record]:
-        """Return the records with a base of the same speed, the same work and the same batch size."""
+        """Return the records of jobs with equal model speed, work and batch size."""
         params, defaults = dict(flatten_config(config)), dict(_iterate_defaults(config))
         wanted = _similarity_key(params)
         return [
             record
-            for record in self._records_with_same(_speed_base_params, config)
+            for record in self._records_with_same_base(_speed_relevant_params, config)
             if _similarity_key(defaults | record.params) == wanted
         ]
 
     def max_peak_mib(self, config: RunnerConfig) -> float | None:
-        """Return the largest process peak in MiB of similar jobs, or None without such jobs."""
+        """Return the largest peak memory in MiB of similar jobs. None without similar jobs."""
         found = [record.result.metrics for record in self.similar_records(config)]
         return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
 
     def estimate_from_records(
         self, config: RunnerConfig, num_questions: int | None = None, length_costs: LengthCosts = NOTHING
     ) -> Estimate | None:
-        """Return a job's time from the newest similar jobs, or None without such jobs.
+        """Return a job's time, estimated from the newest similar jobs. None without similar jobs.
 
         `length_costs` are those of the model; they scale times between shorter and longer prompts.
         """
-        amounts = estimate_amounts(config, num_questions)
+        amounts = estimate_work_amounts(config, num_questions)
         similar = self.similar_records(config)
         found = (
             (record, times)
@@ -134,10 +132,12 @@ def _list_folders(jobs_folder: Path) -> list[os.DirEntry[str]]:
         return [entry for entry in entries if entry.is_dir()]
 
 
-def _read_local_record(file: Path) -> Record | None:
-    """Return a finished record of this machine. None for any other or unreadable one."""
+def _read_local_record(record_file: Path) -> Record | None:
+    """Return a finished record of this machine. None for records of other machines, unfinished or
+    unreadable ones.
+    """
     try:
-        record = Record.from_json(file.read_text(encoding="utf-8"))
+        record = Record.from_json(record_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     here = machine.machine_name()
@@ -148,13 +148,13 @@ def _read_local_record(file: Path) -> Record | None:
     )
 
 
-def fill_defaults(params: Mapping[str, str], config: RunnerConfig) -> dict[str, str]:
-    """Return a record's params with the default of each key that its version did not have."""
+def fill_missing_params(params: Mapping[str, str], config: RunnerConfig) -> dict[str, str]:
+    """Return a record's params, completed by defaults for keys that did not exist when it was written."""
     return {**dict(_iterate_defaults(config)), **params}
 
 
 def _iterate_defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key of the config classes that has a default, with this default as text."""
+    """Yield each config key that has a default, with the default as text."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
@@ -166,21 +166,21 @@ def _iterate_defaults(config: object, prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{item.name}", value_to_text(item.default_factory())
 
 
-def _base_params(params: Mapping[str, Any]) -> dict[str, Any]:
+def _base_model_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
 
-def _speed_base_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys on which a model's speed depends. A RoPE scaling changes no time."""
-    base = {key: value for key, value in _base_params(params).items() if not key.startswith(ROPE)}
+def _speed_relevant_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the params on which a model's speed depends. A RoPE scaling does not change the speed."""
+    base = {key: value for key, value in _base_model_params(params).items() if not key.startswith(ROPE)}
     rope = params.get(f"{ROPE}name")
     is_scaled = getattr(GROUPS["rope"].get(rope or ""), "is_scaling", False)
     return base | {f"{ROPE}name": RopeConfig.name if is_scaled else rope}
 
 
 def _similarity_key(params: Mapping[str, Any]) -> list[Any]:
-    """Return the values in which similar jobs agree. Jobs without a second model lack its key in their
-    record.
+    """Return the values that are equal in similar jobs. Records of jobs without a second model lack this
+    key.
     """
     values = {key: params.get(key) for key in ALIKE}
     values |= {LOADS_TWO: values[LOADS_TWO] == "true", GUESSES: params.get(GUESSES)}
@@ -192,8 +192,8 @@ def _similarity_key(params: Mapping[str, Any]) -> list[Any]:
 def _time_range_s(
     record: Record, config: RunnerConfig, amounts: list[WorkAmount], length_costs: LengthCosts
 ) -> tuple[float, float] | None:
-    """Return the least and the most seconds that a job takes at a record's speed. None if they are not
-    similar.
+    """Return the shortest and longest time in seconds of a job at a record's speed. None if the jobs are
+    not similar.
     """
     metrics = record.result.metrics
     if not amounts:
@@ -204,7 +204,7 @@ def _time_range_s(
             return None
         round_counts: dict[str, Any] = {key: int(str(value)) for key, value in rounds.items()}
         task = replace(config.task, **round_counts)
-        recorded = fill_defaults(record.params, config)
+        recorded = fill_missing_params(record.params, config)
         if any(recorded.get(key) != value for key, value in flatten_config(task, "task.")):
             return None
         load_s = metrics.get("load_s", 0.0)
@@ -215,7 +215,7 @@ def _time_range_s(
         return None
     # once, however many are asked
     beside_s = max(record.seconds - times.total_seconds, float(metrics.get("load_s", 0.0)))
-    if (then := _recorded_amounts(record, config, amounts, round(times.n))) is None:
+    if (then := _recorded_work_amounts(record, config, amounts, round(times.n))) is None:
         return None
     completions, of_record = _count_completions(amounts), _count_completions(then) or round(times.n)
     more = completions / of_record
@@ -238,10 +238,11 @@ def _time_range_s(
     return beside_s + min(prompts) + min(ends), beside_s + max(prompts) + max(ends)
 
 
-def _recorded_amounts(
+def _recorded_work_amounts(
     record: Record, config: RunnerConfig, amounts: list[WorkAmount], num_questions: int
 ) -> list[WorkAmount] | None:
-    """Return the amounts of a record's job, if its prompt tokens are known like the job's.
+    """Return the work amounts of a recorded job, if the prompt tokens of both jobs are known in the same
+    way.
 
     Empty if neither job's are known, as with word problems. None if only one job's are known.
     """

@@ -38,7 +38,7 @@ PRODUCTS, SIDE = 200, 64
 
 @dataclass(frozen=True)
 class MachineRates:
-    """A machine's memory bandwidth in bytes/s, and its matmul speed in FLOP/s."""
+    """A machine's memory bandwidth in bytes/s and its matmul rate in FLOP/s."""
 
     device: str
     bytes_per_s: float
@@ -48,23 +48,25 @@ class MachineRates:
     def estimate_speed(
         self,
         quantization: QuantizationConfig,
-        predicted: Footprint,
-        parameters: float,
+        predicted_footprint: Footprint,
+        num_parameters: float,
         kv_bytes_per_token: int,
     ) -> Speed:
-        """Estimate a model's pass times from the bytes that it reads and the matmuls that it computes.
+        """Estimate the time of a model's passes from the bytes they read and the matmuls they compute.
 
         Of a mixture's experts, a pass reads those that its tokens use, and each token passes through a
         few.
         """
-        mixture = predicted.mixture
+        mixture = predicted_footprint.mixture
         unpacked = UNPACKED[self.device].get(quantization.name, 0.0) * self.unpacks
-        weights_s = (predicted.weight_mib * MIB + unpacked * 2 * parameters) / self.bytes_per_s
+        weights_s = (predicted_footprint.weight_mib * MIB + unpacked * 2 * num_parameters) / self.bytes_per_s
         active = (
-            parameters if mixture is None else parameters * mixture.active_parameters / mixture.parameters
+            num_parameters
+            if mixture is None
+            else num_parameters * mixture.active_parameters / mixture.parameters
         )
-        in_blocks = predicted.weight_mib * MIB - sum(
-            predicted.weights.get(part, 0) for part in ("embedding", "head")
+        in_blocks = predicted_footprint.weight_mib * MIB - sum(
+            predicted_footprint.weights.get(part, 0) for part in ("embedding", "head")
         )
         experts_s = 0.0 if mixture is None else mixture.routed_share * in_blocks / self.bytes_per_s
 
@@ -74,7 +76,7 @@ class MachineRates:
             )
             return STEP_S[self.device] + max(weights_s - unused_s, 2 * active * num_tokens / self.flops_per_s)
 
-        stored_gb = 2 * parameters / 1e9
+        stored_gb = 2 * num_parameters / 1e9
         load_s = stored_gb / READ_GB_S + (stored_gb / QUANTIZED_GB_S if quantization.packed else 0.0)
         tokens = PREFILL_TOKENS[self.device]
         return Speed(
@@ -82,18 +84,16 @@ class MachineRates:
             decode=[(float(rows), pass_s(rows)) for rows in ROWS],
             place_s=kv_bytes_per_token / self.bytes_per_s,
             load_s=load_s,
-            merge_s=self.estimate_merge_s(predicted),
+            merge_s=self.estimate_merge_s(predicted_footprint),
             import_s=IMPORT_S,
             pass_tokens=tokens,
             source=EstimateBasis.guessed,
             spread=SPREAD,
         )
 
-    def estimate_merge_s(self, predicted: Footprint) -> float:
-        """Estimate the seconds of merging an adapter: its matmuls, the moved weights, and their
-        requantization.
-        """
-        if (merging := predicted.merging) is None:
+    def estimate_merge_s(self, predicted_footprint: Footprint) -> float:
+        """Estimate the seconds to merge an adapter: matmuls, moved weights, and requantization."""
+        if (merging := predicted_footprint.merging) is None:
             return 0.0
         products_s = 2 * merging.products / self.flops_per_s
         moved_s = MOVED * merging.numbers * BYTES["float32"] / self.bytes_per_s
@@ -105,13 +105,13 @@ def measure_machine_rates(config: RunnerConfig, device: str, dtype_bytes: int) -
     """Return the machine's bandwidth and matmul speed. None on a GPU."""
     if device != "cpu":
         return None
-    bytes_per_s, core_flops_per_s = _cached_rates()
+    bytes_per_s, core_flops_per_s = _load_or_measure_rates()
     flops_per_s = core_flops_per_s * machine.available_cores()
     return MachineRates(device, bytes_per_s, flops_per_s, unpacks=not config.mix.has_kernels(dtype_bytes))
 
 
 @cache
-def _cached_rates() -> tuple[float, float]:
+def _load_or_measure_rates() -> tuple[float, float]:
     """Return bytes/s and FLOP/s from the user cache, so that all estimates of a job agree.
 
     If other programs slowed the measurement down, it is repeated until they do not.

@@ -1,4 +1,4 @@
-"""Sample of a model for calibration: enough layers to exceed the CPU cache, and a small
+"""Builds the sample model for a calibration: enough layers to exceed the CPU cache, and a small
 vocabulary.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner_base import MIB, machine
-from runner_engine import KvCache, RopeConfig, to_local_config
+from runner_engine import KvCache, RopeConfig, to_local_model_config
 from runner_engine.checkpoints import random_weights
 from runner_engine.plan.load_plan import can_pack_weights
 from runner_engine.quantization.base import CheckpointSource
@@ -34,7 +34,7 @@ VERSION = 2  # raise it when a calibration measures something else
 
 @dataclass(frozen=True)
 class Depths:
-    """Numbers of layers and vocabulary sizes of a model and its samples."""
+    """Numbers of layers and vocabulary sizes of a model and of its calibration samples."""
 
     layers: int  # of the whole model
     few: int
@@ -45,7 +45,7 @@ class Depths:
 
 @dataclass(frozen=True)
 class CalibrationModel:
-    """One model to time, in a form that can be sent to a process."""
+    """A model to calibrate, in a form that can be sent to another process."""
 
     key: str
     name: str  # of the shape: equal shapes share their random weights
@@ -58,8 +58,10 @@ class CalibrationModel:
 
 
 def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
-    """Return the model to time for a job. None if its family is unknown, or the sample would not fit."""
-    config, files = with_native_rope(resolved.config), resolved.model.files
+    """Return the model to calibrate for a job. None for an unknown model family, or if a sample would
+    not fit in memory.
+    """
+    config, files = without_rope_scaling(resolved.config), resolved.model.files
     settings = files.settings
     if settings.get("model_type") not in random_weights.FAMILIES or files.stored_format is not None:
         return None
@@ -67,7 +69,7 @@ def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> Calibra
         return None
     if not all(key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")):
         return None
-    tensors = random_weights.list_tensors(settings)
+    tensors = random_weights.list_random_tensors(settings)
     block_mib = sum(tensor.nbytes for tensor in tensors if ".layers.0." in tensor.name) / MIB
     layers, vocabulary = int(settings["num_hidden_layers"]), int(settings["vocab_size"])
     row_bytes = 2 * int(settings["hidden_size"])
@@ -100,7 +102,7 @@ def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> Calibra
     return CalibrationModel(
         short_digest(timed),
         name,
-        with_local_model(config),
+        with_only_local_model(config),
         shape,
         depths,
         threads,
@@ -109,20 +111,20 @@ def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> Calibra
     )
 
 
-def with_native_rope(config: RunnerConfig) -> RunnerConfig:
-    """Return the config without a RoPE scaling, which changes no time, so that one calibration serves
-    all.
+def without_rope_scaling(config: RunnerConfig) -> RunnerConfig:
+    """Return the config without RoPE scaling, which changes no speed, so that one calibration serves all
+    scalings.
     """
     return replace(config, rope=RopeConfig()) if config.rope.is_scaling else config
 
 
-def with_local_model(config: RunnerConfig) -> RunnerConfig:
-    """Return the config with its local model as its model, also if that is the draft model of a
+def with_only_local_model(config: RunnerConfig) -> RunnerConfig:
+    """Return the config with its local model as the only model, even if that is the draft model of a
     hybrid.
     """
-    return replace(config, model=to_local_config(config.model), profile="none")
+    return replace(config, model=to_local_model_config(config.model), profile="none")
 
 
 def short_digest(content: Any) -> str:
-    """Return a hash that identifies the calibrated content."""
+    """Return a short hash that identifies the calibrated content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -22,7 +22,7 @@ TimeOf = Callable[[Speed], Estimate]
 
 @dataclass(frozen=True)
 class SpeculativePasses:
-    """The effect of speculative decoding on passes. The draft model's speed is relative to the model's
+    """Effect of speculative decoding on a job's passes. Draft model speed is relative to the model's
     rough speed.
     """
 
@@ -34,7 +34,7 @@ class SpeculativePasses:
     jobs: int = 0  # finished ones that tell; none: anything from no guess right to all of them
 
     def estimate_time(self, plain_speed: Speed, estimate_at_speed: TimeOf) -> Estimate:
-        """Return the time as a range over the tokens per pass, given the speed without speculation."""
+        """Return a time range over the possible tokens per pass, given the speed without speculation."""
         fewest, most = (
             estimate_at_speed(self._speculative_speed(plain_speed, tokens)) for tokens in self.tokens
         )
@@ -55,8 +55,8 @@ class SpeculativePasses:
         )
 
     def _speculative_speed(self, plain_speed: Speed, tokens_per_pass: float) -> Speed:
-        """Return the speed of passes that verify draft tokens and give each sequence `tokens_per_pass`
-        tokens.
+        """Return the speed of passes that verify draft tokens and yield `tokens_per_pass` tokens per
+        sequence.
         """
         of_draft, count = self.draft, self.guessed
         # the draft's guessed times count by the model's own: both may be slower here than guessed
@@ -87,21 +87,21 @@ class SpeculativePasses:
 
 
 def without_speculation(resolved: ResolvedJob) -> ResolvedJob:
-    """Return the job without steady speculative decoding."""
+    """Return the job without speculative decoding that is always on."""
     generation = resolved.config.generation
     if not generation.speculation.drafts_every_step:
         return resolved
     return resolved.replace_groups(generation=replace(generation, speculate="off"))
 
 
-def speculative_passes(
+def estimate_speculative_passes(
     generation: GenerationConfig,
-    predicted: Footprint,
+    predicted_footprint: Footprint,
     rough_speed: Speed,
     machine_rates: MachineRates,
     similar_records: Iterable[Record] = (),
 ) -> SpeculativePasses | None:
-    """Return the effect of speculation on a job's passes. None without steady speculation.
+    """Return the effect of speculative decoding on a job's passes. None unless speculation is always on.
 
     predicted: the job's memory; rough_speed: the model's estimated speed without speculation;
     similar_records: finished jobs with the same model.
@@ -111,13 +111,13 @@ def speculative_passes(
         return None
     known = [tokens for record in similar_records if (tokens := mean_tokens_per_pass(record, str(how)))]
     ends = (min(known), max(known)) if known else (1.0, 1.0 + how.tokens)
-    draft = _draft_model_speed(predicted, machine_rates)
+    draft = _estimate_draft_model_speed(predicted_footprint, machine_rates)
     return SpeculativePasses(str(how), how.tokens, rough_speed, draft, ends, len(known))
 
 
 def mean_tokens_per_pass(record: Record, speculate_setting: str) -> float | None:
-    """Return the mean tokens per pass and sequence of a finished job. None with other speculation, or
-    without counts.
+    """Return a finished job's mean tokens per pass and sequence. None with another speculation setting
+    or without counts.
     """
     metrics = record.result.metrics
     new, right = metrics.get("new_tokens", 0.0), metrics.get("accepted_tokens")
@@ -126,11 +126,11 @@ def mean_tokens_per_pass(record: Record, speculate_setting: str) -> float | None
     return float(new / (new - right))
 
 
-def _draft_model_speed(predicted: Footprint, machine_rates: MachineRates) -> Speed | None:
-    """Estimate the speed of a draft model, if there is one. One with fewer layers takes a share of the
-    time.
+def _estimate_draft_model_speed(predicted_footprint: Footprint, machine_rates: MachineRates) -> Speed | None:
+    """Estimate the speed of the draft model, or None without one. A draft with fewer layers takes a
+    share of the time.
     """
-    draft = predicted.draft
+    draft = predicted_footprint.draft
     if draft is None:
         return None
     speed = replace(machine_rates, unpacks=not draft.has_kernels).estimate_speed(

@@ -1,4 +1,4 @@
-"""Times of a model's passes on a machine, and of a job's completions."""
+"""Speed of a model on a machine as seconds per pass, and the resulting time of a job's completions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Points = list[tuple[float, float]]  # a pass's tokens or rows, and its seconds; 
 
 
 class EstimateBasis(StrEnum):
-    """The basis of an estimate, best first."""
+    """What a time estimate is based on, best basis first."""
 
     answered = "answered"  # every answer is on disk, and nothing will be decoded
     recorded = "recorded"  # from similar jobs on this machine
@@ -23,7 +23,7 @@ class EstimateBasis(StrEnum):
 
 @dataclass
 class Speed:
-    """The speed of one model on one machine: seconds of prefill, decode and loading."""
+    """Speed of one model on one machine: seconds of prefill, decode and loading."""
 
     prefill: Points  # by tokens of a pass
     decode: Points  # by rows of a step, with little context
@@ -40,35 +40,35 @@ class Speed:
 
     @property
     def token_s(self) -> float:
-        """The seconds per token in the largest measured pass."""
+        """Seconds per token in the largest measured prefill pass."""
         tokens, seconds = self.prefill[-1]
         return seconds / tokens
 
     def seconds(self, amount: WorkAmount, batch_size: int) -> float:
-        """Return the seconds of an amount of completions with `batch_size` concurrent sequences."""
+        """Return the seconds that an amount of completions takes with `batch_size` concurrent sequences."""
         if self.without_guesses is not None and not amount.is_guessed:
             return self.without_guesses.seconds(amount, batch_size)
         batch_size = max(1, min(batch_size, amount.completions))
         waves, rest = divmod(amount.completions, batch_size)
-        waves_s = waves * self._wave_s(amount, batch_size) + (self._wave_s(amount, rest) if rest else 0.0)
+        waves_s = waves * self._batch_s(amount, batch_size) + (self._batch_s(amount, rest) if rest else 0.0)
         return self._prefill_s(amount.shared_tokens) + waves_s + amount.attention_pairs * self.pair_s
 
-    def _wave_s(self, amount: WorkAmount, batch_size: int) -> float:
-        """Return the seconds of sequences that start and end together."""
+    def _batch_s(self, amount: WorkAmount, batch_size: int) -> float:
+        """Return the seconds of a batch of sequences that start and end together."""
         step_s = (
             interpolate_time(self.decode, batch_size) + batch_size * amount.mean_context_tokens * self.place_s
         )
         return self._prefill_s(batch_size * amount.prompt_tokens) + (amount.new_tokens - 1) * step_s
 
-    def _prefill_s(self, tokens: int) -> float:
-        """Return the seconds of prefilling `tokens` tokens in as few passes as possible."""
-        passes = ceil(tokens / self.pass_tokens)
-        return passes * interpolate_time(self.prefill, tokens / passes) if passes else 0.0
+    def _prefill_s(self, num_tokens: int) -> float:
+        """Return the seconds to prefill `num_tokens` tokens in as few passes as possible."""
+        passes = ceil(num_tokens / self.pass_tokens)
+        return passes * interpolate_time(self.prefill, num_tokens / passes) if passes else 0.0
 
 
 @dataclass
 class Estimate:
-    """A job's time in seconds, including loading, and the basis of the estimate."""
+    """A job's estimated time in seconds, including loading, and the basis of the estimate."""
 
     seconds: float
     spread: float

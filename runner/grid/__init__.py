@@ -1,4 +1,4 @@
-"""Grids: expand overrides into jobs, compose each job once, run them. `runner.grid(...)` runs a
+"""Runs grids: expands overrides into jobs, composes and runs each job. `runner.grid(...)` runs a
 grid from Python.
 """
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Grid(ModuleType):
-    """Makes the package `runner.grid` callable, so that it is a package and a function."""
+    """Makes the package `runner.grid` callable, so that the name is both a package and a function."""
 
     def __call__(self, *overrides: Any, **more: Any) -> Any:
         from runner.grid.grid_api import run_grid

@@ -1,4 +1,4 @@
-"""Checks whether the best trial of a search is really better than the other trials.
+"""Checks whether a search's best trial is significantly better than the other trials.
 
 The best of several scores is also the luckiest one. While its interval overlaps with another
 trial's, the scores do not show which trial is better. Only questions that the search has not
@@ -25,7 +25,7 @@ SELECTIONS = frozenset(
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """A finished trial with its objective and, where available, the 95 % confidence interval."""
+    """A finished trial of a search with its objective and, where available, a 95 % confidence interval."""
 
     planned: PlannedJob
     metrics: dict[str, float]
@@ -34,12 +34,12 @@ class ScoredTrial:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval of the objective. None if the objective has none, such as a speed."""
+        """The 95 % confidence interval of the objective. None for objectives without one, such as a speed."""
         low, high = (self.metrics.get(f"{self.name}_{end}") for end in ("low", "high"))
         return None if low is None or high is None else (low, high)
 
     def format_objective(self) -> str:
-        """Return the objective with its interval and the number of questions."""
+        """Return the objective as text, with its confidence interval and the number of questions."""
         metric = find_metric(self.name)
         text = f"{metric.label} {metric.format_value(self.value)}"
         if self.interval is not None:
@@ -54,7 +54,9 @@ class ScoredTrial:
 def best_trial_notes(
     best: ScoredTrial, trials: Sequence[ScoredTrial], keys: Collection[str], maximize: bool
 ) -> list[Note]:
-    """Return a warning and a check command if other trials' intervals overlap with the best one's."""
+    """Return a warning and a command for a further test if other trials' intervals overlap with the best
+    trial's.
+    """
     rivals = _overlapping_trials(best, trials)
     if not rivals:
         return []
@@ -81,7 +83,9 @@ def _overlapping_trials(best: ScoredTrial, trials: Sequence[ScoredTrial]) -> lis
 
 
 def _fresh_questions_notes(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[Note]:
-    """Return the command that runs the two best trials on questions that the search has not used."""
+    """Return a note with the command that runs the two best trials on questions that the search has not
+    used.
+    """
     if best.config is None or SELECTIONS & {*keys}:
         return []
     task = best.config.task.questions_config
@@ -108,7 +112,7 @@ def _fresh_questions_notes(best: PlannedJob, next_best: PlannedJob, keys: Collec
 
 
 def _two_trials_overrides(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
-    """Return overrides for a grid that contains the searched values of two trials and no other
+    """Return the overrides of a grid with exactly the two trials' searched values and no other
     combination.
     """
     of_trials = [_searched_values(trial, keys) for trial in (best, next_best)]
@@ -124,7 +128,7 @@ def _two_trials_overrides(best: PlannedJob, next_best: PlannedJob, keys: Collect
 def _comparison_command(
     store: stores.Store, best: PlannedJob, next_best: PlannedJob, keys: Collection[str]
 ) -> str:
-    """Return the command that compares the two jobs, with the second-best trial as baseline."""
+    """Return the command that compares the two best jobs, with the second-best as baseline."""
     values = _searched_values(best, keys)
     differing = [
         f"{key}={value}" for key, value in _searched_values(next_best, keys).items() if values[key] != value

@@ -1,4 +1,5 @@
-"""Adds jobs that other jobs of a grid depend on: `task.reference`, `task.early_stop_vs`.
+"""Adds the jobs that other jobs of a grid depend on through `task.reference` or
+`task.early_stop_vs`.
 
 A job that names another one by overrides describes it completely: its own overrides with these
 on top. So the grid adds that job and runs it first, unless it is done already. A job named by
@@ -23,8 +24,8 @@ KEEPS = "task.exact=false"  # then a likelihood job that names itself keeps what
 
 
 def add_dependencies(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
-    """Return the plan with missing dependencies first. If one cannot be made, the jobs that name it
-    get an error.
+    """Return the plan with missing dependencies first. If a dependency cannot be planned, the depending
+    jobs get an error.
 
     If a job of the grid equals a dependency except for what it stores, the dependency replaces it.
     """
@@ -56,10 +57,8 @@ def add_dependencies(plan: list[PlannedJob], composer: Composer) -> list[Planned
     return [*made, *plan]
 
 
-def check_dependency(planned: PlannedJob) -> None:
-    """Raise ConfigError for a single job that needs another job first, with the command that runs
-    both.
-    """
+def require_dependency_done(planned: PlannedJob) -> None:
+    """Raise ConfigError if a single job depends on an unfinished job, with the command that runs both."""
     if not planned.after or planned.state not in (PlanState.todo, PlanState.resume):
         return
     job = _sibling_job(planned, planned.after)
@@ -74,7 +73,9 @@ def check_dependency(planned: PlannedJob) -> None:
 
 
 def merge_overrides(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
-    """Return a job's overrides with `changes` on top. GROUP=CHOICE replaces all keys of the group."""
+    """Return a job's overrides with `changes` on top. A change GROUP=CHOICE replaces all keys of the
+    group.
+    """
     keys = {line.partition("=")[0] for line in changes}
     kept = [line for line in overrides if not {(key := _override_key(line)), key.partition(".")[0]} & keys]
     return [*kept, *changes]
@@ -85,7 +86,7 @@ def _override_key(override: str) -> str:
 
 
 def _plan_dependency(planned: PlannedJob, composer: Composer) -> PlannedJob | None:
-    """Return the job that another job names by overrides. Returns None if it is named by its id."""
+    """Return the job that another job names by overrides. None if the job is named by its job id."""
     if not planned.after_overrides:
         return None
     overrides = merge_overrides(planned.overrides, planned.after_overrides)

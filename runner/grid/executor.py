@@ -32,7 +32,7 @@ class Executor(ABC):
     _stopped_at: float = 0.0
 
     def run(self) -> bool:
-        """Run all jobs, and return whether the user stopped them. `outcomes` has the result of each job.
+        """Run all jobs. Returns True if the user stopped them. `outcomes` contains each job's result.
 
         The first signal lets the jobs record their progress, the second one kills them.
         """
@@ -58,31 +58,31 @@ class Executor(ABC):
 
     @abstractmethod
     def submit(self) -> None:
-        """Start the jobs that may start now."""
+        """Start all jobs that may start now."""
 
     @abstractmethod
     def poll(self) -> bool:
-        """Process messages from the jobs for a moment. Returns whether jobs are still pending."""
+        """Process the messages of running jobs for a moment. Returns False when no job is pending."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Stop all jobs as Ctrl-C does: they record their progress."""
+        """Stop all jobs like Ctrl-C, so that they record their progress."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Kill all jobs at once and record each as killed."""
+        """Kill all jobs at once and record them as killed."""
 
     def close(self) -> None:  # noqa: B027
-        """Release resources when the run ends, also after an error."""
+        """Release all resources at the end of a run, even after an error."""
 
     def is_waiting_for_job(self, number: int) -> bool:
-        """Return whether a job depends on another job that has not ended."""
+        """Return whether a job depends on a job that has not ended."""
         return any(
             other not in self.outcomes for other in self._numbers_by_job_id.get(self.plan[number].after, ())
         )
 
     def record_outcome(self, number: int, outcome: JobOutcome) -> None:
-        """Record and display how a job ended."""
+        """Record and display the outcome of a job."""
         self.outcomes[number] = outcome
         self.view.report_ended(number, outcome)
 

@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
-from runner.config.override_quoting import flatten_sweep_params, format_sweep, parse_value
+from runner.config.override_quoting import flatten_sweep_params, format_sweep_override, parse_override_value
 from runner_base import ConfigError, unknown_choice_message
 
 MAX_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
@@ -39,8 +39,8 @@ def expand_grid(
     config_loader: ConfigLoader | None,
     cases: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[list[str]]:
-    """Return every job's overrides. Params, zips, cases and the command line multiply; the command
-    line varies fastest.
+    """Return the overrides of every job: the product of params, zips, cases and command line, which
+    varies fastest.
     """
     parser = OverridesParser.create(config_loader=config_loader)
     given = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
@@ -62,14 +62,16 @@ def expand_grid(
         for number, case in enumerate(cases or ())
     ]
     by_name = {_key_without_prefix(override): override for case in of_cases for override in case}
-    _reject_duplicate_keys(given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {}))
+    _reject_duplicate_zip_keys(
+        given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {})
+    )
 
     # the command line replaces an entry of params in its place; keys that only the command line has
     # come last
-    axes = [_grid_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
-    axes += [_grid_axis(where, overrides) for where, overrides in zipped.items() if overrides]
-    axes += [_cases_axis(of_cases)] if of_cases else []
-    axes += [_grid_axis("", [override]) for override in given.values()]
+    axes = [_build_grid_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
+    axes += [_build_grid_axis(where, overrides) for where, overrides in zipped.items() if overrides]
+    axes += [_build_cases_axis(of_cases)] if of_cases else []
+    axes += [_build_grid_axis("", [override]) for override in given.values()]
     if math.prod(map(len, axes)) > MAX_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_axis_keys(axis)})" for axis in axes if len(axis) > 1)
         raise ConfigError(
@@ -78,9 +80,9 @@ def expand_grid(
     return [list(chain.from_iterable(job)) for job in product(*axes)]
 
 
-def is_excluded(exclude: Sequence[Mapping[str, str]], get_value: Values) -> bool:
-    """Return whether a job matches every key of at least one exclude rule. A sweep string matches any
-    of its values.
+def is_excluded_by_rules(exclude: Sequence[Mapping[str, str]], get_value: Values) -> bool:
+    """Return whether a job matches all keys of at least one exclude rule. A rule's sweep string matches
+    any of its values.
     """
     return any(
         rule and all(_matches_rule(key, rule[key], get_value(key)) for key in rule) for rule in exclude
@@ -90,12 +92,12 @@ def is_excluded(exclude: Sequence[Mapping[str, str]], get_value: Values) -> bool
 def check_exclude_keys(
     exclude: Sequence[Mapping[str, str]], value_getters: Iterable[Values], known_keys: Iterable[str]
 ) -> None:
-    """Raise ConfigError for an exclude key that no job has, and suggest the nearest known key."""
+    """Raise ConfigError for a key in an exclude rule that no job has, and suggest the nearest known key."""
     lookups = list(value_getters)
     for number, rule in enumerate(exclude):
         for key, wanted in rule.items():
             # reports a value that cannot be read before the first job starts
-            _parse_rule_values(key, wanted)
+            _parse_exclude_values(key, wanted)
             if lookups and all(values(key) is None for values in lookups):
                 raise ConfigError(
                     unknown_choice_message("group or key", key, known_keys),
@@ -109,7 +111,7 @@ def check_exclude_keys(
 
 def _parse_override(parser: OverridesParser, config_key: str, key: str, value: Any) -> Override:
     try:
-        return parser.parse_overrides([format_sweep(key, value)])[0]
+        return parser.parse_overrides([format_sweep_override(key, value)])[0]
     except HydraException as error:
         why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
         raise ConfigError(
@@ -124,13 +126,13 @@ def _key_without_prefix(override: Override) -> str:
     return override.get_key_element().lstrip("+~")
 
 
-def _reject_duplicate_keys(
+def _reject_duplicate_zip_keys(
     command_line: Mapping[str, Override],
     param_overrides: Mapping[str, Override],
     zipped: Mapping[str, list[Override]],
 ) -> None:
-    """Reject a zip key that is also set elsewhere: its values could not be paired with the other keys
-    of the zip.
+    """Raise an error for a zipped key that is also set elsewhere, because its values could not be
+    paired.
     """
     seen: dict[str, str] = {}
     for where_given, overrides in zipped.items():
@@ -163,8 +165,8 @@ def _reject_duplicate_keys(
             )
 
 
-def _grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[str, ...]]:
-    """Return the values of one key, or the tuples of values of the keys of one zip."""
+def _build_grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[str, ...]]:
+    """Return one axis of the grid: the values of one key, or the value tuples of a zip."""
     columns = [_expand_override(override) for override in overrides]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(
@@ -179,8 +181,8 @@ def _grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[str, ..
     return list(zip(*columns, strict=True))
 
 
-def _cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
-    """Return the jobs of all cases, one case after the other."""
+def _build_cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
+    """Return the axis of all cases, one case after the other."""
     grids = [[_expand_override(override) for override in case] for case in cases]
     if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
         raise ConfigError(f"more than {MAX_JOBS:,} jobs. Give fewer values", key=CASES, code="too_large")
@@ -188,7 +190,7 @@ def _cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
 
 
 def _expand_override(override: Override) -> list[str]:
-    """Return `key=value` for each value of an override, as Hydra's basic sweeper does."""
+    """Return `key=value` for each value of a sweep override, like Hydra's basic sweeper."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
@@ -256,14 +258,14 @@ def _axis_keys(axis: list[tuple[str, ...]]) -> str:
 def _matches_rule(key: str, pattern: str, value: str | None) -> bool:
     if value is None:
         return False
-    wanted_values = _parse_rule_values(key, pattern)
+    wanted_values = _parse_exclude_values(key, pattern)
     if isinstance(wanted_values, Glob):
         return bool(wanted_values.filter([value]))
     return _comparable_value(value) in wanted_values or ("str", value) in wanted_values
 
 
 @lru_cache(maxsize=4096)
-def _parse_rule_values(key: str, pattern: str) -> Glob | frozenset[tuple[str, str]]:
+def _parse_exclude_values(key: str, pattern: str) -> Glob | frozenset[tuple[str, str]]:
     """Return the values that an exclude rule lists, or its glob pattern."""
     override = _parse_override(OverridesParser.create(), EXCLUDE, key, pattern)
     value: Any = override.value()
@@ -274,10 +276,10 @@ def _parse_rule_values(key: str, pattern: str) -> Glob | frozenset[tuple[str, st
 
 @lru_cache(maxsize=4096)
 def _comparable_value(text: str) -> tuple[str, str]:
-    """Return a value's type and text, so that 1e-1 equals 0.1, True equals true, and 1 differs from
-    true.
+    """Return a value's type and normalized text, so that 1e-1 equals 0.1, True equals true, but 1
+    differs from true.
     """
-    override = parse_value(text)
+    override = parse_override_value(text)
     if override is None or override.is_sweep_override():  # None: free text that is not a valid override
         return "str", text
     value: Any = override.value()

@@ -1,4 +1,4 @@
-"""Runs a job in a fork of a process that has imported the libraries but loaded no model.
+"""Runs jobs in forks of a process that has imported the libraries but loaded no model.
 
 Each fork has its own memory, like a new process, but the imports cost time only once. CUDA does
 not work in a fork, and other systems than Linux fork less reliably: there each job starts a new
@@ -16,8 +16,8 @@ from contextlib import suppress
 
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import model_kind
-from runner.tasks.base import Uses, import_task
+from runner.engines.kinds import get_model_kind
+from runner.tasks.base import Uses, import_task_module
 from runner.tracking import connection, stores
 from runner_base import child_process, signals
 
@@ -30,12 +30,13 @@ def can_fork(num_gpus: int) -> bool:
 
 
 def run_in_fork(config: RunnerConfig, run_job: Callable[[], None]) -> bool:
-    """Run a job in a forked process and wait for it. Returns True in the child.
+    """Run a job in a forked process and wait for its end. Returns True in the child, False in the
+    parent.
 
     If the child dies, this process ends with the same signal or exit code, so that the parent of
     both sees how the job ended.
     """
-    import_libraries(config)
+    preimport_job_libraries(config)
     gc.collect()
     gc.freeze()  # what is imported stays: no copy has to look through it again
     # until each process knows what a signal means for it
@@ -50,23 +51,25 @@ def run_in_fork(config: RunnerConfig, run_job: Callable[[], None]) -> bool:
     with signals.redirected_signals(lambda: _terminate_process(copy)):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         _, status = os.waitpid(copy, 0)
-    exit_with_status(status)
+    exit_like_child(status)
     return False
 
 
-def import_libraries(config: RunnerConfig) -> None:
-    """Import the libraries that the job needs. Import errors are ignored here, because the job reports
+def preimport_job_libraries(config: RunnerConfig) -> None:
+    """Import the libraries that a job needs. Import errors are ignored, because the job itself reports
     them.
     """
     with suppress(Exception):
         if (store := stores.store_from_config(config)) is not None:
             connection.import_mlflow(store)
-        if Uses.engine in import_task(config).USES:
-            model_kind(config.model).import_libraries(resolve_job(config))
+        if Uses.engine in import_task_module(config).USES:
+            get_model_kind(config.model).import_libraries(resolve_job(config))
 
 
-def exit_with_status(wait_status: int) -> None:
-    """End this process with the signal or exit code of a `waitpid` status. Status 0 does nothing."""
+def exit_like_child(wait_status: int) -> None:
+    """End this process with the signal or exit code of a child's `waitpid` status. Status 0 does
+    nothing.
+    """
     if os.WIFSIGNALED(wait_status):
         number = os.WTERMSIG(wait_status)
         if number != signal.SIGKILL:

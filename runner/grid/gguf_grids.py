@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from runner.grid.plan import PlannedJob
 from runner_base import ConfigError, is_gguf_file_name
-from runner_engine import to_local_config
+from runner_engine import to_local_model_config
 from runner_engine.quantization.base import CheckpointSource
 
 
@@ -18,7 +18,7 @@ def reject_gguf_quantizations(plan: Sequence[PlannedJob]) -> None:
         if planned.config is None:
             return
         model, quantization = planned.config.model, planned.config.quantization
-        if to_local_config(model) is not model:
+        if to_local_model_config(model) is not model:
             return  # another program reads it
         is_file = is_gguf_file_name(model.name)
         if not is_file or quantization.source is CheckpointSource.gguf:

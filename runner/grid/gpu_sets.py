@@ -13,7 +13,7 @@ from runner_base.visible_gpus import Gpu
 
 @dataclass(frozen=True)
 class GpuSet:
-    """The GPUs assigned to a worker."""
+    """The GPUs that are assigned to a worker."""
 
     numbers: frozenset[int] = frozenset()  # among those that the grid's process sees
     # empty: the worker sees all that this process sees
@@ -32,12 +32,12 @@ class GpuAllocator:
     are_all_seen: bool = False  # whether each worker sees all of them, as a job alone does
 
     def allocate(
-        self, need: ResourceNeed, use_counts: Counter[int], avoided_gpus: Collection[int] = ()
+        self, need: ResourceNeed, workers_per_gpu: Counter[int], avoided_gpus: Collection[int] = ()
     ) -> GpuSet | None:
-        """Return GPUs for a new worker. Returns None until enough GPUs are free."""
+        """Return GPUs for a new worker. None while not enough GPUs are free."""
         named = {number for number in need.named_gpus if number < len(self.gpus)}
-        free = [number for number in range(len(self.gpus)) if self.are_shared or not use_counts[number]]
-        free.sort(key=lambda number: (number in avoided_gpus, use_counts[number]))
+        free = [number for number in range(len(self.gpus)) if self.are_shared or not workers_per_gpu[number]]
+        free.sort(key=lambda number: (number in avoided_gpus, workers_per_gpu[number]))
         numbers = frozenset(named or free[: self._num_gpus_needed(need)])
         if len(numbers) < self._num_gpus_needed(need) or not numbers <= set(free):
             return None
@@ -60,16 +60,16 @@ class GpuAllocator:
         return len(gpu_set.numbers) == self._num_gpus_needed(need) and not is_avoided
 
     def _num_gpus_needed(self, need: ResourceNeed) -> int:
-        """Return how many GPUs a job gets. CUDA shows a process only one instance of a MIG-partitioned
-        GPU.
-        """
+        """Return how many GPUs a job gets. With MIG, CUDA shows a process only one GPU instance."""
         named = sum(number < len(self.gpus) for number in need.named_gpus)
         most = 1 if any(gpu.is_part for gpu in self.gpus) else len(self.gpus)
         return named or min(need.gpus, most)
 
 
-def combine_needs(needs: Iterable[ResourceNeed]) -> ResourceNeed:
-    """Return the largest memory, threads and GPUs needed by jobs that run one after another."""
+def max_of_needs(needs: Iterable[ResourceNeed]) -> ResourceNeed:
+    """Return the largest memory, threads and GPUs that any of these jobs needs, if they run one after
+    another.
+    """
     every = list(needs)
     named = frozenset().union(*(need.named_gpus for need in every))
     return ResourceNeed(

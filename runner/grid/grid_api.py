@@ -1,4 +1,4 @@
-"""`runner.grid(...)`: plan, run and record a grid from Python, and return its table as data."""
+"""Python function `runner.grid(...)`: plans, runs and records a grid, and returns its table as data."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.hydra_versions import allow_named_classes
+from runner.config.hydra_versions import allow_instantiated_classes
 from runner.config.runner_hydra import create_hydra
 from runner.config.variables import read_variable_overrides
-from runner.grid.grid_output import table_lines
+from runner.grid.grid_output import build_grid_table_rows
 from runner.grid.other_launchers import run_launched_job
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob
 from runner.grid.sweeper import Grid, GridSweeper
-from runner.library.jobs import Overrides, command_environment, to_command_line
+from runner.library.jobs import Overrides, command_environment, to_command_line_overrides
 from runner.library.notebook_view import GridRows
 from runner_base import ConfigError
 
 
 def run_grid(*overrides: Overrides, study: str | Path | None = None) -> GridRows:
-    """Run every job of a grid and return one dictionary per job: differing keys, status and metrics.
+    """Run every job of a grid. Returns one dictionary per job with the varied keys, status and metrics.
 
     A notebook shows them as a picture and a table; `to_df()` and `pandas.DataFrame(rows)` make a
     data frame. A job that fails is a table row with its error. `study` is a study's YAML file.
     """
     with command_environment():
-        sweeper, arguments = create_sweeper(to_command_line(overrides), study)
+        sweeper, arguments = create_sweeper(to_command_line_overrides(overrides), study)
         grid = sweeper.plan_grid(arguments)
         if grid.settings.plan:
             plan = _to_grid_rows(grid)
@@ -47,15 +47,15 @@ def run_grid(*overrides: Overrides, study: str | Path | None = None) -> GridRows
 
 
 def create_sweeper(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
-    """Return the sweeper that Hydra would call, and the overrides that Hydra would pass to it."""
+    """Return the sweeper and overrides that Hydra would create for this command line."""
     name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
     hydra = create_hydra(folder)
     all_overrides = [*read_variable_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
     master = hydra.compose_config(name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False)
-    with allow_named_classes():
+    with allow_instantiated_classes():
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
     sweeper = Plugins.instance().instantiate_sweeper(
-        config=master, hydra_context=context, task_function=_run_task
+        config=master, hydra_context=context, task_function=_run_composed_job
     )
     if not isinstance(sweeper, GridSweeper):
         raise ConfigError(
@@ -67,18 +67,18 @@ def create_sweeper(arguments: list[str], study: str | Path | None) -> tuple[Grid
     return sweeper, task_overrides
 
 
-def _run_task(composed: DictConfig) -> JobOutcome:
+def _run_composed_job(composed: DictConfig) -> JobOutcome:
     """Run one job in the process of another launcher."""
     return run_launched_job(composed, HydraConfig.get())
 
 
 def _to_grid_rows(grid: Grid) -> GridRows:
     rows: list[dict[str, Any]] = []
-    lines = table_lines(grid.plan, grid.outcomes)
+    lines = build_grid_table_rows(grid.plan, grid.outcomes)
     for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):
         outcome = grid.outcomes.get(number if planned.same_as is None else planned.same_as)
         error = outcome.message if outcome else planned.problem
-        names = {key: _typed_value(planned, key, text) for key, text in line.names.items()}
+        names = {key: _get_typed_value(planned, key, text) for key, text in line.names.items()}
         row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
         rows.append(row | (line.record.result.metrics if line.record else {}))
     return GridRows(
@@ -86,8 +86,8 @@ def _to_grid_rows(grid: Grid) -> GridRows:
     )
 
 
-def _typed_value(planned: PlannedJob, key: str, text: str) -> Any:
-    """Return the value that a job's config has for a key. For a config group, return its choice."""
+def _get_typed_value(planned: PlannedJob, key: str, text: str) -> Any:
+    """Return a key's value in a job's config. For a config group, return the group's choice."""
     value: Any = planned.config
     for part in key.split("."):
         value = getattr(value, part, None)

@@ -1,4 +1,4 @@
-"""Prints a grid before and after it runs: job names, plan, final table and failures."""
+"""Prints a grid before and after its run: job names, plan, final table and failures."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, format_estimate
 from runner.grid.outcomes import JobOutcome
-from runner.grid.plan import PlannedJob, PlanState, estimate_plan
-from runner.grid.question_plan import question_notes
+from runner.grid.plan import PlannedJob, PlanState, estimate_planned_jobs
+from runner.grid.question_plan import statistical_power_notes
 from runner.render import grid_lines, plans
 from runner.render.notes import render_notes
-from runner.report import WIDTH, GridLine, job_id_column, job_name_columns, to_table_columns
+from runner.report import WIDTH, GridLine, job_id_column, job_name_columns, to_job_name_table_columns
 from runner.tracking import connection, published_index, run_table, stores
 from runner_base import (
     Column,
@@ -49,8 +49,8 @@ ESTIMATE_USES = (
 )
 
 
-def job_names(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Return for each job the overrides that differ between jobs, and those of the keys
+def build_job_names(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return each job's overrides that differ between jobs, and its overrides of the keys in
     `always_shown`.
     """
     rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
@@ -69,17 +69,17 @@ def job_names(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -> list[
     ]
 
 
-def job_labels(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -> list[str]:
+def build_job_labels(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -> list[str]:
     return [
         " ".join(f"{key}={value}" for key, value in names.items())
         or " ".join(planned.overrides)
         or "(no overrides)"
-        for names, planned in zip(job_names(plan, always_shown), plan, strict=True)
+        for names, planned in zip(build_job_names(plan, always_shown), plan, strict=True)
     ]
 
 
 def summarize_plan(plan: list[PlannedJob]) -> str:
-    """Return the number of jobs in each state on one line."""
+    """Return one line with the number of jobs in each state."""
     totals = Counter(planned.state for planned in plan)
     duplicates = sum(planned.same_as is not None for planned in plan)
     parts = [f"{totals[state]} {state}" for state in PlanState if totals[state]]
@@ -90,22 +90,22 @@ def summarize_plan(plan: list[PlannedJob]) -> str:
 
 def print_plan(plan: list[PlannedJob]) -> None:
     """Print each job's state, shared base model, and estimated memory and time."""
-    estimates = estimate_plan(plan)
+    estimates = estimate_planned_jobs(plan)
     bases = {
         base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)
     }
-    keys, names = job_name_columns(job_names(plan))
-    rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
+    keys, names = job_name_columns(build_job_names(plan))
+    rows = [_format_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     is_full = any(job.config and job.config.print is PrintMode.full for job in plan)
     filled = [
         column
         for column in range(len(ESTIMATE_COLUMNS))
         if any(row[column] for row in rows) and (is_full or ESTIMATE_USES[column] is not ColumnUse.memory)
     ]
-    states = [plans.state_text(job.state, job.same_as is not None) for job in plan]
+    states = [plans.job_state_text(job.state, job.same_as is not None) for job in plan]
     shared = [f"{bases[job.base]}" if job.base else "" for job in plan]
     columns = [
-        *to_table_columns(keys, names),
+        *to_job_name_table_columns(keys, names),
         Column("state", states, False, use=ColumnUse.result),
         *(
             Column(ESTIMATE_COLUMNS[column], [row[column] for row in rows], False, use=ESTIMATE_USES[column])
@@ -118,12 +118,12 @@ def print_plan(plan: list[PlannedJob]) -> None:
         create_console(non_terminal_width=NO_WIDTH if is_full else WIDTH), columns, plans.HAS_ALL_COLUMNS
     )
     if any(estimate.fit is not None for estimate in estimates.values()):
-        room, of_gpus = _free_main_memory(), visible_gpus.free_gpu_memory_mib()
-        print("\n".join(plans.memory_lines(PROCESS_MIB, *room, of_gpus)))
+        room, of_gpus = _free_main_memory_mib(), visible_gpus.free_gpu_memory_mib()
+        print("\n".join(plans.format_memory_lines(PROCESS_MIB, *room, of_gpus)))
     is_quick = any(job.config and job.config.plan == "quick" for job in plan)
-    for line in render_notes(question_notes(plan, estimates, is_quick)):
+    for line in render_notes(statistical_power_notes(plan, estimates, is_quick)):
         print(line)
-    for number, (planned, label) in enumerate(zip(plan, job_labels(plan), strict=True)):
+    for number, (planned, label) in enumerate(zip(plan, build_job_labels(plan), strict=True)):
         if planned.problem:
             print(escape_control_characters(f"impossible: {label}\n    {planned.problem}"))
         taken = estimates.get(number, JobEstimate())
@@ -136,12 +136,14 @@ def print_plan(plan: list[PlannedJob]) -> None:
             print(escape_control_characters(f"note: {label}\n    {text}"))
     is_per_worker = any(job.config is not None and job.config.workers not in (AUTO, "1") for job in plan)
     print(
-        plans.total_line(summarize_plan(plan), len(bases), is_per_worker, *_total_time_text(plan, estimates))
+        plans.format_plan_total_line(
+            summarize_plan(plan), len(bases), is_per_worker, *_estimate_total_time(plan, estimates)
+        )
     )
 
 
-def _estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) -> list[str]:
-    """Return a job's number of questions or prompts, and its estimated memory and time."""
+def _format_estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) -> list[str]:
+    """Return a job's number of questions or prompts, and its estimated memory and time, as texts."""
     count = "" if planned.input_count is None else f"{planned.input_count:,}"
     fit = estimate.fit if estimate else None
     if fit is None:
@@ -172,17 +174,19 @@ def _estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) -> list[s
     return [count, *memory, *format_estimate(estimate.time if estimate else None)]
 
 
-def _free_main_memory() -> tuple[float, bool]:
-    """Return the MiB of main memory free for models, and whether a cgroup limits it."""
+def _free_main_memory_mib() -> tuple[float, bool]:
+    """Return the main memory that is free for models, in MiB, and whether a cgroup limits it."""
     available = machine.available_memory_mib()
     group = min(machine.cgroup_free_mib(), default=inf)
     return min(group, available), group <= available
 
 
-def _total_time_text(
+def _estimate_total_time(
     plan: list[PlannedJob], estimates: dict[int, JobEstimate]
 ) -> tuple[float | None, float, int]:
-    """Return how long the jobs to do take, one after another."""
+    """Return the seconds of all unfinished jobs one after another, the relative spread, and the number
+    of jobs without an estimate.
+    """
     to_do = [
         number
         for number, planned in enumerate(plan)
@@ -196,28 +200,29 @@ def _total_time_text(
     return seconds, spread, len(to_do) - len(times)
 
 
-def print_hints(config: RunnerConfig, names: Sequence[Mapping[str, str]] = ()) -> None:
+def print_next_step_hints(config: RunnerConfig, names: Sequence[Mapping[str, str]] = ()) -> None:
     """Print where MLflow shows the jobs, and the command that compares them."""
     store = stores.store_from_config(config)
     if store and config.print.is_table:
-        compare = " ".join([stores.compare_command(store), *_baseline_option(names)])
-        print(escape_control_characters(grid_lines.hint(grid_lines.NEXT, compare)))
+        compare = " ".join([stores.compare_command(store), *_build_baseline_option(names)])
+        print(escape_control_characters(grid_lines.format_hint_line(grid_lines.NEXT, compare)))
         print(
             escape_control_characters(
-                grid_lines.hint(grid_lines.MLFLOW, stores.ui_address_or_command(store.uri))
+                grid_lines.format_hint_line(grid_lines.MLFLOW, stores.ui_url_or_command(store.uri))
             )
         )
         if (number := _cached_experiment_id(store)) is not None:
             print(
                 escape_control_characters(
-                    grid_lines.hint(grid_lines.SCORES, run_table.view_address(store.uri, number))
+                    grid_lines.format_hint_line(grid_lines.SCORES, run_table.view_url(store.uri, number))
                 )
             )
 
 
-def _baseline_option(names: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the option that compares with the jobs of the plain choices, e.g. quantization=none; nothing if the
-    grid has no such jobs."""
+def _build_baseline_option(names: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the command line option that makes the jobs with the plain choices, such as
+    quantization=none, the baseline. Empty without such jobs.
+    """
     plain_values = {
         key: value
         for key, value in PLAIN_CHOICES.items()
@@ -230,28 +235,28 @@ def _baseline_option(names: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _cached_experiment_id(store: stores.Store) -> str | None:
-    """Return the id of the store's experiment if it is known without asking MLflow."""
+    """Return the experiment's id if it is known without querying MLflow. None otherwise."""
     number = connection.opened_experiment_id(store)
     if (
         number is None
-        and (noted := published_index.latest_if_unchanged(store, "")) is not None
+        and (noted := published_index.find_current_entry(store, "")) is not None
         and store.sqlite_file is not None
     ):
         return noted.identity.split()[0]
     return number
 
 
-def table_lines(
+def build_grid_table_rows(
     plan: list[PlannedJob],
     outcomes: dict[int, JobOutcome],
     interrupted: bool = False,
     always_shown: Sequence[str] = (),
 ) -> list[GridLine]:
-    """Return the lines of the final table in the order of the grid. Keys `always_shown` appear even if
-    all jobs agree.
+    """Return the rows of the final table in job order. Keys in `always_shown` appear even if all jobs
+    have the same value.
     """
     lines = []
-    for number, (planned, names) in enumerate(zip(plan, job_names(plan, always_shown), strict=True)):
+    for number, (planned, names) in enumerate(zip(plan, build_job_names(plan, always_shown), strict=True)):
         source = number if planned.same_as is None else planned.same_as
         outcome = outcomes.get(source)
         record = outcome.record if outcome else plan[source].record
@@ -273,7 +278,7 @@ def _status_text(planned: PlannedJob, outcome: JobOutcome | None, interrupted: b
 def print_failures(plan: list[PlannedJob], outcomes: dict[int, JobOutcome]) -> int:
     """Print each unfinished job with its cause and log file, and return their number."""
     failures = 0
-    for number, (planned, label) in enumerate(zip(plan, job_labels(plan), strict=True)):
+    for number, (planned, label) in enumerate(zip(plan, build_job_labels(plan), strict=True)):
         outcome = outcomes.get(number)
         if planned.state is PlanState.impossible:
             print_message(f"impossible: {label}: {planned.problem}")

@@ -1,5 +1,5 @@
-"""Launchers that receive the plan itself and report each job's progress: local worker processes
-and Ray.
+"""Launchers that receive the whole plan and report each job's progress: local worker processes and
+Ray.
 
 hydra/launcher=joblib, submitit_… and others receive lists of overrides; other_launchers.py
 handles them.
@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from runner.config.root import RunnerConfig
-from runner.grid.grid_output import job_labels
+from runner.grid.grid_output import build_job_labels
 from runner.grid.live_view import GridView
 from runner.grid.outcomes import JobOutcome, extract_objective
 from runner.grid.plan import PlannedJob, PlanState, plan_jobs
@@ -34,7 +34,7 @@ NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
 
 
 class LaunchingSweeper(Sweeper):
-    """A sweeper together with any Hydra launcher."""
+    """Sweeper that works with any Hydra launcher."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.master, self.context = config, hydra_context
@@ -44,7 +44,9 @@ class LaunchingSweeper(Sweeper):
 
 
 class PlanLauncher(Launcher):
-    """Runs the jobs of a plan. For a search by another sweeper, plans the trials first."""
+    """Base class of launchers that run the jobs of a plan. For another sweeper's search, trials are
+    planned first.
+    """
 
     def __init__(self) -> None:
         self.trials = Trials()  # for another sweeper
@@ -56,7 +58,7 @@ class PlanLauncher(Launcher):
     def run_jobs(
         self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any
     ) -> bool:
-        """Run these jobs of a plan, and return whether the user stopped them."""
+        """Run the given jobs of a plan. Returns True if the user stopped them."""
 
     def run_plan(
         self,
@@ -65,20 +67,20 @@ class PlanLauncher(Launcher):
         outcomes: dict[int, JobOutcome],
         trials: Trials | None = None,
     ) -> bool:
-        """Run these jobs with a progress display, and return whether the user stopped them."""
+        """Run the given jobs of a plan with a progress display. Returns True if the user stopped them."""
         known = frozenset(number for number in job_numbers if plan[number].state is PlanState.done)
         settings = plan[job_numbers[0]].config
         assert settings is not None
         shared = {"outcomes": outcomes, "job_timeout_s": settings.job_timeout_s}
         with (
-            GridView(job_labels(plan), len(job_numbers), known, numbers=job_numbers)
+            GridView(build_job_labels(plan), len(job_numbers), known, numbers=job_numbers)
             if trials is None
             else trials.create_view() as view
         ):
             return self.run_jobs(settings, plan, job_numbers, view=view, **shared)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run jobs for another sweeper, such as Optuna's, and return one objective per job."""
+        """Run the jobs of another sweeper, such as Optuna's, and return one objective per job."""
         plan = plan_jobs(job_overrides, self.context, self.master)
         for planned in plan:
             if planned.error is not None:
@@ -110,7 +112,7 @@ class PlanLauncher(Launcher):
 
 
 class WorkerLauncher(PlanLauncher):
-    """Runs jobs in worker processes, which keep a loaded model from job to job."""
+    """Launcher that runs jobs in local worker processes, which keep a loaded model from job to job."""
 
     def __init__(self, fresh: bool = False) -> None:
         super().__init__()

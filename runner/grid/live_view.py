@@ -1,5 +1,5 @@
-"""Progress of a grid on stderr: a live display on a terminal, elsewhere a plain line at least
-every 10 s.
+"""Progress display of a grid on stderr: live on a terminal, otherwise a plain line at least every 10
+s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.grid.outcomes import JobOutcome
 from runner.render import grid_lines
-from runner.report import cells_of_job
+from runner.report import format_job_cells
 from runner_base import ProgressState, Status, format_duration, print_message, report_step
 from runner_base.console import create_console
 
@@ -23,7 +23,7 @@ LABEL_WIDTH = 48  # longer labels do not align the others
 
 @dataclass
 class GridView:
-    """Shows the progress of a grid and prints each failure immediately."""
+    """Shows the progress of a grid, and prints each failure at once."""
 
     labels: list[str]  # of all jobs of the plan
     to_do: int
@@ -55,13 +55,13 @@ class GridView:
             self._live.stop()
 
     def status_lines(self) -> str:
-        """Return the content of the live display as plain text lines."""
-        head = grid_lines.counts(self.done, self.to_do, self.failed)
+        """Return the content of the live display as plain text."""
+        head = grid_lines.format_job_counts(self.done, self.to_do, self.failed)
         running = [
-            (self.labels[number], grid_lines.progress_cells(job))
+            (self.labels[number], grid_lines.format_job_progress(job))
             for number, job in sorted(self.running.items())
         ]
-        return grid_lines.progress_lines(head, running, SHOWN)
+        return grid_lines.format_grid_progress(head, running, SHOWN)
 
     @property
     def _label_width(self) -> int:
@@ -75,31 +75,33 @@ class GridView:
         if number in self.running:
             self.running[number] = state
 
-    def report_repeated(self, number: int, reason: str) -> None:
-        """Print that a job is run again, with the reason."""
-        self.running.pop(number, None)
-        line = f"REPEATED {self.labels[number]}: {reason}"
+    def report_repeated(self, job_number: int, reason: str) -> None:
+        """Print that a job is started again, with the reason."""
+        self.running.pop(job_number, None)
+        line = f"REPEATED {self.labels[job_number]}: {reason}"
         if self._live is None:
             print_message(line)
         else:
             self._live.console.print(line)
 
-    def report_ended(self, number: int, outcome: JobOutcome) -> None:
-        """Record that a job has ended, and print one line with its status."""
-        self.running.pop(number, None)
+    def report_ended(self, job_number: int, outcome: JobOutcome) -> None:
+        """Record that a job has ended, and print a line with its status."""
+        self.running.pop(job_number, None)
         failed = outcome.status is not Status.FINISHED
         self.done += 1
         self.failed += failed
         at = f"[{self.done}/{self.to_do}]".ljust(len(f"[{self.to_do}/{self.to_do}]"))
         if outcome.record is not None and not failed:
-            before = number in self.known
+            before = job_number in self.known
             when = grid_lines.RECORDED_BEFORE if before else grid_lines.RECORDED_MEANWHILE
             recorded = when if outcome.record.from_ledger else ""
-            cells = cells_of_job(outcome.record)
-            line = grid_lines.ended_line(at, self.labels[number], self._label_width, cells, recorded)
+            cells = format_job_cells(outcome.record)
+            line = grid_lines.format_ended_job_line(
+                at, self.labels[job_number], self._label_width, cells, recorded
+            )
             line += f"\n    note: {outcome.message}" if outcome.message else ""
         else:  # no metrics: those of a job with errors would count unanswered questions as wrong
-            line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
+            line = f"{at} {outcome.status.value} {self.labels[job_number]}: {outcome.message}"
         line += f"\n    note: {outcome.note}" if outcome.note else ""
         if self._live is None:
             print_message(line)
@@ -108,7 +110,7 @@ class GridView:
         self.refresh(force=True)
 
     def refresh(self, force: bool = False) -> None:
-        """Redraw the live display if it is older than REDRAW_EVERY_S, or if `force`."""
+        """Redraw the live display if it is older than REDRAW_EVERY_S, or if `force` is set."""
         now = time.monotonic()
         if self._live is not None and (force or now - self._drawn_at >= REDRAW_EVERY_S):
             self._drawn_at = now
@@ -122,7 +124,7 @@ class GridView:
 
         rows = Table.grid(padding=(0, 2))
         for number, job in sorted(self.running.items()):
-            rows.add_row("·", self.labels[number], grid_lines.progress_cells(job))
+            rows.add_row("·", self.labels[number], grid_lines.format_job_progress(job))
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(f"{self.done}/{self.to_do} jobs", style="bold"),

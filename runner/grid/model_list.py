@@ -1,4 +1,4 @@
-"""Lists the models that `files=FOLDER` finds, chooses the reference model, and builds each job's
+"""Lists the models that `files=FOLDER` finds, selects the reference model, and builds each job's
 overrides.
 
 Only headers are read. An unreadable file becomes jobs that report the damage; the other jobs
@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.config.override_quoting import FILES, REFERENCE, quote_literally, quote_name
+from runner.config.override_quoting import FILES, REFERENCE, quote_name, quote_unless_quoted
 from runner.render.notes import render_notes
 from runner_base import MIB, ConfigError, RunnerError, is_gguf_file_name, join_first_names
 from runner_base.notes import Note, note
-from runner_engine.checkpoints import count_weight_file_bytes, gguf_file, read_config
+from runner_engine.checkpoints import count_weight_file_nbytes, gguf_file, read_model_config
 from runner_engine.quantization import detect_stored_format
 
 # a grid over files sets them for each of its jobs
@@ -30,7 +30,7 @@ TASK_REFERENCE = "task.reference"
 
 @dataclass(frozen=True)
 class ListedModel:
-    """A model file, a model folder, or a Hub id."""
+    """A model to run: a model file, a model folder, or a Hub id."""
 
     name: str  # as model.name has it
     is_file: bool = False
@@ -41,12 +41,12 @@ class ListedModel:
 
     @property
     def quantization(self) -> str:
-        """The quantization choice that loads the stored format unchanged."""
+        """The quantization choice that loads the model's stored format unchanged."""
         return "gguf" if self.is_file else "none"
 
     @property
     def overrides(self) -> list[str]:
-        """The overrides that every job of this model gets."""
+        """The overrides of every job with this model."""
         return ["model=auto", f"model.name={quote_name(self.name)}", f"quantization={self.quantization}"]
 
     @property
@@ -56,8 +56,8 @@ class ListedModel:
         return f"{self.name} ({', '.join(filter(None, (self.stored_as, size))) or 'not on this machine'})"
 
 
-def list_models(files_value: str) -> tuple[list[ListedModel], list[Note]]:
-    """Return the models that `files=` names, and notes about files that are not models."""
+def list_models_in(files_value: str) -> tuple[list[ListedModel], list[Note]]:
+    """Return the models that `files=` names, and notes on files that are not models."""
     names, left_out = dict[str, bool](), list[Note]()
     for given in _split_paths(files_value):
         if (found := _find_models_at(given, left_out)) is None:
@@ -79,8 +79,9 @@ def list_models(files_value: str) -> tuple[list[ListedModel], list[Note]]:
     return [_read_model_header(name, is_file) for name, is_file in names.items()], left_out
 
 
-def choose_reference(models: Sequence[ListedModel], reference_name: str | None) -> ListedModel:
-    """Return the reference model: the named one, else the largest unquantized one, else the largest.
+def choose_reference_model(models: Sequence[ListedModel], reference_name: str | None) -> ListedModel:
+    """Return the reference model: the named one, otherwise the largest unquantized or simply the largest
+    one.
 
     A model of unknown size is not chosen.
     """
@@ -116,10 +117,10 @@ def choose_reference(models: Sequence[ListedModel], reference_name: str | None) 
     return max(readable, key=lambda model: (not model.is_quantized, model.file_mib or 0.0))
 
 
-def model_overrides(
+def overrides_per_model(
     models: Sequence[ListedModel], reference: ListedModel, given_keys: Iterable[str]
 ) -> list[list[str]]:
-    """Return the overrides of each model's jobs, the reference first.
+    """Return the overrides of each model's jobs, the reference model first.
 
     `given_keys` are the keys that the study or the command line sets. Jobs whose task lacks such a
     key omit it.
@@ -134,7 +135,7 @@ def model_overrides(
     for model in [reference, *(model for model in models if model is not reference)]:
         lines = model.overrides
         if TASK_REFERENCE not in known:
-            lines = [*lines, f"{TASK_REFERENCE}={quote_literally(compared)}"]
+            lines = [*lines, f"{TASK_REFERENCE}={quote_unless_quoted(compared)}"]
         lists.append(lines)
     return lists
 
@@ -152,7 +153,7 @@ def model_list_notes(
 
 
 def constant_keys(job_overrides: Sequence[Sequence[str]]) -> frozenset[str]:
-    """Return the keys that have one value in all jobs."""
+    """Return the override keys that have the same value in all jobs."""
     values: dict[str, set[str]] = {}
     for key, _, value in (line.partition("=") for overrides in job_overrides for line in overrides):
         values.setdefault(key, set()).add(value)
@@ -160,7 +161,7 @@ def constant_keys(job_overrides: Sequence[Sequence[str]]) -> frozenset[str]:
 
 
 def is_reference_override(override: str) -> bool:
-    """Return whether a grid over files added this override; only jobs whose task has the key use it."""
+    """Return whether a grid over model files added this override. Only tasks with this key use it."""
     return override.startswith(f"{TASK_REFERENCE}=")
 
 
@@ -168,7 +169,7 @@ def is_reference_override(override: str) -> bool:
 
 
 def _split_paths(files_value: str) -> list[str]:
-    """Split at commas, unless the whole text is an existing path."""
+    """Split a value at commas, unless the whole value is an existing path."""
     return (
         [files_value]
         if Path(files_value).expanduser().exists()
@@ -177,8 +178,8 @@ def _split_paths(files_value: str) -> list[str]:
 
 
 def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str, bool] | None:
-    """Return the models at a path or pattern as name → is a file. Returns None if nothing exists
-    there.
+    """Return the models at a path or glob pattern, as model name → whether it is a file. None if nothing
+    exists there.
     """
     path = Path(path_or_pattern).expanduser()
     if path.is_file():
@@ -205,7 +206,7 @@ def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str
 
 
 def _find_models_in(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[str, bool]:
-    """Return the models among these paths and in their subfolders. Hidden folders are skipped."""
+    """Return the models in these paths and their subfolders, without hidden folders."""
     found: dict[str, bool] = {}
     for path in paths:
         if path.is_dir() and (path / "config.json").is_file():
@@ -218,17 +219,19 @@ def _find_models_in(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[st
             continue
         elif PART.search(path.stem):
             skipped_notes.append(note("part_of_model", path=path))
-        elif (other := _non_language_kind(path)) is not None:
+        elif (other := _non_language_model_kind(path)) is not None:
             skipped_notes.append(note("no_language_model", path=path, kind=other))
         else:
             found[str(path)] = True
     return found
 
 
-def _non_language_kind(path: Path) -> str | None:
-    """Return the kind of a .gguf file without a language model: an image projector or an adapter."""
+def _non_language_model_kind(path: Path) -> str | None:
+    """Return the kind of a .gguf file that is no language model, such as an image projector or an
+    adapter.
+    """
     try:
-        metadata = gguf_file.read_header(path).metadata
+        metadata = gguf_file.read_gguf_header(path).metadata
     except RunnerError:
         return None  # its jobs name the damage
     kind = str(metadata.get("general.type") or "model")
@@ -241,12 +244,12 @@ def _read_model_header(name: str, is_file: bool) -> ListedModel:
     path = Path(name).expanduser()
     try:
         if is_file:
-            header = gguf_file.read_header(path)
+            header = gguf_file.read_gguf_header(path)
             is_quantized = any(tensor.dtype not in gguf_file.FLOATS for tensor in header.tensors)
             return ListedModel(name, True, path.stat().st_size / MIB, header.type_counts, is_quantized)
         if not path.is_dir():
             return ListedModel(name)
-        settings = read_config(path)
+        settings = read_model_config(path)
         stored = detect_stored_format(settings)
         number_format = (
             str(stored)
@@ -254,7 +257,7 @@ def _read_model_header(name: str, is_file: bool) -> ListedModel:
             else str(settings.get("dtype") or settings.get("torch_dtype") or "")
         )
         return ListedModel(
-            name, False, count_weight_file_bytes(path) / MIB, number_format, stored is not None
+            name, False, count_weight_file_nbytes(path) / MIB, number_format, stored is not None
         )
     except RunnerError as error:
         return ListedModel(

@@ -1,4 +1,4 @@
-"""Runs jobs under Hydra's other launchers, such as joblib or submitit.
+"""Runs jobs with Hydra launchers of other packages, such as joblib or submitit.
 
 These launchers return all results together, and none if one process dies. But each job records
 its result on disk. So results are read from disk, and only jobs without a result are launched
@@ -21,9 +21,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from runner.config.hydra import config_to_yaml, to_config
+from runner.config.hydra import config_to_yaml, to_runner_config
 from runner.config.root import AUTO, RunnerConfig
-from runner.grid.outcomes import JobOutcome, outcome_from_error, run_job
+from runner.grid.outcomes import JobOutcome, outcome_from_error, run_grid_job
 from runner.grid.plan import PlannedJob
 from runner.records.jobs import Job, lock_job
 from runner.report import format_main_metrics
@@ -49,7 +49,7 @@ PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 @dataclass
 class JobDeath(JobReturn):
-    """The JobReturn of a job whose process died without a result."""
+    """Hydra JobReturn for a job whose process died without a result."""
 
     how: Status = Status.FAILED
     message: str = ""
@@ -58,8 +58,8 @@ class JobDeath(JobReturn):
         self.status, self.return_value = JobStatus.FAILED, JobFailed(self.message, code="failed")
 
 
-def format_job_line(overrides: Sequence[str], result: object) -> str:
-    """Return a line with a job's overrides and its outcome, or its objective in a search."""
+def format_launched_job(overrides: Sequence[str], result: object) -> str:
+    """Return a line with a job's overrides and its outcome. In a search, it shows the objective."""
     name = " ".join(text for text in overrides if not text.startswith(PARENT_KEY))
     if isinstance(result, JobOutcome):
         failure = f"{result.status.value} {result.message}"
@@ -68,8 +68,8 @@ def format_job_line(overrides: Sequence[str], result: object) -> str:
 
 
 def run_launched_job(composed: DictConfig, hydra_config: HydraConf) -> JobOutcome:
-    """Run one job in the launcher's process and print its outcome at once: the launcher reports only
-    at the end.
+    """Run one job in the launcher's process. Its outcome is printed at once, because launchers report
+    only at the end.
     """
     install_resilient_streams()
     if not str(hydra_config.launcher.get("_target_")).endswith(
@@ -77,13 +77,15 @@ def run_launched_job(composed: DictConfig, hydra_config: HydraConf) -> JobOutcom
     ):  # that one runs jobs in this terminal
         progress.set_progress_sink(lambda _: None)
     with redirect_stdout(sys.stderr):  # stdout is for the grid's result
-        outcome = run_job(to_config(composed, hydra_config.runtime.choices), config_to_yaml(composed))
-    print_message(format_job_line(hydra_config.overrides.task, outcome))
+        outcome = run_grid_job(
+            to_runner_config(composed, hydra_config.runtime.choices), config_to_yaml(composed)
+        )
+    print_message(format_launched_job(hydra_config.overrides.task, outcome))
     return outcome
 
 
 def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
-    """Reject settings that only hydra/launcher=workers supports."""
+    """Raise ConfigError for settings that only hydra/launcher=workers supports."""
     if config.job_timeout_s is not None:
         own = (
             "hydra.launcher.timeout_min=..."
@@ -116,8 +118,8 @@ def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
 
 
 def split_by_dependency(plan: Sequence[PlannedJob], numbers: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Split jobs into those that can start and those that depend on them: a launcher starts everything
-    it gets.
+    """Split jobs into those that can start and those that depend on them, because a launcher starts all
+    jobs at once.
     """
     there = {plan[number].job_id for number in numbers}
     first: list[int] = []
@@ -129,7 +131,7 @@ def split_by_dependency(plan: Sequence[PlannedJob], numbers: Sequence[int]) -> t
 
 @dataclass
 class OtherLauncherRun:
-    """Runs the jobs of a plan under another package's launcher."""
+    """Runs the jobs of a plan with a launcher of another package."""
 
     launcher: Launcher
     name: str  # as in hydra/launcher=NAME
@@ -139,40 +141,42 @@ class OtherLauncherRun:
     _before: dict[int, tuple[Record | None, int]] = field(default_factory=dict)
     _relaunched: set[int] = field(default_factory=set)
 
-    def run(self, numbers: list[int]) -> bool:
-        """Run the jobs, and return whether the user stopped them.
+    def run(self, job_numbers: list[int]) -> bool:
+        """Run the given jobs. Returns True if the user stopped them.
 
         After a broken launch, jobs that were running are relaunched one by one, so that only the faulty
         job fails.
         """
-        self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
-        self._before = {number: (_last_record(job), _started_ns(job)) for number, job in self._jobs.items()}
-        batches = deque(filter(None, split_by_dependency(self.plan, numbers)))
+        self._jobs = {number: job for number in job_numbers if (job := self.plan[number].job) is not None}
+        self._before = {
+            number: (_last_record(job), _job_start_time_ns(job)) for number, job in self._jobs.items()
+        }
+        batches = deque(filter(None, split_by_dependency(self.plan, job_numbers)))
         with redirect_stdout(sys.stderr):
             while batches:
                 batch = batches.popleft()
                 if self.outcomes:  # jobs of a broken launch may have ended in the meantime
-                    self._collect_results(batch)
+                    self._read_outcomes_from_disk(batch)
                     batch = [number for number in batch if number not in self.outcomes]
                 if not batch:
                     continue
                 try:
-                    self._launch(batch)
+                    self._launch_batch(batch)
                 except KeyboardInterrupt:
                     signals.mark_interrupt_handled()
-                    self._record_stopped(batch)
+                    self._record_stopped_jobs(batch)
                     return True
                 except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
                     batches.extendleft(reversed(self._plan_relaunch(batch, error)))
         return False
 
-    def _launch(self, batch: list[int]) -> None:
+    def _launch_batch(self, batch: list[int]) -> None:
         jobs = [self.plan[number] for number in batch]
         overrides = [[*job.overrides, *job.filled_in, *self._parent_run_override(job)] for job in jobs]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
             if isinstance(job_return, JobDeath):
-                self._record_death(number, job_return)
+                self._record_job_death(number, job_return)
                 continue
             try:
                 outcome = job_return.return_value
@@ -185,9 +189,9 @@ class OtherLauncherRun:
                     False  # it ended after its launch had broken, and this grid did it
                 )
 
-    def _record_death(self, number: int, death: JobDeath) -> None:
-        """Record the outcome of a dead job. The job may have finished before its process died."""
-        self._collect_results([number])
+    def _record_job_death(self, number: int, death: JobDeath) -> None:
+        """Record the outcome of a job whose process died, unless the job had already finished."""
+        self._read_outcomes_from_disk([number])
         if number not in self.outcomes:
             self.outcomes[number] = self.plan[number].record_death(death.how, death.message)
             self.outcomes[number].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
@@ -196,16 +200,16 @@ class OtherLauncherRun:
         parent = planned.config.tracking.parent_run_id if planned.config is not None else None
         return [f"{PARENT_KEY}{parent}"] if parent else []
 
-    def _record_stopped(self, batch: list[int]) -> None:
-        """Record outcomes after Ctrl-C. Jobs that the launcher leaves running are not touched."""
+    def _record_stopped_jobs(self, batch: list[int]) -> None:
+        """Record outcomes after Ctrl-C. Jobs that the launcher leaves running are not changed."""
         give_up_at = time.monotonic() + GRACE_S
-        started = self._started_jobs(batch)
+        started = self._unfinished_started_jobs(batch)
         while (
-            running := [n for n in started if _is_running(self._jobs[n])]
+            running := [n for n in started if _is_job_running(self._jobs[n])]
         ) and time.monotonic() < give_up_at:
             time.sleep(0.1)
-        self._collect_results(batch)
-        started = self._started_jobs(batch)
+        self._read_outcomes_from_disk(batch)
+        started = self._unfinished_started_jobs(batch)
         running = [number for number in running if number in started]
         for number in started:
             if number not in running:
@@ -221,10 +225,10 @@ class OtherLauncherRun:
             )
 
     def _plan_relaunch(self, batch: list[int], launch_error: Exception) -> list[list[int]]:
-        """Record finished jobs of a broken launch, and return the batches to launch next."""
+        """Record the finished jobs of a failed launch, and return the batches of jobs to launch again."""
         cause = " ".join(re.sub(r"-{4,}", "", str(launch_error)).split())[:400] or type(launch_error).__name__
-        progressed = self._collect_results(batch)
-        started = self._started_jobs(batch)
+        progressed = self._read_outcomes_from_disk(batch)
+        started = self._unfinished_started_jobs(batch)
         waiting = [number for number in batch if number not in self.outcomes and number not in started]
         if len(batch) == 1 and started:
             message = f"the process of this job died under hydra/launcher={self.name}: {cause}"
@@ -248,8 +252,8 @@ class OtherLauncherRun:
         self._relaunched |= {*started, *waiting}
         return [*([number] for number in started), *([waiting] if waiting else [])]
 
-    def _collect_results(self, batch: list[int]) -> bool:
-        """Read outcomes of a broken launch from disk, and return whether any job ended."""
+    def _read_outcomes_from_disk(self, batch: list[int]) -> bool:
+        """Read job outcomes of a failed launch from disk. Returns True if any job has ended."""
         ended = False
         for number in batch:
             record = _last_record(self._jobs[number])
@@ -265,10 +269,12 @@ class OtherLauncherRun:
                 ended = True
         return ended
 
-    def _started_jobs(self, batch: list[int]) -> list[int]:
+    def _unfinished_started_jobs(self, batch: list[int]) -> list[int]:
         """Return the jobs of the batch that have started but not ended."""
         return [
-            n for n in batch if n not in self.outcomes and _started_ns(self._jobs[n]) != self._before[n][1]
+            n
+            for n in batch
+            if n not in self.outcomes and _job_start_time_ns(self._jobs[n]) != self._before[n][1]
         ]
 
 
@@ -279,16 +285,16 @@ def _last_record(job: Job) -> Record | None:
         return None
 
 
-def _is_running(job: Job) -> bool:
+def _is_job_running(job: Job) -> bool:
     """Return whether a live process holds the job's lock."""
     try:
-        with lock_job(job, wait=False):
+        with lock_job(job, should_wait=False):
             return False
     except JobAlreadyRunning:
         return True
 
 
-def _started_ns(job: Job) -> int:
-    """Return when the job was last started, in ns of the file system's clock; 0 if never."""
+def _job_start_time_ns(job: Job) -> int:
+    """Return the job's last start time in ns of the file system's clock. 0 if it was never started."""
     lock = job.folder / ".lock"
     return lock.stat().st_mtime_ns if lock.exists() else 0

@@ -1,4 +1,4 @@
-"""Runs one job of a grid, and defines its outcome and the objective of a search."""
+"""Runs one job of a grid, and determines its outcome and its objective for a search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner_engine import BaseModelCache
 
 @dataclass
 class JobOutcome:
-    """A job's outcome, in a form that can be sent to another process."""
+    """Outcome of a job, in a form that can be sent to another process."""
 
     status: Status
     record: Record | None = None
@@ -26,12 +26,15 @@ class JobOutcome:
     note: str = ""  # what else happened on the way
 
 
-def run_job(
-    config: RunnerConfig, config_yaml: str = "", bases: BaseModelCache | None = None, wait: bool = True
+def run_grid_job(
+    config: RunnerConfig,
+    config_yaml: str = "",
+    base_models: BaseModelCache | None = None,
+    should_wait: bool = True,
 ) -> JobOutcome:
-    """Run one job of a grid. An error ends only this job."""
+    """Run one job of a grid. An error ends only this job, not the grid."""
     try:
-        record = run(config, config_yaml, bases, wait)
+        record = run(config, config_yaml, base_models, should_wait)
         return JobOutcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
     except SystemExit as error:  # it would end the process with all of its jobs
         return JobOutcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
@@ -42,8 +45,8 @@ def run_job(
 
 
 def outcome_from_error(error: Exception) -> JobOutcome:
-    """Return the outcome of a job that raised an error. It is finished if only logging to the store
-    failed.
+    """Return the outcome of a job that raised an error. A job whose result only could not be logged
+    counts as finished.
     """
     if isinstance(error, NotLogged):
         return JobOutcome(Status.FINISHED, error.record, str(error))
@@ -60,8 +63,8 @@ def outcome_from_error(error: Exception) -> JobOutcome:
 
 
 def extract_objective(record: Record) -> tuple[str, float]:
-    """Return the metric that a search maximizes: accuracy, likelihood or decode speed. Raises
-    JobFailed for a failed job.
+    """Return name and value of the metric that a search maximizes: accuracy, likelihood or decode speed.
+    Raises JobFailed for a failed job.
     """
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value, code="failed")

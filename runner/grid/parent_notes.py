@@ -1,4 +1,5 @@
-"""Content of a grid's parent run in MLflow: varied keys, best jobs and the comparison's verdict.
+"""Content of a grid's parent run in MLflow: varied keys, best jobs and the verdict of the
+comparison.
 
 MLflow cannot change the params of a run, so they hold what is fixed for a grid. Metrics, tags
 and the description are written again whenever the grid ends.
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.config.groups import GROUPS
-from runner.grid.grid_output import job_labels, job_names
+from runner.grid.grid_output import build_job_labels, build_job_names
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob
 from runner_base import Record, RunnerError, Status, format_count, join_first_names
@@ -37,7 +38,7 @@ RANKED_BY = (
 
 @dataclass
 class ParentNotes:
-    """Metrics, tags and description that are logged when a grid ends."""
+    """Metrics, tags and description that are logged to a grid's parent run at its end."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -46,9 +47,9 @@ class ParentNotes:
 
 
 def varied_values(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
-    """Return the keys in which the jobs differ, each with its values in the order of the jobs."""
+    """Return the config keys in which jobs differ, each with its values in job order."""
     values: dict[str, list[str]] = {}
-    for names in job_names([*plan]):
+    for names in build_job_names([*plan]):
         for key, value in names.items():
             of_key = values.setdefault(key, [])
             of_key += [value] * (value not in of_key)
@@ -75,9 +76,9 @@ def grid_title(plan: Sequence[PlannedJob], study: str) -> str:
     )
 
 
-def grid_params(plan: Sequence[PlannedJob], study: str) -> dict[str, str]:
-    """Return the MLflow params of a grid's run: study, number of jobs, and the varied values of each
-    key.
+def build_grid_params(plan: Sequence[PlannedJob], study: str) -> dict[str, str]:
+    """Return the MLflow params of a grid's parent run: study, number of jobs, and the values of each
+    varied key.
     """
     tried = {
         f"{key}.name" if key in GROUPS else key: ",".join(values)
@@ -92,8 +93,8 @@ def build_parent_notes(
     overrides: Sequence[str],
     is_finished: bool,
 ) -> ParentNotes:
-    """Return the best jobs and the verdict of a grid that has ended."""
-    named = [*zip(job_labels([*plan]), _collect_records(plan, outcomes), strict=True)]
+    """Return the best jobs and the verdict of a finished grid, for its parent run."""
+    named = [*zip(build_job_labels([*plan]), _collect_distinct_records(plan, outcomes), strict=True)]
     finished = [
         (name, record) for name, record in named if record is not None and record.status is Status.FINISHED
     ]
@@ -102,17 +103,17 @@ def build_parent_notes(
     if (
         is_finished and finished and len(finished) <= MAX_COMPARED
     ):  # first: MLflow shows five lines until it is asked
-        lines += [*_compare_jobs([record for _, record in finished], said), ""]
+        lines += [*_verdict_lines([record for _, record in finished], said), ""]
     for task in dict.fromkeys(record.task for _, record in finished):
-        lines += _rank_jobs(
+        lines += _best_job_lines(
             task, [one_finished for one_finished in finished if one_finished[1].task == task], said
         )
     said.note = "\n".join([*lines, *([f"`runner -m {' '.join(overrides)}`"] if overrides else [])]).strip()
     return said
 
 
-def _rank_jobs(task: str, jobs: list[tuple[str, Record]], notes: ParentNotes) -> list[str]:
-    """Return lines with the best jobs of a task, and add the best job's metrics to the notes."""
+def _best_job_lines(task: str, jobs: list[tuple[str, Record]], notes: ParentNotes) -> list[str]:
+    """Return text lines with the best jobs of a task, and add the best job's metrics to the notes."""
     has = [key for key in RANKED_BY if all(key in record.result.metrics for _, record in jobs)]
     if not has:
         return []
@@ -149,13 +150,13 @@ def _format_metric(name: str, record: Record) -> str:
     )
 
 
-def _compare_jobs(records: list[Record], notes: ParentNotes) -> list[str]:
-    """Return the verdicts of the statistical comparison of the jobs, and tag the first one."""
-    from runner.recorded_runs.job_verdicts import compute_verdicts  # imports numpy
+def _verdict_lines(records: list[Record], notes: ParentNotes) -> list[str]:
+    """Return the verdicts of the statistical comparison of the jobs, and store the first one as a tag."""
+    from runner.recorded_runs.job_verdicts import compute_comparison_verdicts  # imports numpy
 
     folder = Path(records[0].output_dir).parents[1]
     try:
-        lines = compute_verdicts(folder, [*dict.fromkeys(record.job_id for record in records)])
+        lines = compute_comparison_verdicts(folder, [*dict.fromkeys(record.job_id for record in records)])
     except RunnerError as error:  # of files that have changed meanwhile: the jobs themselves are done
         lines = [f"not compared: {error}"]
     if not lines:
@@ -168,8 +169,10 @@ def _compare_jobs(records: list[Record], notes: ParentNotes) -> list[str]:
     ]
 
 
-def _collect_records(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> list[Record | None]:
-    """Return each job's record or None. A job that is listed twice counts once."""
+def _collect_distinct_records(
+    plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]
+) -> list[Record | None]:
+    """Return the record of each job. None for duplicates and for jobs without a record."""
     records: list[Record | None] = []
     for number, planned in enumerate(plan):
         outcome = outcomes.get(number)

@@ -1,4 +1,4 @@
-"""Parent runs of a grid in MLflow: one in each store that the jobs are logged to."""
+"""Manages the parent runs of a grid in MLflow, one in each store to which jobs are logged."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.grid import parent_notes
-from runner.grid.grid_output import job_labels
+from runner.grid.grid_output import build_job_labels
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState
 from runner.records import grid_records
 from runner.tracking import grid_runs, job_runs, published_index
 from runner.tracking.sink import was_logged_to
-from runner.tracking.stored_runs import RUNNING, StoredRuns, read_runs
+from runner.tracking.stored_runs import RUNNING, StoredRuns, read_stored_runs
 from runner.tracking.stores import Store, store_from_config
 from runner_base import Status, TrackingError, redact_secrets
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ParentRuns:
-    """Starts and ends the grid's parent runs, and finds jobs that a store lacks."""
+    """Starts and ends a grid's parent runs in MLflow, and finds jobs that a store lacks."""
 
     plan: list[PlannedJob]
     overrides: list[str]
@@ -38,12 +38,12 @@ class ParentRuns:
 
     @property
     def grid_id(self) -> str:
-        """A hash of the sorted job ids: the same jobs are the same grid."""
+        """The grid's identity: a hash of the sorted job ids, so that the same jobs are the same grid."""
         names = sorted(planned.job_id or " ".join(planned.overrides) for planned in self.plan)
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
     def find_unlogged_jobs(self) -> None:
-        """Read each store once, and mark the finished jobs that it lacks."""
+        """Query each store once, and mark the finished jobs that it lacks."""
         stores: dict[Store, list[PlannedJob]] = {}
         for planned in self.plan:
             if planned.config is None or planned.state is PlanState.impossible:
@@ -58,11 +58,11 @@ class ParentRuns:
             if (
                 all_done
                 and store.sqlite_file is not None
-                and published_index.latest_if_unchanged(store, self.grid_id)
+                and published_index.find_current_entry(store, self.grid_id)
             ):
                 continue
             try:
-                stored = read_runs(store, {job.job_id for job in jobs}, self.grid_id)
+                stored = read_stored_runs(store, {job.job_id for job in jobs}, self.grid_id)
             except TrackingError as error:
                 if len(done) == len(jobs) and all(
                     was_logged_to(store, job.record) for job in done if job.record
@@ -75,13 +75,13 @@ class ParentRuns:
             for planned in done:
                 is_below = parent is not None and stored.find_run(planned.job_id, parent)
                 planned.unlogged |= not (is_below or stored.find_orphan_run(planned.job_id))
-            if not self._is_up_to_date(stored, jobs):
+            if not self._is_store_up_to_date(stored, jobs):
                 self._stores[store] = jobs
             elif all_done and parent is not None:
                 job_runs.cache_run_id(store, self.grid_id, parent)
 
-    def _is_up_to_date(self, stored_runs: StoredRuns, jobs: list[PlannedJob]) -> bool:
-        """Return whether a store already shows this grid and nothing is left to do."""
+    def _is_store_up_to_date(self, stored_runs: StoredRuns, jobs: list[PlannedJob]) -> bool:
+        """Return whether a store already contains this grid and nothing is left to log."""
         for run, status in stored_runs.grids.get(self.grid_id, [])[:1]:
             all_below = all(
                 stored_runs.find_run(job.job_id, run) for job in jobs if job.state is PlanState.done
@@ -91,7 +91,7 @@ class ParentRuns:
         return False
 
     def start_runs(self) -> None:
-        """Start the parent runs, give their ids to the jobs, and write the grid's record."""
+        """Start the parent runs, assign their ids to the jobs, and write the grid's record."""
         for store, jobs in self._stores.items():
             done = [
                 planned.job_id
@@ -101,17 +101,17 @@ class ParentRuns:
             name = grid_runs.GridName(
                 self.grid_id,
                 parent_notes.grid_title(self.plan, self.study),
-                parent_notes.grid_params(self.plan, self.study),
+                parent_notes.build_grid_params(self.plan, self.study),
             )
             run = grid_runs.start_grid_run(store, name, self._start_tags, self._plan_as_json(), done)
             self._runs.append(run)
             for planned in jobs:
                 assert planned.config is not None
                 planned.config.tracking.parent_run_id = run.run_id
-        self._start_record()
+        self._write_initial_record()
 
-    def _start_record(self) -> None:
-        """Write the grid's record, unless all its jobs are done and recorded."""
+    def _write_initial_record(self) -> None:
+        """Write the grid's record, unless all of its jobs are done and recorded."""
         to_do = any(job.state in (PlanState.todo, PlanState.resume) for job in self.plan)
         if not (to_do or self._runs) and grid_records.has_grid_record(self._output_dir, self.grid_id):
             return
@@ -121,7 +121,7 @@ class ParentRuns:
             time.time_ns() // 1_000_000,
             RUNNING,
             **self._plan_as_json(),
-            params=parent_notes.grid_params(self.plan, self.study),
+            params=parent_notes.build_grid_params(self.plan, self.study),
             tags=self._start_tags,
             runs=[run.run_id for run in self._runs],
         )
@@ -137,18 +137,16 @@ class ParentRuns:
         return Path(config.output_dir).expanduser().absolute()
 
     def finish_runs(self, interrupted: bool) -> bool:
-        """End the parent runs with the grid's status, and return whether all stores were written."""
+        """End the parent runs with the grid's status. Returns True if all stores were written."""
         status = self._grid_status(interrupted)
         if self._record is not None:
-            self._log_notes(status)
+            self._log_grid_results(status)
             grid_records.write_grid_record(self._output_dir, self._record)
         ended = [grid_runs.finish_grid_run(run, status, self._plan_as_json()) for run in self._runs]
         return all(ended)
 
-    def _log_notes(self, status: Status) -> None:
-        """Log and record the best jobs and the verdict. A store error here is reported at the end of the
-        grid.
-        """
+    def _log_grid_results(self, status: Status) -> None:
+        """Log and record the best jobs and the verdict. Store errors are reported at the end of the grid."""
         assert self._record is not None
         said = parent_notes.build_parent_notes(
             self.plan, self.outcomes, self._redacted_overrides, status is Status.FINISHED
@@ -159,7 +157,7 @@ class ParentRuns:
         self._record.description, self._record.first_metric = said.note, said.first_metric
         for run in self._runs:
             try:
-                grid_runs.log_notes(run, said.metrics, said.tags, said.note, said.first_metric)
+                grid_runs.log_grid_results(run, said.metrics, said.tags, said.note, said.first_metric)
             except TrackingError as error:
                 log.debug("%s", error)
 
@@ -181,15 +179,15 @@ class ParentRuns:
 
     @cached_property
     def _split_configs(self) -> tuple[dict[str, str], list[dict[str, str]]]:
-        return grid_records.split_configs([planned.config for planned in self.plan])
+        return grid_records.split_common_and_varied_keys([planned.config for planned in self.plan])
 
     def _plan_as_json(self) -> dict[str, Any]:
-        """Return the plan as JSON data: the keys in which all jobs agree, and each job's own values and
+        """Return the plan as JSON data: keys with equal values in all jobs, and each job's other values and
         status.
         """
         outcomes = map(self.outcomes.get, range(len(self.plan)))
         common, own = self._split_configs
-        names = job_labels(self.plan)
+        names = build_job_labels(self.plan)
         jobs = [
             {
                 "job_id": planned.job_id or None,

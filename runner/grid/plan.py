@@ -1,4 +1,4 @@
-"""Plans the jobs of a grid before anything is loaded: state, problems, memory and time.
+"""Plans the jobs of a grid before any model is loaded: state, problems, memory and time.
 
 Jobs that are compared while they run share an error rate of 5 %, split before the start. A job
 that decides while it runs cannot wait for the others, as Holm's adjustment does.
@@ -17,27 +17,27 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
-from runner.config.hydra import split_off_hydra, to_config
+from runner.config.hydra import split_off_hydra, to_runner_config
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import ResourceNeed, model_kind
+from runner.engines.kinds import ResourceNeed, get_model_kind
 from runner.estimates.jobs import JobEstimate, estimate_jobs
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.outcomes import JobOutcome
 from runner.records.jobs import Job
-from runner.run import check_job, identify_job, must_ignore_earlier_results
-from runner.tasks.base import Uses, apply_inputs, import_task
+from runner.run import check_job_before_loading, must_ignore_earlier_results, read_inputs_and_identify_job
+from runner.tasks.base import Uses, apply_task_inputs, import_task_module
 from runner.tracking import stores
-from runner.tracking.sink import record_death
+from runner.tracking.sink import record_job_death
 from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
 from runner_base.errors import convert_error
 from runner_base.notes import Note, note
-from runner_engine import DownloadRequired, no_downloads
+from runner_engine import DownloadRequired, forbid_downloads
 
 
 class PlanState(StrEnum):
-    """The state of a job before the grid starts."""
+    """State of a planned job before the grid starts."""
 
     todo = "to do"
     resume = "to resume"  # an interrupted run has left samples or measurements
@@ -47,7 +47,7 @@ class PlanState(StrEnum):
 
 @dataclass
 class PlannedJob:
-    """One job of a grid before the start: config, id, state, problem and estimates."""
+    """A planned job of a grid: config, id, state, problem and estimates."""
 
     overrides: list[str]
     config: RunnerConfig | None = None
@@ -91,7 +91,7 @@ class PlannedJob:
 
     @property
     def duplicate_key(self) -> tuple[object, ...]:
-        """Job, store and output file: jobs that agree in all three are duplicates."""
+        """Job id, store and output file. Planned jobs with equal values are duplicates."""
         assert self.config is not None
         return self.job, stores.store_from_config(self.config), self.config.task.output_file
 
@@ -101,26 +101,28 @@ class PlannedJob:
         return ResourceNeed(0.0, 1) if self.resolved is None else predict_need(self.resolved)
 
     def record_death(self, status: Status, message: str) -> JobOutcome:
-        """Record the outcome of a job whose process died before it could record it."""
+        """Record the outcome of a job whose process died before recording it."""
         assert self.config is not None
         assert self.job is not None
-        record_death(self.config, self.job, import_task(self.config).VERSION, status, message)
+        record_job_death(self.config, self.job, import_task_module(self.config).VERSION, status, message)
         return JobOutcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
 
 
 def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
-    """Identify a job and look up its record. An invalid input gives a job in the state `impossible`."""
+    """Identify a job and read its record. A job with invalid inputs is planned in the state
+    `impossible`.
+    """
     planned = PlannedJob(overrides, config)
     planned.cost = float(config.task.expected_completions * config.generation.max_total_new_tokens)
-    task = import_task(config)
+    task = import_task_module(config)
     try:
-        with no_downloads(bool(config.plan)):
+        with forbid_downloads(bool(config.plan)):
             planned.resolved = resolved = resolve_job(config)
         config = resolved.config
         planned.measures = Uses.machine in task.USES
-        planned.base = model_kind(config.model).base_key(config) if Uses.weights in task.USES else ""
-        with no_downloads(bool(config.plan)):
-            inputs, planned.job = identify_job(resolved)
+        planned.base = get_model_kind(config.model).base_key(config) if Uses.weights in task.USES else ""
+        with forbid_downloads(bool(config.plan)):
+            inputs, planned.job = read_inputs_and_identify_job(resolved)
             planned.input_count, planned.after, planned.is_compared = (
                 inputs.count,
                 inputs.after,
@@ -128,14 +130,14 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             )
             planned.after_overrides = inputs.after_overrides
             planned.data_digest = inputs.data.get("digest", "")
-            planned.resolved = resolved = apply_inputs(resolved, inputs)
+            planned.resolved = resolved = apply_task_inputs(resolved, inputs)
             planned.decided = inputs.decided
             config = planned.config = resolved.config
             anew = must_ignore_earlier_results(config, task)
             planned.record = None if anew else planned.job.read_finished_record()
             if planned.record is None:
-                planned.notes = check_job(resolved, inputs)
-            planned.notes += _limit_notes(config, inputs.count)
+                planned.notes = check_job_before_loading(resolved, inputs)
+            planned.notes += _question_limit_notes(config, inputs.count)
             if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
                 planned.questions_left = task.questions_left(inputs, planned.job)
                 planned.notes += [note("nothing_to_ask")] * (planned.questions_left == 0)
@@ -177,7 +179,7 @@ def plan_jobs(
 def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
     """Plan a job of a grid from its composed config."""
     try:
-        config = to_config(composed, choices)
+        config = to_runner_config(composed, choices)
     except RunnerError as error:
         return PlannedJob(overrides, error=convert_error(error, ConfigError), exit_code=error.exit_code)
     if config.task.reads_stdin:
@@ -207,8 +209,8 @@ def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mappi
     return planned
 
 
-def split_error_rate(plan: list[PlannedJob]) -> None:
-    """Count a grid's comparisons and give each its share of the 5 % error rate.
+def split_error_rate_over_comparisons(plan: list[PlannedJob]) -> None:
+    """Count a grid's comparisons, and give each an equal share of the 5 % error rate.
 
     Jobs that cannot run now count too: a lack of memory today must not change the share of the
     others.
@@ -229,7 +231,7 @@ def split_error_rate(plan: list[PlannedJob]) -> None:
         plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
 
 
-def _limit_notes(config: RunnerConfig, num_questions: int | None) -> list[Note]:
+def _question_limit_notes(config: RunnerConfig, num_questions: int | None) -> list[Note]:
     """Return a note if the data set has fewer questions than task.limit."""
     task = config.task.questions_config
     if task is None or task.limit is None or num_questions is None or num_questions >= task.limit:
@@ -238,18 +240,18 @@ def _limit_notes(config: RunnerConfig, num_questions: int | None) -> list[Note]:
 
 
 def would_be_compared(config: RunnerConfig) -> bool:
-    """Return whether an impossible job would be compared once it is fixed: it counts for the error
-    rate.
+    """Return whether an impossible job would be compared after a fix. Such jobs count in sharing the
+    error rate.
     """
     try:
-        task = import_task(config)
+        task = import_task_module(config)
         return hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError:  # the words for the other job are the mistake
         return False
 
 
 def mark_duplicates(plan: list[PlannedJob]) -> None:
-    """Mark jobs that are in the grid twice under different overrides, so that each runs once."""
+    """Mark planned jobs that appear twice under different overrides, so that each job runs once."""
     first: dict[tuple[object, ...], int] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None:
@@ -261,21 +263,21 @@ def predict_need(resolved: ResolvedJob) -> ResourceNeed:
     """Predict memory, threads and GPUs of a job from the checkpoint's headers alone."""
     config = resolved.config
     return (
-        model_kind(config.model).predict_need(resolved)
-        if Uses.weights in import_task(config).USES
+        get_model_kind(config.model).predict_need(resolved)
+        if Uses.weights in import_task_module(config).USES
         else ResourceNeed(0.0, 1)
     )
 
 
-def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
-    """Estimate memory and time of the jobs that load weights, by number. plan=quick skips the
+def estimate_planned_jobs(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
+    """Estimate memory and time of all jobs that load weights, by job number. plan=quick skips the
     calibration.
     """
     jobs = {
         number: planned.resolved
         for number, planned in enumerate(plan)
         if planned.resolved is not None and planned.same_as is None
-        if Uses.weights in import_task(planned.resolved.config).USES
+        if Uses.weights in import_task_module(planned.resolved.config).USES
     }
     settings = next((job.config for job in jobs.values()), None)
     if settings is None:
@@ -294,7 +296,7 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
     counts |= {number: left for number, planned in enumerate(plan) if (left := planned.questions_left)}
     finished = FinishedJobs(output_dir)
     estimates = estimate_jobs(
-        others, output_dir, calibrate=False, num_questions=counts, finished_jobs=finished
+        others, output_dir, should_calibrate=False, num_questions=counts, finished_jobs=finished
     )
     for number in timed.keys() - asked.keys():
         estimates[number].time = Estimate(0.0, 0.0, EstimateBasis.answered)

@@ -1,4 +1,5 @@
-"""Estimates what a planned grid can show: detectable differences and needed numbers of questions.
+"""Estimates the statistical power of a planned grid: detectable differences and needed numbers of
+questions.
 
 The baseline is the job that `task.early_stop_vs` names, or else the unquantized job of a grid
 over quantizations. Other grids get no such lines. The numbers equal those of `runner-compare
@@ -36,7 +37,7 @@ MAX_PAIRS = 8  # of jobs whose samples are read: more would take long and tell l
 
 @dataclass
 class ComparedJobs:
-    """Jobs of a grid that answer the same questions as their baselines."""
+    """Jobs of a grid that answer the same questions as their baseline jobs."""
 
     where: str  # data and split
     questions: int
@@ -51,24 +52,26 @@ class ComparedJobs:
     task: QuestionsConfig  # of the first of them
 
     def detectable_loss(self, disagreement: float, alpha: float) -> float | None:
-        """Return the smallest loss that is detected with 80 % power, or None if there is none."""
+        """Return the smallest loss of accuracy that is detected with 80 % power. None if no loss is."""
         margin = self.margin if self.has_margin else None
         return detectable_accuracy_loss(self.questions, disagreement, alpha, self.stops_early, margin)
 
     def questions_needed(self, disagreement: float, alpha: float) -> int | None:
-        """Return the questions needed to show with 80 % power that a job is as good as its equal baseline."""
+        """Return how many questions show with 80 % power that a job, if in truth equal to its baseline,
+        loses no more than the margin.
+        """
         return questions_needed_for_margin(
             self.margin, disagreement, alpha, self.stops_early, self.has_margin
         )
 
 
-def question_notes(
+def statistical_power_notes(
     plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool
 ) -> list[Note]:
-    """Return notes on what each set of questions can show. `is_quick` omits the number of questions
-    for a margin.
+    """Return notes on the differences that each set of questions can detect. A quick plan omits needed
+    numbers of questions.
     """
-    notes, sets = _cluster_notes(plan), _compared_sets(plan, _has_independent_verdicts)
+    notes, sets = _cluster_notes(plan), _group_compared_jobs(plan, _has_independent_verdicts)
     for compared in sets:
         disagreement, pairs = _expected_disagreement(compared)
         alpha = ALPHA / len(compared.baselines)
@@ -81,22 +84,24 @@ def question_notes(
                 note(
                     "questions_for_margin",
                     margin=compared.margin,
-                    needed=None if needed is None else _round_up(needed),
+                    needed=None if needed is None else _round_up_to_3_digits(needed),
                     there=there if there is not None and needed is not None and needed > there else None,
                     jobs=len(compared.numbers),
-                    seconds=None if needed is None else _scaled_time_s(compared, estimates, needed),
+                    seconds=None
+                    if needed is None
+                    else _estimate_time_for_questions(compared, estimates, needed),
                 )
             )
     return notes
 
 
 def _cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
-    """Return a note for each kind of cluster that jobs are compared by.
+    """Return one note for each kind of question cluster by which jobs are compared.
 
     The correlation within a cluster is unknown before the jobs run.
     """
     fields = dict.fromkeys(
-        compared.task.cluster for compared in _compared_sets(plan, _has_clustered_verdicts)
+        compared.task.cluster for compared in _group_compared_jobs(plan, _has_clustered_verdicts)
     )
     return [note("clusters_not_planned", cluster=field) for field in fields]
 
@@ -104,8 +109,8 @@ def _cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
 def _detectable_note(
     compared: ComparedJobs, disagreement: float, num_pairs: int, alpha: float, questions_label: str | None
 ) -> Note:
-    """Return a note with the detectable difference, which cannot exceed the share of differing
-    verdicts.
+    """Return a note with the smallest detectable difference, limited by the share of questions with
+    differing verdicts.
     """
     n, least = compared.questions, compared.detectable_loss(disagreement, alpha)
     if least is not None and least > disagreement:
@@ -126,17 +131,21 @@ def _detectable_note(
     )
 
 
-def _max_mcnemar_power(n: int, disagreement: float, alpha: float) -> float:
-    """Return the power of McNemar's exact test if all differing verdicts favour one job."""
+def _max_mcnemar_power(num_questions: int, disagreement: float, alpha: float) -> float:
+    """Return the power of McNemar's exact test if all differing verdicts favour the same job."""
     least = ceil(log2(2 / alpha))  # so many that all favour one job are significant
     chance = 1.0
-    for count in range(min(least, n + 1)):
-        chance -= comb(n, count) * disagreement**count * (1 - disagreement) ** (n - count)
-    return chance if n >= least else 0.0
+    for count in range(min(least, num_questions + 1)):
+        chance -= (
+            comb(num_questions, count) * disagreement**count * (1 - disagreement) ** (num_questions - count)
+        )
+    return chance if num_questions >= least else 0.0
 
 
 def count_available_questions(task: QuestionsConfig) -> int | None:
-    """Return how many questions the data offers without task.limit. None if unreadable or endless."""
+    """Return how many questions the data set has without task.limit. None if it is unreadable or
+    endless.
+    """
     if task.data == "embedded":
         return None
     try:
@@ -145,10 +154,10 @@ def count_available_questions(task: QuestionsConfig) -> int | None:
         return None
 
 
-def _compared_sets(
+def _group_compared_jobs(
     plan: Sequence[PlannedJob], is_included: Callable[[RunnerConfig | None], bool]
 ) -> list[ComparedJobs]:
-    """Return the included jobs that share questions with a baseline, which is in the plan or named."""
+    """Return groups of jobs that share their questions with a baseline, which is in the plan or named."""
     groups: dict[str, list[int]] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None and planned.same_as is None and is_included(planned.config):
@@ -216,8 +225,8 @@ def _differs_only_in_quantization(config: RunnerConfig, baseline: RunnerConfig) 
 
 
 def _has_independent_verdicts(config: RunnerConfig | None) -> bool:
-    """Return whether a job gives one verdict on each of independent questions; only then power is
-    computed.
+    """Return whether a job gives one verdict per independent question, because power is computed only
+    for such jobs.
     """
     questions = None if config is None else config.task.questions_config
     return questions is not None and questions.has_independent_verdicts
@@ -230,8 +239,8 @@ def _has_clustered_verdicts(config: RunnerConfig | None) -> bool:
 
 
 def _expected_disagreement(compared: ComparedJobs) -> tuple[float, int]:
-    """Return the expected share of questions on which two runs differ, and how many finished pairs it
-    is from.
+    """Return the expected share of questions with differing verdicts, and on how many finished pairs it
+    is based.
 
     With 0 pairs, the share is the usual one.
     """
@@ -255,10 +264,12 @@ def _solved_by_question(job: Job) -> dict[int, bool]:
     return {sample.index: sample.solved for sample in samples if not sample.failed and not sample.left_out}
 
 
-def _scaled_time_s(
+def _estimate_time_for_questions(
     compared: ComparedJobs, estimates: Mapping[int, JobEstimate], num_questions: int
 ) -> float | None:
-    """Return the seconds all jobs would take with `num_questions`. None if any job's time is unknown."""
+    """Return the seconds of all jobs together with `num_questions` questions. None if a job's time is
+    unknown.
+    """
     times = [estimates[number].time for number in compared.numbers if number in estimates]
     known = [time.seconds for time in times if time is not None]
     if len(known) < len(compared.numbers) or not compared.questions:
@@ -266,7 +277,7 @@ def _scaled_time_s(
     return sum(known) * num_questions / compared.questions
 
 
-def _round_up(number: int) -> int:
-    """Round up to three significant digits: a plan is no more exact."""
+def _round_up_to_3_digits(number: int) -> int:
+    """Round a number up to three significant digits, because a plan is not more exact."""
     step = int(10 ** max(0, len(str(number)) - 3))
     return -(-number // step) * step

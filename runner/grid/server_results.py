@@ -1,4 +1,4 @@
-"""Finds jobs of a grid that other hosts have finished and logged to the shared MLflow server."""
+"""Finds jobs of a grid that other hosts have finished and logged to a shared MLflow server."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from runner.grid.plan import PlannedJob, PlanState
 from runner.records.jobs import lock_job
 from runner.render.progress_messages import FETCHING_KNOWN_JOBS
 from runner.run import must_ignore_earlier_results
-from runner.tasks.base import import_task
-from runner.tracking.downloaded_jobs import download_run, mlflow_server_store
-from runner.tracking.stored_runs import read_runs
+from runner.tasks.base import import_task_module
+from runner.tracking.downloaded_jobs import download_run_files, mlflow_server_store
+from runner.tracking.stored_runs import read_stored_runs
 from runner.tracking.stores import Store
 from runner_base import JobAlreadyRunning, Progress, TrackingError
 from runner_base.notes import note
 
 
 def find_server_results(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
-    """Return unfinished jobs whose results are on an MLflow server, with the store and run id of each."""
+    """Return planned jobs with results on an MLflow server, each with its store and run id."""
     by_store: dict[Store, list[PlannedJob]] = {}
     for planned in plan:
         config = planned.config
         if config is None or planned.job is None or planned.state not in (PlanState.todo, PlanState.resume):
             continue
         if (store := mlflow_server_store(config)) is not None and not must_ignore_earlier_results(
-            config, import_task(config)
+            config, import_task_module(config)
         ):
             by_store.setdefault(store, []).append(planned)
     known = []
     for store, jobs in by_store.items():
         with suppress(TrackingError):  # the start of the grid says that the server cannot be reached
-            stored = read_runs(store, {job.job_id for job in jobs})
+            stored = read_stored_runs(store, {job.job_id for job in jobs})
             known += [
                 (job, store, run) for job in jobs if (run := stored.find_run(job.job_id, None)) is not None
             ]
     return known
 
 
-def mark_server_results(plan: list[PlannedJob]) -> None:
-    """Mark jobs with results on an MLflow server as done, in a plan that is only printed."""
+def mark_jobs_done_on_server(plan: list[PlannedJob]) -> None:
+    """Mark planned jobs with results on an MLflow server as done, for a plan that is only printed."""
     for planned, store, _ in find_server_results(plan):
         planned.state = PlanState.done
         planned.notes.append(note("done_elsewhere", store=store.redacted_uri))
 
 
 def fetch_server_results(plan: list[PlannedJob]) -> None:
-    """Download results of other hosts from MLflow and record them in this output folder."""
+    """Download other hosts' job results from an MLflow server, and record them in this output folder."""
     if not (known := find_server_results(plan)):
         return
     with Progress(len(known), FETCHING_KNOWN_JOBS) as bar:
         for planned, store, run_id in known:
             assert planned.job is not None
-            with suppress(JobAlreadyRunning), lock_job(planned.job, wait=False):
-                planned.record = download_run(store, run_id, planned.job)
+            with suppress(JobAlreadyRunning), lock_job(planned.job, should_wait=False):
+                planned.record = download_run_files(store, run_id, planned.job)
                 planned.state = planned.state if planned.record is None else PlanState.done
             bar.advance()

@@ -1,4 +1,4 @@
-"""Hydra sweeper for grids: expand the overrides, plan every job, run unfinished jobs, print a
+"""Hydra sweeper for grids: expands overrides, plans every job, runs unfinished jobs, and prints a
 table.
 
 Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. This
@@ -20,25 +20,31 @@ from runner.config.hydra import split_off_hydra
 from runner.config.root import PrintMode, RunnerConfig
 from runner.grid import model_list
 from runner.grid.dependencies import add_dependencies
-from runner.grid.expand import Values, check_exclude_keys, expand_grid, is_excluded
+from runner.grid.expand import Values, check_exclude_keys, expand_grid, is_excluded_by_rules
 from runner.grid.gguf_grids import reject_gguf_quantizations
 from runner.grid.grid_output import (
-    job_labels,
+    build_grid_table_rows,
+    build_job_labels,
     print_failures,
-    print_hints,
+    print_next_step_hints,
     print_plan,
     summarize_plan,
-    table_lines,
 )
 from runner.grid.launchers import LaunchingSweeper, PlanLauncher
 from runner.grid.other_launchers import OtherLauncherRun, reject_worker_settings
 from runner.grid.outcomes import JobOutcome
 from runner.grid.parent_runs import ParentRuns
-from runner.grid.plan import PlannedJob, PlanState, mark_duplicates, plan_composed_job, split_error_rate
-from runner.grid.server_results import fetch_server_results, mark_server_results
+from runner.grid.plan import (
+    PlannedJob,
+    PlanState,
+    mark_duplicates,
+    plan_composed_job,
+    split_error_rate_over_comparisons,
+)
+from runner.grid.server_results import fetch_server_results, mark_jobs_done_on_server
 from runner.render import grid_lines, progress_messages
-from runner.render.notes import note_text, render_notes
-from runner.report import is_one_place, print_grid
+from runner.render.notes import format_note, render_notes
+from runner.report import do_stdout_and_stderr_share_target, print_grid
 from runner.tracking import grid_runs
 from runner.tracking.stores import relative_to_cwd
 from runner_base import (
@@ -54,12 +60,12 @@ from runner_base import (
 )
 from runner_base.errors import check_output_folder
 from runner_base.notes import note
-from runner_engine.checkpoints import sharing_files
+from runner_engine.checkpoints import share_model_files
 
 
 @dataclass
 class Grid:
-    """A planned grid and the outcomes of its jobs."""
+    """A planned grid, and the outcomes of its jobs."""
 
     plan: list[PlannedJob]
     overrides: list[str]  # as the user gave them
@@ -77,11 +83,11 @@ class Grid:
         return config
 
     def unique(self) -> list[int]:
-        """Return the numbers of the jobs without duplicates."""
+        """Return the numbers of all jobs except duplicates."""
         return [number for number, planned in enumerate(self.plan) if planned.same_as is None]
 
     def jobs_to_run(self) -> list[int]:
-        """Return the numbers of the jobs that have to run, without duplicates."""
+        """Return the numbers of all jobs that still have to run, except duplicates."""
         return [
             number
             for number, planned in enumerate(self.plan)
@@ -91,7 +97,7 @@ class Grid:
 
 
 class GridSweeper(LaunchingSweeper):
-    """Hydra sweeper whose grids continue after a failed job and can be resumed."""
+    """Hydra sweeper whose grids continue after a job fails and can be resumed."""
 
     def __init__(
         self,
@@ -111,27 +117,29 @@ class GridSweeper(LaunchingSweeper):
         self.files, self.reference = files, reference
 
     def sweep(self, arguments: list[str]) -> None:
-        """Plan the grid, and run it unless plan=true."""
+        """Plan the grid and, unless plan=true, run it."""
         grid = self.plan_grid(arguments)
         settings = grid.settings
         # once, not for each job
         check_output_folder("output_dir", settings.output_dir, needs_write=not settings.plan)
         if grid.settings.plan:
-            mark_server_results(grid.plan)
+            mark_jobs_done_on_server(grid.plan)
             print_plan(grid.plan)
             reject_impossible_jobs(grid.plan)
             return
-        finish_grid(grid, self.run_unfinished_jobs(grid))
+        print_and_finish_grid(grid, self.run_unfinished_jobs(grid))
 
     def run_unfinished_jobs(self, grid: Grid) -> bool:
-        """Run the jobs of a planned grid that are not done, and return whether the user stopped it."""
+        """Run the unfinished jobs of a planned grid. Returns True if the user stopped the grid."""
         with report_step(progress_messages.FINDING_KNOWN_JOBS):
             fetch_server_results(grid.plan)
         print_message(summarize_plan(grid.plan))
-        for planned, label in zip(grid.plan, job_labels(grid.plan), strict=True):
+        for planned, label in zip(grid.plan, build_job_labels(grid.plan), strict=True):
             if planned.made_for:
-                print_message(f"note: {label}: {note_text(note('added_for_others', jobs=planned.made_for))}")
-        grid_runs.end_dead_grids(Path(grid.settings.output_dir).expanduser().absolute())
+                print_message(
+                    f"note: {label}: {format_note(note('added_for_others', jobs=planned.made_for))}"
+                )
+        grid_runs.end_dead_grid_runs(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study_name)
         with report_step(progress_messages.READING_GRID_RUNS):
             parents.find_unlogged_jobs()
@@ -143,12 +151,12 @@ class GridSweeper(LaunchingSweeper):
 
     @property
     def study_name(self) -> str:
-        """The name of the study's file. Empty if the grid comes from the command line alone."""
+        """Name of the study's file. Empty for a grid without a study."""
         name = Path(str(self.master.hydra.job.config_name)).stem
         return "" if name == "config" else name
 
     def plan_grid(self, arguments: list[str]) -> Grid:
-        """Compose and identify every job. Impossible jobs are known before anything runs."""
+        """Compose and identify every job, so that impossible jobs are known before anything runs."""
         if self.files == "":
             raise ConfigError("this study compares the models in a folder: give files=FOLDER", code="missing")
         loader = self.context.config_loader
@@ -160,13 +168,13 @@ class GridSweeper(LaunchingSweeper):
             str, list[str]
         ] = {}  # override -> the choices, in the order of the grid, that have no such key
         seen: set[tuple[str, ...]] = set()
-        with sharing_files(), Progress(len(lists), "planning") as bar:
+        with share_model_files(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
                 composed, lacking = composer.compose_without_missing_keys(overrides)
                 composed, choices = split_off_hydra(composed)
                 bar.advance()
-                values.append(partial(_config_value, composed, choices))
-                if is_excluded(self.exclude, values[-1]):
+                values.append(partial(_get_config_value, composed, choices))
+                if is_excluded_by_rules(self.exclude, values[-1]):
                     continue
                 for line in lacking:
                     if self.files is not None and model_list.is_reference_override(line):
@@ -179,7 +187,7 @@ class GridSweeper(LaunchingSweeper):
                 ):  # a sweep over a key that a job lacks adds the job once
                     grid.plan.append(plan_composed_job(used, composed, choices))
                 seen.add(tuple(used))
-            split_error_rate(grid.plan)
+            split_error_rate_over_comparisons(grid.plan)
             grid.plan = add_dependencies(grid.plan, composer)
         for planned in grid.plan if self.files is not None else ():
             planned.unnamed = model_list.constant_keys(lists)
@@ -194,7 +202,9 @@ class GridSweeper(LaunchingSweeper):
         return grid
 
     def multiply_by_models(self, job_overrides: list[list[str]]) -> list[list[str]]:
-        """Return the jobs of each model that `files=` names, and print notes on the models."""
+        """Return each job's overrides combined with each model that `files=` names, and print notes on the
+        models.
+        """
         if self.files is None:
             if self.reference is not None:
                 raise ConfigError(
@@ -202,16 +212,16 @@ class GridSweeper(LaunchingSweeper):
                     code="missing",
                 )
             return job_overrides
-        models, left_out = model_list.list_models(self.files)
-        reference = model_list.choose_reference(models, self.reference)
+        models, left_out = model_list.list_models_in(self.files)
+        reference = model_list.choose_reference_model(models, self.reference)
         given = {line.partition("=")[0].lstrip("+~") for overrides in job_overrides for line in overrides}
-        of_models = model_list.model_overrides(models, reference, given)
+        of_models = model_list.overrides_per_model(models, reference, given)
         for line in render_notes(model_list.model_list_notes(self.files, models, left_out, reference)):
             print_message(line)
         return [[*of_model, *overrides] for of_model in of_models for overrides in job_overrides]
 
     def launch_jobs(self, grid: Grid, parent_runs: ParentRuns) -> bool:
-        """Launch the jobs below their parent runs in MLflow, and return whether the user stopped the grid."""
+        """Launch the jobs under their parent runs in MLflow. Returns True if the user stopped the grid."""
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
         if not isinstance(self.launcher, PlanLauncher):
             reject_worker_settings(name, grid.settings)
@@ -238,12 +248,16 @@ class GridSweeper(LaunchingSweeper):
         return interrupted
 
 
-def finish_grid(grid: Grid, interrupted: bool) -> None:
-    """Print all jobs and the failures. Raises the error with the matching exit code."""
+def print_and_finish_grid(grid: Grid, interrupted: bool) -> None:
+    """Print the final table and all failures. If jobs failed, raise the error with the matching exit
+    code.
+    """
     settings = grid.settings
-    lines = table_lines(grid.plan, grid.outcomes, interrupted)
+    lines = build_grid_table_rows(grid.plan, grid.outcomes, interrupted)
     # the reader has seen a line for each job
-    has_lines = is_one_place() and all(number in grid.outcomes for number in grid.unique())
+    has_lines = do_stdout_and_stderr_share_target() and all(
+        number in grid.outcomes for number in grid.unique()
+    )
     print_grid(lines, settings.print, has_table=not has_lines or settings.print is PrintMode.full)
     problems = print_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
@@ -254,12 +268,16 @@ def finish_grid(grid: Grid, interrupted: bool) -> None:
     if settings.print.is_table:
         folder = str(relative_to_cwd(Path(settings.output_dir).expanduser() / "jobs"))
         statuses = [line.status for line in lines]
-        print(escape_control_characters(grid_lines.end_line(statuses, time.monotonic() - grid.began, folder)))
-    print_hints(settings, [line.names for line in lines])
+        print(
+            escape_control_characters(
+                grid_lines.format_grid_summary_line(statuses, time.monotonic() - grid.began, folder)
+            )
+        )
+    print_next_step_hints(settings, [line.names for line in lines])
     unlogged = sum(
         bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values()
     )
-    not_logged = note_text(note("not_logged", results=unlogged))
+    not_logged = format_note(note("not_logged", results=unlogged))
     if unlogged and (interrupted or problems):
         print_message(not_logged)
     if interrupted:
@@ -295,9 +313,7 @@ def reject_impossible_jobs(plan: list[PlannedJob]) -> None:
 def _report_missing_keys(
     missing_keys: dict[str, list[str]], plan: list[PlannedJob], composer: Composer
 ) -> None:
-    """Print which jobs lack a key that other jobs have. Raises Hydra's error for a key that no job
-    has.
-    """
+    """Print which jobs lack a key that other jobs have. For a key that no job has, raise Hydra's error."""
     used_keys = {line.partition("=")[0] for planned in plan for line in planned.overrides}
     choices_without: dict[str, list[str]] = {}
     for line, choices in missing_keys.items():
@@ -308,16 +324,14 @@ def _report_missing_keys(
             raise next(errors[key] for errors in composer.missing_keys.values() if key in errors)
         keys_without.setdefault(", ".join(dict.fromkeys(choices)), []).append(key)
     for without, keys in keys_without.items():
-        print_message(f"note: {note_text(note('keys_left_out', keys=keys, choices=without))}")
+        print_message(f"note: {format_note(note('keys_left_out', keys=keys, choices=without))}")
 
 
 _ABSENT = object()
 
 
-def _config_value(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
-    """Return a job's value for a key as text; for a group, its choice. None if the job has no such
-    key.
-    """
+def _get_config_value(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
+    """Return a job's value of a key, or choice of a group, as text. None if the job has no such key."""
     if key in choices:
         return choices[key]
     value: object = OmegaConf.select(composed, key, default=_ABSENT)

@@ -1,4 +1,6 @@
-"""Trials of a search, launched in batches but counted, printed and ranked together."""
+"""Collects all trials of a search, which run in batches but are counted, printed and ranked
+together.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from runner.grid.best_trial import ScoredTrial, best_trial_notes
-from runner.grid.grid_output import job_labels, print_hints, table_lines
+from runner.grid.grid_output import build_grid_table_rows, build_job_labels, print_next_step_hints
 from runner.grid.live_view import GridView
 from runner.grid.outcomes import JobOutcome, extract_objective
 from runner.grid.plan import PlannedJob
@@ -30,13 +32,13 @@ class Trials:
 
     @property
     def total(self) -> int:
-        """The number of trials; a lower limit if the sweeper does not announce it."""
+        """The number of trials, or a lower bound if the sweeper does not announce it."""
         return max(self.wanted, len(self.plan))
 
     def create_view(self) -> GridView:
-        """Return a progress view that continues the count of the previous batches."""
+        """Return a progress display that continues the job count of earlier batches."""
         failed = sum(outcome.status is not Status.FINISHED for outcome in self.outcomes.values())
-        names = job_labels(self.plan, self.keys)
+        names = build_job_labels(self.plan, self.keys)
         return GridView(names, self.total, done=len(self.outcomes), failed=failed, began=self.began)
 
     def scored_trials(self) -> list[ScoredTrial]:
@@ -52,7 +54,7 @@ class Trials:
         ]
 
     def best_trial_lines(self) -> list[str]:
-        """Return the lines about the best trial. Of equal trials, the first one is best."""
+        """Return text lines on the best trial. Among equal trials, the first is best."""
         sign, scored = 1 if self.maximize else -1, self.scored_trials()
         best = max(scored, key=lambda trial: sign * trial.value, default=None)
         if best is None:
@@ -65,19 +67,19 @@ class Trials:
         ]
 
     def print_results(self) -> None:
-        """Print the table of all trials and the best one."""
+        """Print a table of all trials, and the best trial."""
         settings = next((planned.config for planned in self.plan if planned.config is not None), None)
         if settings is None:
             return
         interrupted = len(self.outcomes) < len(self.plan)
-        lines = table_lines(self.plan, self.outcomes, interrupted, self.keys)
+        lines = build_grid_table_rows(self.plan, self.outcomes, interrupted, self.keys)
         for line in lines:
             if line.get_metric("questions_left"):
                 line.status = "pruned"
         print_grid(lines, settings.print)
         if settings.print.is_table and (lines_of_best := self.best_trial_lines()):
             print(escape_control_characters("\n".join(lines_of_best)))
-        print_hints(settings)
+        print_next_step_hints(settings)
 
 
 def _objective_or_none(record: Record) -> tuple[str, float] | None:

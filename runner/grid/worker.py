@@ -1,4 +1,4 @@
-"""Worker process of a grid: runs one job after another and keeps the loaded model between them.
+"""Worker process of a grid: runs one job after another and keeps the loaded model in memory.
 
 `runner/grid/workers.py` starts the worker and sends it jobs: the config, its YAML, and whether
 to wait for another process that runs the same job. The worker sends back progress and outcome
@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
 from runner.grid.forking import FORKS, run_in_fork
-from runner.grid.outcomes import JobOutcome, run_job
+from runner.grid.outcomes import JobOutcome, run_grid_job
 from runner_base import INTERRUPTED, ProgressState, Status, child_process, progress, signals
 from runner_base.console import StderrFilter, install_resilient_streams
 from runner_base.loggers import enable_info_logging
@@ -22,7 +22,7 @@ from runner_engine.devices import gpu
 
 
 def main() -> None:
-    """Run the jobs that the parent sends, until it sends None or closes the connection."""
+    """Run the jobs that the parent process sends, until it sends None or closes the connection."""
     descriptor, parent, forks = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == FORKS
     child_process.die_with_parent(parent)
     install_resilient_streams()
@@ -37,9 +37,9 @@ def main() -> None:
         try:
             while (assignment := connection.recv()) is not None:
                 if not forks:
-                    run_and_send(connection, bases, *assignment)
+                    run_job_and_send_outcome(connection, bases, *assignment)
                 elif run_in_fork(
-                    assignment[0], lambda: run_and_send(connection, BaseModelCache(), *assignment)
+                    assignment[0], lambda: run_job_and_send_outcome(connection, BaseModelCache(), *assignment)
                 ):
                     return  # this is the copy, and its job has ended
         except (EOFError, OSError, KeyboardInterrupt):
@@ -48,10 +48,16 @@ def main() -> None:
             bases.clear()
 
 
-def run_and_send(
-    connection: Connection, bases: BaseModelCache, config: RunnerConfig, config_yaml: str, wait: bool
+def run_job_and_send_outcome(
+    connection: Connection,
+    base_models: BaseModelCache,
+    config: RunnerConfig,
+    config_yaml: str,
+    should_wait: bool,
 ) -> None:
-    """Run one job and send its outcome. Ctrl-C records the job as KILLED and ends the worker."""
+    """Run one job and send its outcome to the parent. Ctrl-C records the job as KILLED and ends the
+    worker.
+    """
 
     def send_progress(state: ProgressState) -> None:
         try:
@@ -61,7 +67,7 @@ def run_and_send(
 
     progress.set_progress_sink(send_progress)
     try:
-        outcome = run_job(config, config_yaml, bases, wait)
+        outcome = run_grid_job(config, config_yaml, base_models, should_wait)
     except KeyboardInterrupt as stop:
         connection.send(
             JobOutcome(Status.KILLED, message=signals.interruption_message(stop), exit_code=INTERRUPTED)

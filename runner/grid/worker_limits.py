@@ -1,4 +1,4 @@
-"""Computes how many workers a grid may have, and groups jobs by the model that they share."""
+"""Computes how many workers a grid may have, and groups the jobs that share a model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from runner.grid.plan import PlannedJob
 from runner_base import machine
 
 
-def group_jobs(plan: list[PlannedJob], job_numbers: list[int]) -> deque[deque[int]]:
-    """Group jobs by shared base model, the most expensive group first. A job without a model is its
+def group_jobs_by_model(plan: list[PlannedJob], job_numbers: list[int]) -> deque[deque[int]]:
+    """Group jobs by shared base model, the most expensive group first. A job without a model forms its
     own group.
 
     Within a group, jobs that wait for no other job come first.
@@ -25,7 +25,7 @@ def group_jobs(plan: list[PlannedJob], job_numbers: list[int]) -> deque[deque[in
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    """How many workers may run at once."""
+    """Limits on how many workers may run at once."""
 
     total: int
     on_cpu: int  # without a GPU
@@ -36,7 +36,7 @@ class WorkerLimits:
 def compute_worker_limits(
     plan: list[PlannedJob], job_numbers: list[int], workers_setting: str
 ) -> WorkerLimits:
-    """Return how many workers to start: as configured, or as many as cores, memory and GPUs allow.
+    """Return the limits on workers: the configured number, or as many as cores, memory and GPUs allow.
 
     On the CPU there is one worker per base model. On GPUs the number depends on how many GPUs each
     needs.
@@ -49,7 +49,7 @@ def compute_worker_limits(
         return WorkerLimits(1, 1, is_measuring=True)
     gpus = len(machine.visible_gpu_models())
     # jobs that share a base need about the same
-    first_of_each = [plan[members[0]] for members in group_jobs(plan, job_numbers)]
+    first_of_each = [plan[members[0]] for members in group_jobs_by_model(plan, job_numbers)]
     needs = [one.resource_need for one in first_of_each if one.resolved]
     on_cpu = [need for need in needs if not (gpus and need.gpus)]
     if needs and not on_cpu:

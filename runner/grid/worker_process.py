@@ -1,4 +1,4 @@
-"""The state of a worker process in the grid's own process: its jobs, GPUs and times."""
+"""State of a worker process, as seen by the grid's own process: its jobs, GPUs and times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner_base import ProgressState
 
 @dataclass
 class Worker:
-    """A worker process, its remaining jobs and its current job."""
+    """A worker process with its current job and its remaining jobs."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
@@ -41,7 +41,7 @@ class Worker:
         self.work_from_s = self.left_s = 0.0
 
     def update_times(self, state: ProgressState, job_cost: float) -> None:
-        """Update the load time and the seconds per unit of cost, once the job's progress has begun."""
+        """Update the load time and the seconds per unit of job cost after a job has made progress."""
         if state.left_s is None:
             return
         passed_s, self.left_s = time.monotonic() - self.since, state.left_s

@@ -1,4 +1,4 @@
-"""Runs the jobs of a grid in worker processes, with one event loop and no threads.
+"""Runs a grid's jobs in worker processes, managed by one event loop without threads.
 
 Jobs that share a base model go to one worker, one after another, so that it is loaded once. The
 longest group starts first. An idle worker takes jobs of another worker's group and loads its
@@ -25,11 +25,11 @@ from runner.config.hydra import config_to_yaml
 from runner.engines.kinds import ResourceNeed
 from runner.grid import forking
 from runner.grid.executor import Executor
-from runner.grid.gpu_sets import GpuAllocator, GpuSet, combine_needs
+from runner.grid.gpu_sets import GpuAllocator, GpuSet, max_of_needs
 from runner.grid.outcomes import JobOutcome
-from runner.grid.worker_limits import WorkerLimits, group_jobs
+from runner.grid.worker_limits import WorkerLimits, group_jobs_by_model
 from runner.grid.worker_process import Worker
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner_base import ProgressState, Status, child_process
 from runner_base.notes import note
 from runner_base.visible_gpus import Gpu
@@ -43,7 +43,7 @@ LEAVE_S = 10.0  # how long a released worker may take to exit, before it is kill
 
 @dataclass(kw_only=True)
 class WorkerPool(Executor):
-    """Distributes the jobs of a grid to worker processes and records each outcome."""
+    """Executor that distributes a grid's jobs to worker processes."""
 
     limits: WorkerLimits
     log_folder: Path
@@ -66,7 +66,7 @@ class WorkerPool(Executor):
 
     def run(self) -> bool:
         self.log_folder.mkdir(parents=True, exist_ok=True)
-        self._groups = group_jobs(self.plan, self.numbers)
+        self._groups = group_jobs_by_model(self.plan, self.numbers)
         return super().run()
 
     def close(self) -> None:
@@ -77,7 +77,8 @@ class WorkerPool(Executor):
             worker.connection.close()
 
     def _take_ready_group(self, worker: Worker | None = None) -> deque[int] | None:
-        """Return a group with a job that can start, for this worker or a new one.
+        """Remove and return a group of jobs with one that can start, for this worker or a new one. None
+        without such a group.
 
         Returns None while all groups wait for jobs or GPUs. If no worker has a job, the required jobs
         have failed: then the first group is returned, and its jobs report that.
@@ -91,27 +92,29 @@ class WorkerPool(Executor):
         return ready
 
     def _can_get_gpus(self, job_numbers: Iterable[int], worker: Worker | None) -> bool:
-        """Return whether the worker, or a new one, can have the GPUs for these jobs."""
+        """Return whether GPUs for these jobs are available to the worker, or to a new worker."""
         need, avoided = self._combined_need(job_numbers)
         if worker is not None:
             return self._sets.can_serve(worker.gpus, need, avoided)
         others = [*self._workers, *self._leaving]
-        picked = self._sets.allocate(need, self._gpu_use_counts, avoided)
+        picked = self._sets.allocate(need, self._workers_per_gpu, avoided)
         on_cpu = sum(not other.gpus.numbers for other in others)
         return picked is not None and (bool(picked.numbers) or on_cpu < self.limits.on_cpu)
 
     def _combined_need(self, job_numbers: Iterable[int]) -> tuple[ResourceNeed, frozenset[int]]:
-        """Return the largest need of jobs that share a model, and the GPUs on which one of them failed."""
+        """Return the largest resource need of jobs that share a model, and the GPUs on which one of these
+        jobs failed.
+        """
         jobs = list(job_numbers) if self.gpus else []
         avoided = (self._lost[number][0].numbers for number in jobs if number in self._lost)
-        return combine_needs(self.plan[number].resource_need for number in jobs), frozenset().union(*avoided)
+        return max_of_needs(self.plan[number].resource_need for number in jobs), frozenset().union(*avoided)
 
     @property
     def _all_idle(self) -> bool:
         return all(worker.current is None for worker in self._workers)
 
-    def _take_share(self, worker: Worker | None = None) -> deque[int]:
-        """Take every second ready job of the worker that has the most jobs.
+    def _take_half_of_ready_jobs(self, worker: Worker | None = None) -> deque[int]:
+        """Remove and return every second ready job of the worker with the most jobs.
 
         Takes none if no worker has two, or if loading the model would take longer, unless the user
         requested so many workers. On a GPU a single job is taken too, if its wait would exceed the load
@@ -141,19 +144,19 @@ class WorkerPool(Executor):
     # ------------------------------------------------------------------------------- one step
 
     def submit(self) -> None:
-        """Start workers and give each its first job."""
+        """Start workers and assign each its first job."""
         if not self._groups and self._held_elsewhere and not self._workers:
             self._waiting |= set(self._held_elsewhere)
-            self._groups, self._held_elsewhere = group_jobs(self.plan, self._held_elsewhere), []
+            self._groups, self._held_elsewhere = group_jobs_by_model(self.plan, self._held_elsewhere), []
         # a released worker may still have its base in memory: it counts until its process has
         # exited
         while len(self._workers + self._leaving) < self.limits.total:
-            if not (members := self._take_ready_group() or self._take_share()):
+            if not (members := self._take_ready_group() or self._take_half_of_ready_jobs()):
                 break
             self._start_worker(members)
 
     def poll(self) -> bool:
-        """Receive messages, assign jobs and enforce limits. Returns False when no worker is left."""
+        """Receive messages, assign jobs and enforce time limits. Returns False when no worker is left."""
         if not self._workers and not self._leaving:
             return False
         by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
@@ -166,21 +169,21 @@ class WorkerPool(Executor):
         return True
 
     def cancel(self) -> None:
-        """Interrupt the jobs, which ends their workers."""
+        """Interrupt all running jobs, which also ends their workers."""
         for worker in self._workers:
             worker.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the workers that have jobs."""
+        """Kill all workers that have jobs."""
         for worker in [worker for worker in self._workers if worker.current is not None]:
             worker.kill()
-            self._handle_death(worker)
+            self._handle_worker_death(worker)
 
     def _receive_message(self, worker: Worker) -> None:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            self._handle_death(worker)
+            self._handle_worker_death(worker)
             return
         assert worker.current is not None
         if isinstance(message, ProgressState):
@@ -203,7 +206,7 @@ class WorkerPool(Executor):
         ):
             self._lost[number] = worker.gpus, outcome.lost_gpu
             lost = note("gpu_lost", gpus=worker.gpus, reason=outcome.lost_gpu)
-            self.view.report_repeated(number, note_text(lost))
+            self.view.report_repeated(number, format_note(lost))
             # last: if it fails again, it does so at the cost of no other job
             worker.todo.append(number)
             return
@@ -221,7 +224,7 @@ class WorkerPool(Executor):
         self.record_outcome(number, outcome)
 
     def _assign_next_job(self, worker: Worker) -> None:
-        """Give the worker its next job, or release the worker if there is none.
+        """Assign the worker its next job, or release the worker if no job is left.
 
         While all its jobs wait for other workers' jobs, the worker waits too and keeps its model
         loaded.
@@ -230,7 +233,7 @@ class WorkerPool(Executor):
             self._release_worker(worker)
             return
         if not worker.todo:
-            worker.todo = self._take_ready_group(worker) or self._take_share(worker)
+            worker.todo = self._take_ready_group(worker) or self._take_half_of_ready_jobs(worker)
             worker.load_s = 0.0
         if not worker.todo:
             self._release_worker(worker)
@@ -249,7 +252,7 @@ class WorkerPool(Executor):
                 (planned.config, config_to_yaml(planned.composed), number in self._waiting)
             )
         except OSError:
-            self._handle_death(worker)
+            self._handle_worker_death(worker)
 
     # ------------------------------------------------------------------------ start, release, die
 
@@ -257,7 +260,7 @@ class WorkerPool(Executor):
         parent_end, worker_end = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
         need, avoided = self._combined_need(job_numbers)
-        gpus = self._sets.allocate(need, self._gpu_use_counts, avoided) or GpuSet()
+        gpus = self._sets.allocate(need, self._workers_per_gpu, avoided) or GpuSet()
         self._started += 1
         with worker_end, log.open("ab") as stream:
             process = child_process.start_python(
@@ -281,18 +284,20 @@ class WorkerPool(Executor):
 
     @property
     def _uses_forks(self) -> bool:
-        """Whether each job runs in a fork of its worker. Without forks, a fresh job needs a new worker."""
+        """Whether each job runs in a fork of its worker. Otherwise, a job that needs a fresh process needs a
+        new worker.
+        """
         return self.fresh and forking.can_fork(len(self.gpus))
 
     @property
-    def _gpu_use_counts(self) -> Counter[int]:
-        """How many workers use each GPU. A released worker counts until its process has exited."""
+    def _workers_per_gpu(self) -> Counter[int]:
+        """Number of workers on each GPU. A released worker counts until its process has exited."""
         return Counter(
             number for worker in (*self._workers, *self._leaving) for number in worker.gpus.numbers
         )
 
     def _release_worker(self, worker: Worker) -> None:
-        """Tell a worker to exit. Its remaining jobs go to another worker."""
+        """Tell a worker to exit, and leave its remaining jobs to another worker."""
         with suppress(OSError):  # it has exited already
             worker.connection.send(None)
         self._workers.remove(worker)
@@ -314,8 +319,8 @@ class WorkerPool(Executor):
                 self._leaving.remove(worker)
                 worker.connection.close()
 
-    def _handle_death(self, worker: Worker, reason: str = "") -> None:
-        """Record the current job of a dead worker as failed, and leave its other jobs to a new worker."""
+    def _handle_worker_death(self, worker: Worker, reason: str = "") -> None:
+        """Record a dead worker's current job as failed, and leave its other jobs to a new worker."""
         with suppress(
             subprocess.TimeoutExpired
         ):  # its connection may close a little before the process exits
@@ -347,7 +352,7 @@ class WorkerPool(Executor):
             if (
                 worker.process.poll() is not None and not worker.connection.poll()
             ):  # all that it sent has been read
-                self._handle_death(worker)
+                self._handle_worker_death(worker)
             elif worker.current is not None and self.has_timed_out(worker.since):
                 worker.kill()
-                self._handle_death(worker, self.timeout_message)
+                self._handle_worker_death(worker, self.timeout_message)

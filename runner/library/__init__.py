@@ -1,3 +1,3 @@
-"""Python interface: a model to generate with (load.py, model.py, answers.py), and jobs as on the
+"""Python interface: models to generate with (load.py, model.py, answers.py), and jobs as on the
 command line (jobs.py).
 """

@@ -1,6 +1,4 @@
-"""Results of model calls from Python: an answer with its tokens, or the log-probabilities of a
-text.
-"""
+"""Results of model calls from Python: an answer with its tokens, or log-probabilities of a text."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from runner_engine import Completion
 
 
 class Answer(str):
-    """The model's answer: a text with its token ids, finish reason, seconds, and the thinking before
-    it.
-    """
+    """A model's answer: text, thinking, token ids, finish reason and seconds."""
 
     thinking: str | None  # None: nothing
     token_ids: list[int]
@@ -26,7 +22,7 @@ class Answer(str):
 
     @classmethod
     def from_completions(cls, completions: Sequence[Completion]) -> Answer:
-        """Return the answer to one request; its `choices` are all answers."""
+        """Return the answer to one request. Its `choices` contains all answers to the request."""
         choices: list[Answer] = []
         for completion in sorted(completions, key=lambda completion: completion.choice):
             parts = completion.answer.parts
@@ -44,7 +40,7 @@ class Answer(str):
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-probability of each token of a continuation (natural logarithm)."""
+    """Log-probability (natural logarithm) of each token in a continuation."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -52,13 +48,13 @@ class Scores:
 
     @property
     def total(self) -> float:
-        """The log-probability of the whole continuation."""
+        """Log-probability of the whole continuation."""
         return sum(self.logprobs)
 
 
 class Unanswered(JobFailed):
-    """Raised if some requests of a call failed. `answers` has the other answers, and None for the
-    failed ones.
+    """Raised if some requests of a call failed. `answers` contains the other answers, and None for
+    failed requests.
     """
 
     def __init__(self, message: str, answers: list[Any]) -> None:
@@ -67,7 +63,7 @@ class Unanswered(JobFailed):
 
 
 def scores_from_completions(completions: list[list[Completion]]) -> list[Scores]:
-    """Return the scores of the single continuation of each request."""
+    """Return the scores of each request's single continuation."""
     return [
         Scores(completion.answer.token_ids, completion.logprobs or [], completion.greedy or [])
         for (completion,) in completions

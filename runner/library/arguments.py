@@ -16,7 +16,7 @@ Format = Literal["chat", "raw"]
 
 
 class Settings(SamplingArguments, total=False):
-    """Sampling settings of a call. Defaults are the generation group and the `seed` of `load`."""
+    """Sampling settings of a model call. The defaults are the generation group and the `seed` of `load`."""
 
     max_new_tokens: int
     thinking_tokens: int  # the budget of the thinking; `max_new_tokens` then counts the answer alone

@@ -1,4 +1,4 @@
-"""A call from Python: submits its requests and collects their completions."""
+"""Submits the requests of a model call from Python, and collects their completions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from runner_engine import Completion, Delta, Driver, Event, Request, RequestId
 
 
 class ModelCall:
-    """Submits requests and collects their completions. At exit, unfinished requests are cancelled."""
+    """Submits requests and collects their completions. On leaving the context, unfinished requests are
+    cancelled.
+    """
 
     def __init__(
-        self, driver: Driver, requests: list[Request], put: Callable[[Event | Exception], None]
+        self, driver: Driver, requests: list[Request], put_event: Callable[[Event | Exception], None]
     ) -> None:
-        self._driver, self._requests, self._put = driver, requests, put
+        self._driver, self._requests, self._put = driver, requests, put_event
         self._completions: dict[RequestId, list[Completion]] = {request.id: [] for request in requests}
         self._pending = sum(request.n for request in requests)
 
@@ -39,7 +41,7 @@ class ModelCall:
         return not self._pending
 
     def process_event(self, event: Event | Exception) -> str:
-        """Process an event, and return the answer text that it contains."""
+        """Process an engine event and return the answer text in it."""
         if isinstance(event, Exception):
             raise event
         if isinstance(event, Delta):

@@ -1,4 +1,4 @@
-"""`evaluate`: run a job from Python with the same config, records and MLflow runs as on the
+"""Python function `evaluate`: runs a job with the same config, records and MLflow runs as on the
 command line.
 """
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from runner.config.compose import compose_job
-from runner.config.error_messages import config_errors
-from runner.config.hydra import config_to_yaml, to_config
-from runner.config.override_quoting import format_sweep, quote_texts
+from runner.config.error_messages import convert_config_errors
+from runner.config.hydra import config_to_yaml, to_runner_config
+from runner.config.override_quoting import format_sweep_override, quote_override_values
 from runner.config.variables import read_variable_overrides
 from runner.library.notebook_view import NotebookRecord
 from runner.run import run
@@ -23,11 +23,13 @@ Overrides = str | Sequence[str] | Mapping[str, Any]
 
 
 def evaluate(*overrides: Overrides) -> NotebookRecord:
-    """Run the job of these overrides, or return its recorded result, as `runner OVERRIDES` does."""
+    """Run the job of these overrides, or return its recorded result, like the command `runner
+    OVERRIDES`.
+    """
     with command_environment():
-        given = to_command_line(overrides)
+        given = to_command_line_overrides(overrides)
         composed, choices = compose_job([*read_variable_overrides(given), *given])
-        config = to_config(composed, choices)
+        config = to_runner_config(composed, choices)
         if config.plan:
             raise ConfigError(
                 "evaluate() runs a job. For a plan use runner.grid(..., 'plan=true')",
@@ -38,23 +40,23 @@ def evaluate(*overrides: Overrides) -> NotebookRecord:
         return NotebookRecord.from_record(run(config, config_to_yaml(composed)))
 
 
-def to_command_line(override_groups: Sequence[Overrides]) -> list[str]:
-    """Return overrides in command line form. A list in a mapping is a sweep, unless the key itself
-    holds a list.
+def to_command_line_overrides(override_groups: Sequence[Overrides]) -> list[str]:
+    """Return overrides in command line form. A list in a mapping is a sweep, unless the key itself holds
+    a list.
     """
     arguments: list[str] = []
     for part in override_groups:
         if isinstance(part, Mapping):
-            arguments += [format_sweep(key, value) for key, value in part.items()]
+            arguments += [format_sweep_override(key, value) for key, value in part.items()]
         else:
-            arguments += quote_texts([part] if isinstance(part, str) else [*part])
+            arguments += quote_override_values([part] if isinstance(part, str) else [*part])
     return arguments
 
 
 @contextmanager
 def command_environment() -> Iterator[None]:
-    """Log messages, handle Ctrl-C and report user errors as a command does."""
-    with info_logging(override_level=False), config_errors():
+    """Handle log messages, Ctrl-C and user errors in this block like a command."""
+    with info_logging(override_level=False), convert_config_errors():
         environment.load_dotenv()
         with signals.installed_handlers():
             yield

@@ -1,4 +1,4 @@
-"""`load`: creates a config and a model from Python arguments. Never imports MLflow; imports Hydra
+"""Python function `load`: loads a model by Python arguments. MLflow is never imported, and Hydra
 only when called.
 """
 
@@ -15,13 +15,13 @@ from runner.config.groups import schema_keys
 from runner.config.resolved import resolve_job
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import TaskConfig
-from runner.engines import open_engine
-from runner.engines.kinds import model_kind
+from runner.engines import create_lazy_engine
+from runner.engines.kinds import get_model_kind
 from runner.library.model import Model
 from runner_base import ConfigError, environment, print_message, unknown_choice_message
 from runner_base.errors import find_closest_names
 from runner_engine import Driver, LocalModelConfig
-from runner_engine.checkpoints import build_unknown_load_error, is_bare_model_name, is_gguf
+from runner_engine.checkpoints import build_unknown_load_error, is_bare_model_name, is_gguf_file
 from runner_engine.render.notes import render_engine_note
 
 Place = str | os.PathLike[str]
@@ -31,7 +31,7 @@ Choice = Place | Mapping[str, Any]
 
 @dataclass
 class NoTask(TaskConfig):
-    """The task config of a model that is loaded from Python, without a job."""
+    """Task config of a model that is loaded from Python, where no job runs."""
 
     name: ClassVar[str] = "load"
 
@@ -46,8 +46,8 @@ def load(
     seed: int = 0,
     **keys: Any,
 ) -> Model:
-    """Load a model: a choice of the group `model` (default: embedded), a folder, a .gguf file, or a
-    Hub id.
+    """Load a model: a choice of the config group `model` (default: embedded), a folder, a .gguf file, or
+    a Hub id.
 
     The groups take a choice, `quantization="nf4"`, or one with its keys,
     `rope={"name": "yarn", "factor": 4}`; `lora` also takes the path or Hub id of an adapter. All
@@ -56,10 +56,10 @@ def load(
     """
     environment.load_dotenv()
     groups = {"quantization": quantization, "lora": lora, "rope": rope, "generation": generation}
-    config = build_config(model, groups, keys, seed)
+    config = build_load_config(model, groups, keys, seed)
     resolved = resolve_job(config)
-    model_kind(config.model).check_job(resolved)  # the load reports the same notes
-    driver = Driver(open_engine(resolved))
+    get_model_kind(config.model).check_job(resolved)  # the load reports the same notes
+    driver = Driver(create_lazy_engine(resolved))
     try:
         report = driver.wait_until_loaded()
     except BaseException:  # also Ctrl-C: the thread ends when the load has ended
@@ -70,37 +70,45 @@ def load(
     return Model(resolved.config, driver, report)
 
 
-def build_config(
-    model: Place | None, groups: Mapping[str, Choice | None], keys: Mapping[str, Any], seed: int = 0
+def build_load_config(
+    model: Place | None,
+    group_arguments: Mapping[str, Choice | None],
+    model_keys: Mapping[str, Any],
+    seed: int = 0,
 ) -> RunnerConfig:
     """Return the config for the arguments of `load`. Environment variables apply to omitted arguments."""
-    _reject_unknown_groups(keys, groups)
+    _reject_unknown_groups(model_keys, group_arguments)
     # late: `from runner import load` need not import Hydra
-    from runner.config.compose import build_groups
+    from runner.config.compose import build_group_configs
     from runner.config.variables import read_variable_overrides
 
-    given = {group: _choice_and_keys(group, argument) for group, argument in groups.items()}
-    given |= {"model": _model_choice_and_keys(model, keys)}
-    if given["quantization"][0] is None and is_gguf(Path(given["model"][1].get("name", "")).expanduser()):
+    given = {group: _split_choice_and_keys(group, argument) for group, argument in group_arguments.items()}
+    given |= {"model": _model_choice_and_keys(model, model_keys)}
+    if given["quantization"][0] is None and is_gguf_file(
+        Path(given["model"][1].get("name", "")).expanduser()
+    ):
         # the only choice that reads such a file
         given["quantization"] = ("gguf", given["quantization"][1])
     choices = {group: choice for group, (choice, _) in given.items() if choice}
     values = {f"{group}.{key}": value for group, (_, own) in given.items() for key, value in own.items()}
     from_variables = read_variable_overrides([f"{key}={value}" for key, value in (choices | values).items()])
-    chosen = build_groups(given, choices, values, from_variables)
+    chosen = build_group_configs(given, choices, values, from_variables)
     return RunnerConfig(**chosen, task=NoTask(), tracking=NoTrackingConfig(), seed=seed)
 
 
-def _reject_unknown_groups(keys: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
-    """Reject misspelt group names. Other names that are no model keys are rejected when the model is
+def _reject_unknown_groups(model_keys: Mapping[str, Any], group_arguments: Mapping[str, Any]) -> None:
+    """Raise an error for misspelt config group names. Other unknown names are rejected when the model is
     chosen.
     """
-    for key in keys.keys() - schema_keys(LocalModelConfig):
-        names = sorted({*groups, "model", "seed"})
+    for key in model_keys.keys() - schema_keys(LocalModelConfig):
+        names = sorted({*group_arguments, "model", "seed"})
         if find_closest_names(key, names):
             reason = unknown_choice_message("argument of load", key, names)
             raise ConfigError(
-                f"{reason}, and the keys of the model group", key=key, value=keys[key], code="unknown_choice"
+                f"{reason}, and the keys of the model group",
+                key=key,
+                value=model_keys[key],
+                code="unknown_choice",
             )
 
 
@@ -116,12 +124,14 @@ def _model_choice_and_keys(
     return (name, keys) if name is None or name in list_choices("model") else ("auto", {"name": name, **keys})
 
 
-def _choice_and_keys(group: str, argument: Choice | None) -> tuple[str | None, dict[str, Any]]:
-    """Return a group's choice (None if omitted) and its keys."""
+def _split_choice_and_keys(group: str, argument: Choice | None) -> tuple[str | None, dict[str, Any]]:
+    """Return the choice of a config group (None if omitted) and the keys that an argument of `load`
+    sets.
+    """
     if isinstance(argument, Mapping):
         keys = {str(key): value for key, value in argument.items()}
         path = keys.get("path") if group == "lora" else None
-        return keys.pop("name", _adapter_choice(path) if path else None), keys
+        return keys.pop("name", _find_adapter_choice(path) if path else None), keys
     if argument is None:
         return None, {}
     if not isinstance(argument, str | os.PathLike):
@@ -133,9 +143,9 @@ def _choice_and_keys(group: str, argument: Choice | None) -> tuple[str | None, d
         )
     choice = os.fspath(argument)
     is_place = group == "lora" and choice not in list_choices("lora")
-    return (_adapter_choice(choice), {"path": choice}) if is_place else (choice, {})
+    return (_find_adapter_choice(choice), {"path": choice}) if is_place else (choice, {})
 
 
-def _adapter_choice(adapter: Place) -> str:
-    """Return the choice of the group `lora` that fits an adapter's path."""
-    return "pth" if os.fspath(adapter).endswith(".pth") else "peft"
+def _find_adapter_choice(adapter_path: Place) -> str:
+    """Return the choice of the config group `lora` that can load an adapter from this path."""
+    return "pth" if os.fspath(adapter_path).endswith(".pth") else "peft"

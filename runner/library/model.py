@@ -1,4 +1,4 @@
-"""A loaded model for Python code.
+"""A loaded model for use in Python code.
 
 One thread decodes for all callers, so that requests of several threads and tasks share a batch.
 When a caller stops waiting (Ctrl-C, a cancelled task, a stream that is not read to its end),
@@ -35,7 +35,7 @@ from runner_engine import (
 
 
 class Model:
-    """A loaded model. Any thread may use it. asyncio tasks use the methods that begin with `a`."""
+    """A loaded model, usable from any thread. asyncio tasks use the methods whose names begin with `a`."""
 
     def __init__(self, config: RunnerConfig, driver: Driver, report: EngineReport) -> None:
         self.config, self.report = config, report
@@ -58,13 +58,13 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """Cancel the running requests and free the weights."""
+        """Cancel all running requests and free the weights."""
         self._release.detach()
         self._driver.close()
 
     @property
     def stats(self) -> EngineStats:
-        """Totals so far: tokens prefilled, shared and decoded, and the seconds for each."""
+        """Engine statistics so far: tokens prefilled, shared and decoded, and the seconds of each."""
         return replace(self._driver.engine.stats)
 
     @overload
@@ -108,8 +108,8 @@ class Model:
         return answers[0] if isinstance(prompt, str) else answers
 
     def chat(self, messages: Sequence[Turn], **how: Unpack[Settings]) -> Answer:
-        """Answer a conversation, `[{"role": "user", "content": "Hi"}]`. The next turn prefills
-        only new tokens.
+        """Answer a conversation such as `[{"role": "user", "content": "Hi"}]`. A next turn prefills only new
+        tokens.
         """
         return Answer.from_completions(self._complete_requests([self._build_chat_request(messages, how)])[0])
 
@@ -120,8 +120,8 @@ class Model:
         )
 
     def stream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> Iterator[str]:
-        """Yield the answer to a prompt or a conversation piece by piece, without thinking. Closing the
-        iterator cancels it.
+        """Yield the answer to a prompt or conversation piece by piece, without thinking. Closing the
+        iterator cancels the answer.
         """
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
         with ModelCall(self._driver, [self._build_stream_request(prompt, how)], queue.put) as call:
@@ -169,7 +169,7 @@ class Model:
     ) -> list[Request]:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         check_value(not isinstance(prompts, Mapping), "prompt", prompt, "give a string or a list of strings")
-        formatted = [_build_prompt(text, format, system) for text in map(_require_text, prompts)]
+        formatted = [_build_request_prompt(text, format, system) for text in map(_require_text, prompts)]
         return [
             self._build_request(formatted_prompt, settings, seed_offset=index)
             for index, formatted_prompt in enumerate(formatted)
@@ -180,14 +180,16 @@ class Model:
 
     def _build_stream_request(self, prompt: TextOrTurns, settings: Mapping[str, Any]) -> Request:
         is_text = isinstance(prompt, str)
-        request = self._build_request(_build_prompt(prompt, "chat"), settings, keep=not is_text, deltas=True)
+        request = self._build_request(
+            _build_request_prompt(prompt, "chat"), settings, keep=not is_text, deltas=True
+        )
         check_value(request.n == 1, "n", request.n, "a stream has one answer", code="unsupported")
         return request
 
     def _build_scoring_requests(
         self, prompt: TextOrTurns, continuation: str | Texts, format: Format
     ) -> list[Request]:
-        formatted = _build_prompt(prompt, format)
+        formatted = _build_request_prompt(prompt, format)
         continuations = [continuation] if isinstance(continuation, str) else continuation
         return [
             self._build_request(formatted, {}, continuation=_require_text(text)) for text in continuations
@@ -238,8 +240,8 @@ class Model:
         return call.get_completions()
 
 
-def _build_prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> Prompt:
-    """Return a request's prompt: a conversation, or a raw text."""
+def _build_request_prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> Prompt:
+    """Return a request's prompt: a conversation or a raw text."""
     check_value(format in ("chat", "raw"), "format", format, "use chat or raw")
     check_value(
         format == "chat" or not system,

@@ -1,4 +1,4 @@
-"""Displays records and grid rows in a notebook: a picture, a table and notes; elsewhere on one
+"""Displays records and grid rows: in a notebook as a picture, a table and notes, elsewhere on one
 line.
 """
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from html import escape
 from typing import Any
 
-from runner.render.job_lines import grid_columns
-from runner.report import OF_LOAD, format_main_metrics, headline_metrics
+from runner.render.job_lines import select_grid_columns
+from runner.report import OF_LOAD, format_headline_metrics, format_main_metrics
 from runner_base import Record, Status, escape_control_characters, svg
 from runner_compare import ACCURACY, ENDS, LOG_LIKELIHOOD, find_metric
 from runner_engine.models.load_summary import summarize_load
@@ -28,14 +28,14 @@ LEFT = 'style="text-align:left"'
 
 @dataclass(repr=False)
 class NotebookRecord(Record):
-    """A job's record, as `runner.evaluate` returns it, with a notebook display."""
+    """Record of a job, returned by `runner.evaluate`, with a notebook display."""
 
     @classmethod
     def from_record(cls, record: Record) -> NotebookRecord:
         return cls(**{item.name: getattr(record, item.name) for item in fields(Record)})
 
     def to_df(self) -> Any:
-        """Return the metrics as a pandas.DataFrame with one line."""
+        """Return the metrics as a pandas.DataFrame with one row."""
         import pandas as pd  # type: ignore[import-untyped]
 
         return pd.DataFrame([{"job_id": self.job_id, "status": self.status.value, **self.result.metrics}])
@@ -48,20 +48,21 @@ class NotebookRecord(Record):
         metrics = self.result.metrics
         loaded = summarize_load(metrics, self.result.facts)
         rows = {
-            key: text for key, text in headline_metrics(metrics).items() if not loaded or key not in OF_LOAD
+            key: text
+            for key, text in format_headline_metrics(metrics).items()
+            if not loaded or key not in OF_LOAD
         } | {**loaded}
         if self.status is not Status.FINISHED:
             rows = {"status": f"{self.status.value}: {self.error or ''}", **rows}
         notes = "".join(f"<li>{_escape(note)}</li>" for note in self.result.notes)
         table = _html_table([[key, text] for key, text in rows.items()])
         title = f"<p><b>{_escape(self.name or self.job_id)}</b> <small>{_escape(self.job_id)}</small></p>"
-        return (
-            f"{title}\n{draw_intervals_svg([('', metrics)])}{table}\n{f'<ul>{notes}</ul>' if notes else ''}"
-        )
+        picture = draw_first_shared_metric_svg([("", metrics)])
+        return f"{title}\n{picture}{table}\n{f'<ul>{notes}</ul>' if notes else ''}"
 
 
 class GridRows(list[dict[str, Any]]):
-    """The table rows of a grid, one dictionary per job, as `runner.grid` returns them."""
+    """Result table of a grid, returned by `runner.grid`, with one dictionary per job."""
 
     def __init__(
         self, rows: Iterable[dict[str, Any]], keys: Sequence[str] = (), output_dir: str = ""
@@ -71,7 +72,7 @@ class GridRows(list[dict[str, Any]]):
         self.output_dir = output_dir
 
     def to_df(self) -> Any:
-        """Return a pandas.DataFrame with one line per job."""
+        """Return the table as a pandas.DataFrame with one row per job."""
         import pandas as pd
 
         return pd.DataFrame([*self])
@@ -86,7 +87,7 @@ class GridRows(list[dict[str, Any]]):
     def _repr_html_(self) -> str:
         shown = [
             column
-            for column in grid_columns([_numeric_values(row) for row in self])
+            for column in select_grid_columns([_numeric_values(row) for row in self])
             if column.key != ACCURACY[0]
         ]
         scored = any(ACCURACY[0] in row for row in self)
@@ -108,15 +109,16 @@ class GridRows(list[dict[str, Any]]):
         names = [
             " ".join(_cell_text(row.get(key)) for key in self.keys) or str(row["job_id"]) for row in self
         ]
-        return f"{draw_intervals_svg([*zip(names, map(_numeric_values, self), strict=True)])}{_html_table(table, head)}"
+        picture = draw_first_shared_metric_svg([*zip(names, map(_numeric_values, self), strict=True)])
+        return f"{picture}{_html_table(table, head)}"
 
 
 FINISHED = ("finished", "done before", "done")
 
 
-def draw_intervals_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Return the first metric that all rows have, with its interval, as an SVG. Empty if they share
-    none.
+def draw_first_shared_metric_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    """Return an SVG of the first metric that all rows share, with confidence intervals. Empty without
+    such a metric.
     """
     rows = [row for row in rows if row[1]][:MAX_ROWS]
     key = next(

@@ -1,4 +1,4 @@
-"""Reads runs from the job records of an output folder, with tracking=none or in place of MLflow."""
+"""Reads runs from job records in an output folder, with tracking=none or in place of MLflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Dated = tuple[int, Run]  # a run with the time of its start, in ms
 
 @dataclass
 class FolderRuns:
-    """The runs of an experiment that a folder's records contain."""
+    """Runs of an MLflow experiment, read from the job records of an output folder."""
 
     # in MLflow, unless they were deleted there
     published: list[Dated] = field(default_factory=list)
@@ -31,36 +31,34 @@ class FolderRuns:
     damaged: dict[str, str] = field(default_factory=dict)  # job id -> why its record cannot be read
 
 
-def has_records(output_dir: Path) -> bool:
-    """Return whether any job of an output folder has recorded a result."""
-    return next(_recorded_jobs(output_dir), None) is not None
+def has_job_records(output_dir: Path) -> bool:
+    """Return whether an output folder contains the result record of any job."""
+    return next(_iterate_recorded_jobs(output_dir), None) is not None
 
 
 def load_recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None) -> list[Run]:
-    """Return the finished jobs of a folder without a database, newest first, then those with failed
-    questions.
-    """
+    """Return a folder's finished jobs as runs, newest first, followed by jobs with failed questions."""
     here = FolderRuns()
     runs = [
         _build_run(job, record)
-        for job, record in _usable_records(_recorded_jobs(output_dir), here)
+        for job, record in _iterate_usable_records(_iterate_recorded_jobs(output_dir), here)
         if job_ids is None or job.job_id in job_ids
     ]
     for text in here.damaged.values():
         print_message(f"note: left out: {text}")
     if not runs and job_ids is None:
         raise ConfigError(f"no completed job in {output_dir / 'jobs'}", code="empty")
-    return sort_runs(runs)
+    return sort_newest_finished_first(runs)
 
 
 def load_runs_of_jobs(output_dir: Path, job_ids: Iterable[str]) -> list[Run]:
-    """Return the finished runs of some jobs of a folder, in the order of the ids."""
+    """Return the finished runs of the given jobs in a folder, in the order of the ids."""
     jobs = (Job(job_id, output_dir / "jobs" / job_id) for job_id in job_ids)
-    return [_build_run(job, record)[1] for job, record in _usable_records(jobs, FolderRuns())]
+    return [_build_run(job, record)[1] for job, record in _iterate_usable_records(jobs, FolderRuns())]
 
 
-def sort_runs(dated_runs: Iterable[Dated]) -> list[Run]:
-    """Return the finished runs, newest first, then runs with errors of jobs that have never finished."""
+def sort_newest_finished_first(dated_runs: Iterable[Dated]) -> list[Run]:
+    """Return the finished runs, newest first, followed by runs with errors of jobs that never finished."""
     newest = [run for _, run in sorted(dated_runs, key=lambda pair: (-pair[0], pair[1].run_id))]
     done = {run.job_id for run in newest if not run.errors}
     return [run for run in newest if not run.errors] + [
@@ -71,19 +69,19 @@ def sort_runs(dated_runs: Iterable[Dated]) -> list[Run]:
 def load_experiment_runs(
     store: Store, experiment_identity: str, job_ids: Collection[str] | None
 ) -> FolderRuns:
-    """Return the recorded runs of an experiment, from the store's output folder."""
+    """Return an experiment's runs that the records in the store's output folder contain."""
     noted = {
         published_run.mlflow_id: published_run
-        for published_run in published_index.read_entries(store.output_dir)
+        for published_run in published_index.read_index_entries(store.output_dir)
         if published_run.identity == experiment_identity
     }
     if job_ids is None and store.is_folder_database:
-        jobs = _recorded_jobs(store.output_dir)
+        jobs = _iterate_recorded_jobs(store.output_dir)
     else:  # other records do not belong to the store
         wanted = {published_run.key for published_run in noted.values()} if job_ids is None else job_ids
         jobs = (Job(job_id, store.output_dir / "jobs" / job_id) for job_id in wanted)
     here = FolderRuns()
-    for job, record in _usable_records(jobs, here):
+    for job, record in _iterate_usable_records(jobs, here):
         if (run := noted.get(record.mlflow_run_id or "")) is not None and run.key == job.job_id:
             here.published.append(_build_run(job, record, run))
         elif store.is_folder_database and _is_unpublished(record, store.experiment):
@@ -92,20 +90,20 @@ def load_experiment_runs(
 
 
 def _is_unpublished(record: Record, experiment: str) -> bool:
-    """Return whether a record belongs to this experiment and has never reached MLflow."""
+    """Return whether a record belongs to this experiment but was never logged to MLflow."""
     logged = record.mlflow_uri if record.status is Status.FINISHED else record.mlflow_run_id
     return logged is None and record.params.get("tracking.experiment", EXPERIMENT) == experiment
 
 
-def _recorded_jobs(output_dir: Path) -> Iterator[Job]:
-    """Yield the jobs of an output folder with a record, without those that a rerun has set aside."""
+def _iterate_recorded_jobs(output_dir: Path) -> Iterator[Job]:
+    """Yield all jobs with a record in an output folder, except files that a rerun has set aside."""
     for path in (output_dir / "jobs").glob(f"*/{RESULT}"):
         if OLD not in path.parent.name:
             yield Job(path.parent.name, path.parent)
 
 
-def _usable_records(jobs: Iterator[Job], folder_runs: FolderRuns) -> Iterator[tuple[Job, Record]]:
-    """Yield finished jobs, and jobs with failed questions, with their records. Unreadable ones are
+def _iterate_usable_records(jobs: Iterator[Job], folder_runs: FolderRuns) -> Iterator[tuple[Job, Record]]:
+    """Yield jobs with their records if they finished or have failed questions. Unreadable records are
     noted.
     """
     for job in jobs:
@@ -121,7 +119,10 @@ def _usable_records(jobs: Iterator[Job], folder_runs: FolderRuns) -> Iterator[tu
 def _build_run(
     job: Job, record: Record, published_run: published_index.PublishedEntry | None = None
 ) -> Dated:
-    tags, started_at = (job_runs.build_tags(job, record), datetime.fromisoformat(record.started_at or EPOCH))
+    tags, started_at = (
+        job_runs.build_run_tags(job, record),
+        datetime.fromisoformat(record.started_at or EPOCH),
+    )
     ids = (
         (published_run.mlflow_id, published_run.time_ms)
         if published_run
@@ -129,12 +130,12 @@ def _build_run(
     )
     if published_run and published_run.parent:
         tags[PARENT] = published_run.parent
-    return build_run(
-        *ids, record.status.value, job_runs.build_params(record), tags, job_runs.build_metrics(record)
+    return build_mlflow_like_run(
+        *ids, record.status.value, job_runs.build_run_params(record), tags, job_runs.build_run_metrics(record)
     )
 
 
-def build_run(
+def build_mlflow_like_run(
     run_id: str,
     started_ms: int,
     status: str,
@@ -142,7 +143,9 @@ def build_run(
     tags: dict[str, str],
     metrics: dict[str, float],
 ) -> Dated:
-    """Return a run as MLflow has it. Keys and values are interned, because most runs share them."""
+    """Return a run with the attributes of an MLflow run. Equal keys and values are interned to save
+    memory.
+    """
     if "fact.engine" in tags:
         params = params | {ENGINE: tags["fact.engine"]}
     task = tags.get("task", "unknown")

@@ -1,4 +1,4 @@
-"""Reads a grid's planned jobs and why some have no result, from job folders or else from MLflow."""
+"""Reads a grid's planned jobs, and why some have no result, from job folders or from MLflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.records import grid_records
 from runner.records.jobs import LOCK, Job
-from runner.tracking.connection import errors_as_one_message
+from runner.tracking.connection import convert_store_errors
 from runner.tracking.grid_runs import PLAN
 from runner.tracking.stored_runs import (
     JOB_ID,
@@ -40,17 +40,17 @@ class GridPlan:
 
     @property
     def job_ids(self) -> list[str]:
-        """The ids of the jobs, without duplicates."""
+        """The job ids of the grid, without duplicates."""
         return list(dict.fromkeys(job["job_id"] for job in self.jobs if job["job_id"]))
 
     @property
     def experiment(self) -> str:
-        """The MLflow experiment that the jobs are logged to."""
+        """Name of the MLflow experiment to which the jobs are logged."""
         return self.config.get("tracking.experiment", EXPERIMENT)
 
 
-def download_plan(client: Any, grid_run_id: str, temp_folder: Path) -> GridPlan | None:
-    """Return the plan that a grid's run in MLflow has, or None."""
+def download_grid_plan(client: Any, grid_run_id: str, temp_folder: Path) -> GridPlan | None:
+    """Return the plan that is stored with a grid's MLflow run. None without a plan."""
     path = download_artifact(client, grid_run_id, PLAN, temp_folder / grid_run_id)
     if path is None:
         return None
@@ -69,7 +69,7 @@ def download_plan(client: Any, grid_run_id: str, temp_folder: Path) -> GridPlan 
 
 
 def load_folder_plans(output_dir: Path) -> list[GridPlan]:
-    """Return the plans of the grids that a folder has records of, the last started first."""
+    """Return the plans of all grids recorded in a folder, the most recently started first."""
     return [
         GridPlan(record.grid, tuple(record.jobs), record.config)
         for record in grid_records.read_grid_records(output_dir)
@@ -77,7 +77,7 @@ def load_folder_plans(output_dir: Path) -> list[GridPlan]:
 
 
 def find_folder_plan(output_dir: Path, grid_prefix: str, last_keyword: str) -> GridPlan:
-    """Return the plan of the grid whose id begins with a prefix, from a folder's records."""
+    """Return a recorded grid plan in a folder by the beginning of its grid id."""
     plans = load_folder_plans(output_dir)
     if not plans:
         raise ConfigError(
@@ -101,8 +101,8 @@ def find_folder_plan(output_dir: Path, grid_prefix: str, last_keyword: str) -> G
 def add_missing_jobs(
     records: Records, plan: GridPlan, output_dir: Path, client: Any = None, store: Store | None = None
 ) -> None:
-    """Add the jobs of a grid without a result, with reasons. MLflow is queried only for jobs without a
-    folder here.
+    """Add a grid's jobs without a result to the records, with reasons. MLflow is queried only for jobs
+    without a folder here.
     """
     with_result = {run.job_id for run in records.runs}
     jobs, seen = records.set_grid_jobs(plan.job_ids), set[str]()
@@ -117,13 +117,15 @@ def add_missing_jobs(
         if planned.get("planned") == IMPOSSIBLE or not job_id:
             found = IMPOSSIBLE, planned.get("problem") or ""
         elif folder.is_dir():
-            found = _state_from_folder(Job(job_id, folder))
+            found = _missing_reason_from_folder(Job(job_id, folder))
         else:
             if in_mlflow is None and client is not None and store is not None:
                 in_mlflow = _newest_runs_by_job(client, store, plan.grid)
-            found = _state_from_mlflow((in_mlflow or {}).get(job_id), planned)
+            found = _missing_reason_from_mlflow((in_mlflow or {}).get(job_id), planned)
         if found is not None:
-            jobs.add_missing(_job_name(plan, planned), job_id, *found, _job_params(plan, planned))
+            jobs.add_missing(
+                _planned_job_name(plan, planned), job_id, *found, _planned_job_params(plan, planned)
+            )
 
 
 def _parse_plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
@@ -133,8 +135,8 @@ def _parse_plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
     return GridPlan(grid, jobs, content.get("config") or {})
 
 
-def _state_from_folder(job: Job) -> tuple[str, str] | None:
-    """Return why a job has no result. None if it has one: then its run was deleted in MLflow."""
+def _missing_reason_from_folder(job: Job) -> tuple[str, str] | None:
+    """Return why a job has no result, from its folder. None if it has one, whose MLflow run was deleted."""
     with suppress(PermissionError):  # a folder that only others may write
         if is_locked(job.folder / LOCK):
             return STATES[RUNNING], ""
@@ -150,7 +152,7 @@ def _state_from_folder(job: Job) -> tuple[str, str] | None:
     return STATES[record.status.value], record.error or ""
 
 
-def _state_from_mlflow(run: Any, planned: Mapping[str, Any]) -> tuple[str, str] | None:
+def _missing_reason_from_mlflow(run: Any, planned: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return why a job has no result, from its newest run in the grid, or from the grid's plan."""
     problem = planned.get("problem") or ""
     if run is None:
@@ -161,15 +163,15 @@ def _state_from_mlflow(run: Any, planned: Mapping[str, Any]) -> tuple[str, str] 
 
 
 def _newest_runs_by_job(client: Any, store: Store, grid: str) -> dict[str, Any]:
-    """Return the newest run of each job below the grid's run."""
-    with errors_as_one_message(read_error_message):
+    """Return each job's newest run below the grid's parent run."""
+    with convert_store_errors(read_error_message):
         experiment = find_experiment(client, store.experiment)
         runs = [*search_runs(client, experiment.experiment_id, f"tags.`{PARENT}` = '{grid}'")]
     return {run.data.tags[JOB_ID]: run for run in reversed(runs) if JOB_ID in run.data.tags}
 
 
-def _job_name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
-    """Return the overrides in which a job differs from the others. Plans of earlier versions have no
+def _planned_job_name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
+    """Return the overrides that distinguish a planned job. Plans written by earlier versions contain no
     names.
     """
     if planned.get("name"):
@@ -179,7 +181,7 @@ def _job_name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
     return " ".join(text for text in own if text not in shared) or planned["job_id"] or " ".join(own)
 
 
-def _job_params(plan: GridPlan, planned: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return a job's config as text, or None if the plan does not contain it."""
+def _planned_job_params(plan: GridPlan, planned: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return a planned job's config as params. None if the plan does not contain the config."""
     own = planned.get("config")
     return None if own is None else {**plan.config, **own}

@@ -1,4 +1,4 @@
-"""Verdicts on jobs of a folder, such as those of a grid, with the first job of each task as
+"""Verdicts on the jobs in a folder, such as those of a grid. The first job of each task is the
 baseline.
 """
 
@@ -13,8 +13,8 @@ from runner.recorded_runs.sample_reader import SampleReader
 from runner_compare import ComparisonOptions, NotPaired, build_table, conclusion_and_findings, key_label
 
 
-def compute_verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
-    """Return the verdicts on finished jobs. The first job of each task is the baseline of the others."""
+def compute_comparison_verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
+    """Return the verdicts of comparing finished jobs with the first job of their task."""
     runs = [
         run
         for run in load_runs_of_jobs(output_dir, job_ids)

@@ -1,4 +1,4 @@
-"""Opens the jobs of a comparison, from an output folder or an MLflow store."""
+"""Opens the jobs to compare, from an output folder or an MLflow store."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from runner.recorded_runs.folder_runs import load_recorded_runs
 from runner.recorded_runs.grid_plans import (
     GridPlan,
     add_missing_jobs,
-    download_plan,
+    download_grid_plan,
     find_folder_plan,
     load_folder_plans,
 )
-from runner.recorded_runs.publish_divergences import publish_all
+from runner.recorded_runs.publish_divergences import publish_accuracies_and_divergences
 from runner.recorded_runs.run_list import (
     LAST,
-    find_grid,
-    find_last_grid,
+    find_grid_run,
+    find_last_grid_run,
     load_grid_job_runs,
-    load_runs,
+    load_store_runs,
     require_single_grid,
 )
 from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.store_choice import choose_store_to_read
 from runner.tracking.job_runs import log_comparison_files
-from runner.tracking.stored_runs import open_for_reading
-from runner.tracking.stores import Store, ui_address_or_command
+from runner.tracking.stored_runs import open_client_for_reading
+from runner.tracking.stores import Store, ui_url_or_command
 from runner_base import ConfigError
 from runner_compare import Records, RecordsOpener, Run, Table
 
@@ -38,51 +38,51 @@ MAX_NAMED = 6  # jobs in a message
 
 @dataclass
 class RecordedJobs(Records):
-    """Jobs of an output folder or of an MLflow store."""
+    """Recorded jobs in an output folder or an MLflow store."""
 
     client: Any  # None: only the folder's jobs have recorded anything
     grid: str | None = None  # the MLflow run of the grid that --grid has named
 
     def find_log_target(self, runs: Sequence[Run]) -> str:
-        """Return the id of the MLflow grid run that all these runs belong to."""
+        """Return the id of the MLflow grid run to which all given runs belong."""
         return self.grid or require_single_grid([*runs])
 
     def log_comparison(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
-        """Add the files of a comparison to the artifacts of a grid's run."""
+        """Add the files of a comparison to the artifacts of a grid's MLflow run."""
         log_comparison_files(self.client, target, folder, names, artifact_folder)
 
     def publish_comparison(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-        """Write the files of --publish, and return their paths."""
-        return publish_all(tables, folder, benchmark)
+        """Write the files for --publish and return their paths."""
+        return publish_accuracies_and_divergences(tables, folder, benchmark)
 
 
 class JobsOpener(RecordsOpener):
-    """Opens the jobs that the command line options select."""
+    """Opens the recorded jobs that the command line options of a comparison select."""
 
     def open(self, options: argparse.Namespace, scratch: Path) -> Records:
-        """Return the finished jobs. Stores the name of their experiment in the options, for the report."""
+        """Return the finished jobs, and store their experiment's name in the options for the report."""
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = choose_store_to_read(output_dir, options.tracking_uri, options.experiment)
         if store is None:
-            return _open_folder(options, output_dir, scratch)
-        client, options.experiment = open_for_reading(store), store.experiment
+            return _open_folder_jobs(options, output_dir, scratch)
+        client, options.experiment = open_client_for_reading(store), store.experiment
         reader = SampleReader(client, output_dir, scratch)
         if options.grid:
-            grid = find_grid(client, options.experiment, options.grid)
-            plan = download_plan(client, grid, scratch)
+            grid = find_grid_run(client, options.experiment, options.grid)
+            plan = download_grid_plan(client, grid, scratch)
             runs = load_grid_job_runs(client, store, grid, plan)
         else:
-            grid, runs = None, load_runs(client, store)
-            plan = None if options.runs else _find_last_plan(client, store, scratch)
-        jobs = RecordedJobs(runs, reader, client, grid, shown_at=ui_address_or_command(store.uri))
+            grid, runs = None, load_store_runs(client, store)
+            plan = None if options.runs else _find_last_grid_plan(client, store, scratch)
+        jobs = RecordedJobs(runs, reader, client, grid, shown_at=ui_url_or_command(store.uri))
         if plan is not None:
             add_missing_jobs(jobs, plan, output_dir, client, store)
         _require_finished_jobs(jobs, options.grid)
         return jobs
 
 
-def _open_folder(options: argparse.Namespace, output_dir: Path, temp_folder: Path) -> Records:
-    """Return the jobs of a folder without an MLflow database."""
+def _open_folder_jobs(options: argparse.Namespace, output_dir: Path, temp_folder: Path) -> Records:
+    """Return the recorded jobs of an output folder without an MLflow database."""
     if options.log:
         raise ConfigError(
             f"{output_dir} has no MLflow database, only records of jobs", key="--log", code="not_found"
@@ -101,16 +101,16 @@ def _open_folder(options: argparse.Namespace, output_dir: Path, temp_folder: Pat
     return jobs
 
 
-def _find_last_plan(client: Any, store: Store, temp_folder: Path) -> GridPlan | None:
-    """Return the plan of the grid that was started last, or None."""
+def _find_last_grid_plan(client: Any, store: Store, temp_folder: Path) -> GridPlan | None:
+    """Return the plan of the most recently started grid, or None."""
     if store.is_folder_database and (plans := load_folder_plans(store.output_dir)):
         return next((plan for plan in plans if plan.experiment == store.experiment), None)
-    grid = find_last_grid(client, store.experiment)
-    return download_plan(client, grid, temp_folder) if grid else None
+    grid = find_last_grid_run(client, store.experiment)
+    return download_grid_plan(client, grid, temp_folder) if grid else None
 
 
 def _require_finished_jobs(jobs: RecordedJobs, grid_name: str) -> None:
-    """Raise ConfigError with the states of a grid's jobs if none of them has finished."""
+    """Raise ConfigError if no job of a grid has finished, with the states of its jobs."""
     if jobs.runs:
         return
     missing = jobs.grid_jobs.missing[:MAX_NAMED] if jobs.grid_jobs else []

@@ -1,4 +1,6 @@
-"""Rules on which config keys distinguish jobs, from the schema and the job's choices."""
+"""Rules on which config keys make two jobs different, derived from the config schema and the jobs'
+choices.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from runner_compare import KeyRules
 
 
 class SchemaRules(KeyRules):
-    """Key rules from the schema of the config groups."""
+    """Rules from the config schema on which keys may differ within one experiment."""
 
     def __init__(self) -> None:
         self.order = [item.name for item in fields(RunnerConfig)]
@@ -23,7 +25,7 @@ class SchemaRules(KeyRules):
         of_some = {
             key: value for key, value in KeyRules.defaults.items() if key.startswith(("task.", "lora."))
         }
-        self.defaults = _defaults_in_every_choice() | of_some
+        self.defaults = _defaults_common_to_choices() | of_some
 
     def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
         """Return the config keys in which two runs may differ and still be the same experiment.
@@ -33,7 +35,7 @@ class SchemaRules(KeyRules):
         of the same name may count in another choice of its group: task.split is inert in a sweep, but
         not in gsm8k.
         """
-        keys = {item.name for item in fields(RunnerConfig) if _is_inert(item)} | {"metrics.package"}
+        keys = {item.name for item in fields(RunnerConfig) if _changes_no_answer(item)} | {"metrics.package"}
         for group_name, schemas in GROUPS.items():
             chosen = schemas.get(config.get(f"{group_name}.name", ""))
             if chosen and any(
@@ -44,13 +46,13 @@ class SchemaRules(KeyRules):
                 keys |= {
                     f"{group_name}.{item.name}"
                     for item in fields(schema)
-                    if _is_inert(item, config.get(f"{group_name}.{item.name}"))
+                    if _changes_no_answer(item, config.get(f"{group_name}.{item.name}"))
                 }
         return keys
 
 
-def _is_inert(schema_field: Field[Any], recorded_value: str | None = None) -> bool:
-    """Return whether a key changes no answer."""
+def _changes_no_answer(schema_field: Field[Any], recorded_value: str | None = None) -> bool:
+    """Return whether a config key with this value changes no answer."""
     counts = get_identity_rule(schema_field)
     changes_none = isinstance(counts, NotInIdentity) and counts is not HASHED
     if isinstance(counts, NotInIdentity) and recorded_value is not None:
@@ -60,7 +62,7 @@ def _is_inert(schema_field: Field[Any], recorded_value: str | None = None) -> bo
 
 
 def _equivalent_defaults() -> dict[tuple[str, str], str]:
-    """Return key and default → the value with the same meaning for a job's identity, all as text."""
+    """Return (key, default) → another value with the same meaning for a job's identity, all as text."""
     keys = [
         (f"{group_name}.{item.name}", item)
         for group_name, schemas in GROUPS.items()
@@ -80,21 +82,21 @@ def _equivalent_defaults() -> dict[tuple[str, str], str]:
     return alike
 
 
-def _defaults_in_every_choice() -> dict[str, str]:
-    """Return the defaults, as text, of keys that every choice of a group has: older records lack such
-    keys.
+def _defaults_common_to_choices() -> dict[str, str]:
+    """Return the defaults, as text, of keys that every choice of a group has and that older records
+    lack.
     """
     return {
         f"{group_name}.{item.name}": value_to_text(get_omitted_value(item))
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
-        if _may_be_omitted(get_identity_rule(item))
+        if _is_omitted_at_default(get_identity_rule(item))
         and all(item.name in {other.name for other in fields(schema)} for schema in schemas.values())
     }
 
 
-def _may_be_omitted(identity_rule: object) -> bool:
-    """Return whether a key is left out of the identity of jobs that have its default."""
+def _is_omitted_at_default(identity_rule: object) -> bool:
+    """Return whether a key is left out of a job's identity while it has its default."""
     return isinstance(identity_rule, InIdentityUnless) or (
         isinstance(identity_rule, NotInIdentity) and bool(identity_rule.only)
     )

@@ -1,5 +1,5 @@
-"""Report section with the cost of each profile over all tasks: memory, load time, speed and
-suitable machine.
+"""Report section that compares profiles over all tasks: memory, load time, speed and suitable
+machine.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SPEEDS = ("decode_tok_per_s", "best_decode_tok_per_s", "output_tok_per_s", "best
 
 class ProfilesSection(Section):
     def cross_task_tables(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
-        return {"profiles": profile_columns(tables)}
+        return {"profiles": profile_cost_columns(tables)}
 
 
-def profile_columns(tables: Sequence[Table]) -> list[Column]:
-    """Return the columns profile | memory | load time | speed | suits. Empty if there is nothing to
-    compare.
+def profile_cost_columns(tables: Sequence[Table]) -> list[Column]:
+    """Return the columns profile, memory, load time, speed and suitable machine. Empty without profiles
+    to compare.
     """
     order = [name for name in PROFILES if name != NONE]
     runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]
@@ -39,14 +39,16 @@ def profile_columns(tables: Sequence[Table]) -> list[Column]:
         costs.append(Column("GPU\nMiB", [format_number(run.metrics.get("cuda_peak_mib")) for run in runs]))
     costs += [
         Column("load\ns", [format_number(run.metrics.get("load_s")) for run in runs]),
-        Column("speed\ntok/s", [_format_speed(run) for run in runs]),
+        Column("speed\ntok/s", [_format_run_speed(run) for run in runs]),
         Column("suits", [PROFILES[name].suits for name in names], False),
     ]
     return [*columns, *(replace(column, use=ColumnUse.result) for column in costs)]
 
 
-def _format_speed(run: Run) -> str:
-    """Return the speed: tokens per second while decoding, or over whole answers of a server."""
+def _format_run_speed(run: Run) -> str:
+    """Return a run's speed as text: decoded tokens per second, or for a server tokens per second of
+    whole answers.
+    """
     if name := next((name for name in SPEEDS if name in run.metrics), None):
         return format_number(run.metrics[name])
     tokens, seconds = run.metrics.get("new_tokens"), run.metrics.get("seconds")

@@ -1,4 +1,4 @@
-"""`--publish FOLDER`: writes a comparison as files for a model's repository on the Hugging Face
+"""`--publish FOLDER`: writes comparison results as files for a model repository on the Hugging Face
 Hub.
 
 `evaluation.md` is a section for the model card, `.eval_results/DATASET.yaml` the data for the
@@ -20,7 +20,7 @@ from runner.core.prompt_facts import PromptFact
 from runner.datasets.row_layouts import KNOWN_CHOICES
 from runner.records.jobs import Job
 from runner.render import model_cards
-from runner_base import ConfigError, print_message, replace_text, write_error
+from runner_base import ConfigError, convert_write_error, print_message, replace_text
 from runner_compare import Run, Table, TableRow, escape_markdown, row_name
 
 CARD, RESULTS = "evaluation.md", ".eval_results"
@@ -36,7 +36,7 @@ OF_DATASET, OF_SOURCE = (
 
 
 def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-    """Write the accuracy files, in a folder per model if there are several, and return their paths.
+    """Write accuracy files, in one folder per model if there are several models, and return their paths.
 
     `benchmark` is `DATASET_ID:TASK_ID` of the Hub, if task.data does not contain it.
     """
@@ -50,7 +50,7 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
             key="--publish",
             code="empty",
         )
-    require_single_jobs([row.run for _, row in rows])
+    require_runs_of_single_jobs([row.run for _, row in rows])
     by_model: dict[tuple[tuple[str, str], ...], list[tuple[Table, TableRow]]] = {}
     for table, row in rows:
         weights = tuple(sorted(param for param in row.run.params.items() if param[0].startswith(OF_WEIGHTS)))
@@ -58,20 +58,20 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
     paths: list[Path] = []
     for number, of_model in enumerate(by_model.values(), 1):
         folder_of_model = folder if len(by_model) == 1 else folder / _model_folder_name(number, *of_model[0])
-        files = {CARD: format_card_section(of_model)}
-        for dataset, entries in _hub_entries(of_model, benchmark).items():
+        files = {CARD: format_accuracy_card_section(of_model)}
+        for dataset, entries in _build_hub_entries(of_model, benchmark).items():
             files[f"{RESULTS}/{dataset}.yaml"] = entries_to_yaml(entries)
         for name, text in files.items():
             try:
                 replace_text(folder_of_model / name, text)
             except OSError as error:
-                raise write_error(folder_of_model, error, "--publish") from error
+                raise convert_write_error(folder_of_model, error, "--publish") from error
             paths.append(folder_of_model / name)
     return paths
 
 
-def require_single_jobs(runs: Sequence[Run]) -> None:
-    """Raise ConfigError for a run of another tool, or of several pooled jobs."""
+def require_runs_of_single_jobs(runs: Sequence[Run]) -> None:
+    """Raise ConfigError for a run of another tool, and for a run pooled from several jobs."""
     if foreign := next((run for run in runs if run.tool or run.parts), None):
         raise ConfigError(
             (
@@ -89,8 +89,8 @@ def _model_folder_name(number: int, table: Table, row: TableRow) -> str:
     return f"{number}-{name}"[:80]
 
 
-def format_card_section(table_rows: Sequence[tuple[Table, TableRow]]) -> str:
-    """Return the evaluation section of a model card in Markdown."""
+def format_accuracy_card_section(table_rows: Sequence[tuple[Table, TableRow]]) -> str:
+    """Return a Markdown section on the accuracies for a model card."""
     lines = [
         "## Evaluation",
         "",
@@ -106,8 +106,8 @@ def format_card_section(table_rows: Sequence[tuple[Table, TableRow]]) -> str:
             _format_count(run),
             f"{accuracy:.1%}",
             f"{low:.1%} – {high:.1%}",
-            _format_comparison(row),
-            prompt_hash(run),
+            _format_baseline_difference(row),
+            format_prompt_hash(run),
         )
         lines.append(f"| {' | '.join(escape_markdown(cell).replace('|', '/') for cell in cells)} |")
     lines += ["", model_cards.FORM, ""]
@@ -115,19 +115,21 @@ def format_card_section(table_rows: Sequence[tuple[Table, TableRow]]) -> str:
     return "\n".join([*lines, *(f"    {command}" for command in commands), ""])
 
 
-def _hub_entries(
+def _build_hub_entries(
     table_rows: Sequence[tuple[Table, TableRow]], benchmark: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the Hub's entries by file name. Runs on data that are no Hub benchmark have none."""
+    """Return the Hub's evaluation entries by file name. Runs on other data than a Hub benchmark have
+    none.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for _, row in table_rows:
-        names = _benchmark_ids(row.run, benchmark)
+        names = _find_benchmark_ids(row.run, benchmark)
         if names is None:
             data = row.run.params.get("task.data")
             print_message(f"note: {model_cards.not_on_hub_message(row.run.job_id, data, RESULTS)}")
             continue
         entry = build_hub_entry(row.run, *names)
-        check_hub_entry(entry)
+        validate_hub_entry(entry)
         of_file = found.setdefault(names[0].replace("/", "--"), [])
         if any(listed["dataset"] == entry["dataset"] for listed in of_file):
             raise ConfigError(f"several runs of one model on {names[0]} ({names[1]}). Choose one of them with "
@@ -136,8 +138,8 @@ def _hub_entries(
     return found
 
 
-def _benchmark_ids(run: Run, benchmark: str) -> tuple[str, str] | None:
-    """Return the Hub's data set id and task id. None if the data are not from the Hub."""
+def _find_benchmark_ids(run: Run, benchmark: str) -> tuple[str, str] | None:
+    """Return the Hub's data set id and task id of a run. None if its data are not from the Hub."""
     if benchmark:
         dataset, _, task = benchmark.partition(":")
         if not DATASET_ID.fullmatch(dataset) or not task:
@@ -157,7 +159,7 @@ def build_hub_entry(run: Run, dataset: str, task: str) -> dict[str, Any]:
     accuracy, low, high = _require_interval(run)
     notes = (
         f"accuracy in %, 95 % interval {100 * low:.1f} to {100 * high:.1f}, "
-        f"n = {_format_count(run)}, form {prompt_hash(run)}, "
+        f"n = {_format_count(run)}, form {format_prompt_hash(run)}, "
         f"task version {run.task_version}; {reproduction_command(run)}"
     )
     entry = {"dataset": {"id": dataset, "task_id": task}, "value": round(100 * accuracy, 2), "notes": notes}
@@ -165,7 +167,7 @@ def build_hub_entry(run: Run, dataset: str, task: str) -> dict[str, Any]:
     return entry | ({"date": record.started_at} if record is not None and record.started_at else {})
 
 
-def check_hub_entry(entry: Any) -> None:
+def validate_hub_entry(entry: Any) -> None:
     """Raise ConfigError where an entry violates the documented schema of `.eval_results/*.yaml`."""
     _check_keys("", entry, REQUIRED, OPTIONAL)
     dataset = entry["dataset"]
@@ -209,12 +211,12 @@ def entries_to_yaml(entries: list[dict[str, Any]]) -> str:
 
 
 def reproduction_command(run: Run) -> str:
-    """Return the command that reproduces a job: its choices, and the keys that differ from their
+    """Return the command that reproduces a job: its choices, and all keys that differ from their
     defaults.
     """
     from runner.config.compose import compose_job
-    from runner.config.hydra import to_config
-    from runner.config.override_quoting import quote_texts
+    from runner.config.hydra import to_runner_config
+    from runner.config.override_quoting import quote_override_values
     from runner.records.flat_config import flatten_config
 
     params = run.params
@@ -223,7 +225,7 @@ def reproduction_command(run: Run) -> str:
         group: params.get(f"{group}.name", "") for group in ("quantization", "lora", "rope", "generation")
     }
     overrides += [f"{group}={name}" for group, name in names.items() if name]
-    usual = dict(flatten_config(to_config(*compose_job(quote_texts(overrides)))))
+    usual = dict(flatten_config(to_runner_config(*compose_job(quote_override_values(overrides)))))
     keys = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS or key == "seed"}
     left_out = {f"{group}.name" for group in GROUPS} | _auto_detected_keys(params)
     changed = [
@@ -235,28 +237,30 @@ def reproduction_command(run: Run) -> str:
     return shlex.join(
         [
             "runner",
-            *quote_texts([*(override for override in overrides if override not in usual_choices), *changed]),
+            *quote_override_values(
+                [*(override for override in overrides if override not in usual_choices), *changed]
+            ),
         ]
     )
 
 
 def _model_override(name: str) -> str:
-    from runner.config.choices import included_choice_files
+    from runner.config.choices import installed_choice_files
 
-    is_choice = any(name == file.stem for file in included_choice_files("model"))
+    is_choice = any(name == file.stem for file in installed_choice_files("model"))
     return f"model={name}" if is_choice else "model=auto"
 
 
 def _auto_detected_keys(params: dict[str, str]) -> set[str]:
-    """Return the keys that a job has detected from its data: choices in a known layout, and their
+    """Return the keys that the job derived from its data: choices in a known layout, and their
     instruction.
     """
     is_found = params.get("task.choices_key") in KNOWN_CHOICES and params.get("task.answer_key") == "null"
     return {"task.choices_key", "task.instruction"} if is_found else set()
 
 
-def prompt_hash(run: Run) -> str:
-    """Return the hash of the prompts' form, or a dash if it was not recorded."""
+def format_prompt_hash(run: Run) -> str:
+    """Return the hash of the prompts' form. A dash if none was recorded."""
     return PromptFact.from_fact(run.facts.get("prompt", "")).form or "–"
 
 
@@ -270,8 +274,8 @@ def _format_count(run: Run) -> str:
     return f"{run.metrics['n']:.0f}" + (f" in {families:.0f} clusters" if families else "")
 
 
-def _format_comparison(row: TableRow) -> str:
-    """Return the difference from the baseline with its interval and finding."""
+def _format_baseline_difference(row: TableRow) -> str:
+    """Return the difference from the baseline as text, with its interval and finding."""
     effect = row.effect
     if row.is_baseline or effect is None or row.baseline is None:
         return "the baseline" if row.is_baseline else "–"

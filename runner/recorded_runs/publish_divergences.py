@@ -1,5 +1,5 @@
-"""`--publish FOLDER` for jobs with a reference: the table of divergences for a model card of
-quantized models.
+"""`--publish FOLDER` for jobs with a reference: a table of divergences for quantized models' model
+cards.
 
 `divergence.md` has a line for each format: the size of its weights, the mean KL divergence and
 its tail, how often the top token equals the reference's, and the ratio of the perplexities,
@@ -13,9 +13,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.recorded_runs.publish import publish_accuracies, reproduction_command, require_single_jobs
-from runner.render.model_cards import divergence_explanation
-from runner_base import replace_text, write_error
+from runner.recorded_runs.publish import publish_accuracies, reproduction_command, require_runs_of_single_jobs
+from runner.render.model_cards import explain_divergence_columns
+from runner_base import convert_write_error, replace_text
 from runner_compare import (
     ABSENT,
     Run,
@@ -35,9 +35,9 @@ BITS_A_MIB = 8 * 2**20
 LONGEST_NAME = 60
 
 
-def publish_all(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-    """Write the accuracies and the divergences of the tables, and return the paths of the files."""
-    sections = [text for table in tables for text in divergence_sections(table)]
+def publish_accuracies_and_divergences(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
+    """Write the accuracies and divergences of all tables, and return the paths of the files."""
+    sections = [text for table in tables for text in format_divergence_sections(table)]
     has_accuracies = any(row.run.accuracy_interval is not None for table in tables for row in table.rows)
     paths = (
         publish_accuracies(tables, folder, benchmark) if has_accuracies or benchmark or not sections else []
@@ -47,14 +47,14 @@ def publish_all(tables: Sequence[Table], folder: Path, benchmark: str) -> list[P
     try:
         replace_text(folder / FILE, "\n".join(sections))
     except OSError as error:
-        raise write_error(folder, error, "--publish") from error
+        raise convert_write_error(folder, error, "--publish") from error
     return [*paths, folder / FILE]
 
 
-def divergence_sections(table: Table) -> list[str]:
-    """Return a model card section per reference and set of texts. Empty without divergences."""
+def format_divergence_sections(table: Table) -> list[str]:
+    """Return one model card section per reference and set of texts. Empty without divergences."""
     rows = [row for row in table.rows if CHIEF in row.run.metrics]
-    require_single_jobs([row.run for row in rows])
+    require_runs_of_single_jobs([row.run for row in rows])
     names = dict(
         zip((row.run.run_id for row in rows), short_row_names(rows, table.keys, LONGEST_NAME), strict=True)
     )
@@ -65,7 +65,9 @@ def divergence_sections(table: Table) -> list[str]:
 
 
 def _table_group_key(run: Run) -> tuple[str, ...]:
-    """Return what the lines of one table share: reference, texts, and whether distributions are whole."""
+    """Return what all rows of one published table share: reference, texts, and whether distributions are
+    whole.
+    """
     keys = ("task.reference", "task.data", "task.split")
     counts = (f"{run.metrics.get(key, 0):,.0f}" for key in ("n", "scored_tokens"))
     return (
@@ -86,8 +88,12 @@ def _format_section(table_rows: Sequence[TableRow], names: dict[str, str]) -> st
     for row in sorted(table_rows, key=lambda row: -row.run.metrics.get("weight_mib", 0)):
         usual_name = row.run.params.get("quantization.name", row.run.job_id)
         name = names[row.run.run_id]
-        lines.append(_markdown_row([usual_name if name == row.run.job_id else name, *_format_cells(row.run)]))
-    explanation = divergence_explanation(reference, bool(bounds), texts, tokens, data, split)
+        lines.append(
+            _markdown_row(
+                [usual_name if name == row.run.job_id else name, *_format_divergence_cells(row.run)]
+            )
+        )
+    explanation = explain_divergence_columns(reference, bool(bounds), texts, tokens, data, split)
     commands = dict.fromkeys(reproduction_command(row.run) for row in table_rows)
     return "\n".join(
         [*lines, "", escape_markdown(explanation), "", *(f"    {command}" for command in commands), ""]
@@ -98,8 +104,8 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(escape_markdown(cell).replace('|', '/') for cell in cells)} |"
 
 
-def _format_cells(run: Run) -> list[str]:
-    """Return the cells of a run in the order of HEADS."""
+def _format_divergence_cells(run: Run) -> list[str]:
+    """Return a run's table cells in the order of HEADS."""
     mib, parameters = run.metrics.get("weight_mib"), run.metrics.get("parameters")
     keys = ("kl_nats_per_token", "kl_p99_nats", "kl_p999_nats", "top_1_agreement")
     return [

@@ -1,13 +1,20 @@
-"""Loads the finished runs and grids of an MLflow store, from the folder's records where available."""
+"""Loads the finished runs and grids of an MLflow store, and reads records in the folder where
+available.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
-from runner.recorded_runs.folder_runs import Dated, build_run, load_experiment_runs, sort_runs
+from runner.recorded_runs.folder_runs import (
+    Dated,
+    build_mlflow_like_run,
+    load_experiment_runs,
+    sort_newest_finished_first,
+)
 from runner.recorded_runs.grid_plans import GridPlan
-from runner.tracking.connection import errors_as_one_message
+from runner.tracking.connection import convert_store_errors
 from runner.tracking.logged_metrics import read_all_metrics
 from runner.tracking.published_index import experiment_identity
 from runner.tracking.stored_runs import (
@@ -28,16 +35,17 @@ from runner_compare import JOB_ID, Run
 LAST = "last"
 
 
-def load_runs(
+def load_store_runs(
     client: Any, store: Store, job_ids: Collection[str] | None = None, grid_run_id: str = ""
 ) -> list[Run]:
-    """Return the finished runs, newest first, then runs with errors of jobs that have never finished.
+    """Return the finished runs of a store, newest first, followed by runs with errors of jobs that never
+    finished.
 
     A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs
     of these jobs and of the grid.
     """
-    with errors_as_one_message(read_error_message):
-        runs = sort_runs(load_folder_and_mlflow_runs(client, store, job_ids, grid_run_id))
+    with convert_store_errors(read_error_message):
+        runs = sort_newest_finished_first(load_folder_and_mlflow_runs(client, store, job_ids, grid_run_id))
     if not runs and job_ids is None:
         raise ConfigError(
             "it contains no completed run", key="--experiment", value=store.experiment, code="empty"
@@ -53,7 +61,7 @@ def load_runs(
 def load_folder_and_mlflow_runs(
     client: Any, store: Store, job_ids: Collection[str] | None, grid_run_id: str
 ) -> list[Dated]:
-    """Return the runs that the output folder has recorded, and all others from MLflow."""
+    """Return the runs that the output folder has recorded, and all other runs from MLflow."""
     experiment = find_experiment(client, store.experiment)
     here, where = (
         load_experiment_runs(store, experiment_identity(experiment), job_ids),
@@ -76,7 +84,9 @@ def load_folder_and_mlflow_runs(
                     (recorded.info.run_id, recorded.info.start_time, recorded.info.status),
                 )
                 metrics = read_all_metrics(client, recorded.info.run_id, data.tags, data.metrics)
-                runs[recorded.info.run_id] = found = build_run(*ids, data.params, data.tags, metrics)
+                runs[recorded.info.run_id] = found = build_mlflow_like_run(
+                    *ids, data.params, data.tags, metrics
+                )
                 found[1].artifacts = recorded.info.artifact_uri or ""
     logged = {run.job_id for _, run in runs.values()}
     for job_id in sorted(here.damaged.keys() - logged):
@@ -87,22 +97,22 @@ def load_folder_and_mlflow_runs(
     ]
 
 
-def find_last_grid(client: Any, experiment_name: str) -> str:
-    """Return the run id of the grid that was started last. Empty without grids."""
+def find_last_grid_run(client: Any, experiment_name: str) -> str:
+    """Return the run id of the most recently started grid. Empty without grids."""
     grids = _load_grid_runs(client, experiment_name)
     return grids[0].info.run_id if grids else ""
 
 
 def _load_grid_runs(client: Any, experiment_name: str) -> list[Any]:
-    """Return the runs of grids, the last started first."""
-    with errors_as_one_message(read_error_message):
+    """Return the MLflow runs of all grids, the most recently started first."""
+    with convert_store_errors(read_error_message):
         experiment_id = find_experiment(client, experiment_name).experiment_id
         grids = [*search_runs(client, experiment_id, f"tags.{GRID} LIKE '%'")]
-    return sorted(grids, key=_started_ms, reverse=True)
+    return sorted(grids, key=_last_start_ms, reverse=True)
 
 
-def find_grid(client: Any, experiment_name: str, grid_prefix: str) -> str:
-    """Return the run id of the grid whose id begins with the prefix, or of the last one."""
+def find_grid_run(client: Any, experiment_name: str, grid_prefix: str) -> str:
+    """Return the run id of the grid whose id begins with `grid_prefix`, or of the last grid."""
     grids = _load_grid_runs(client, experiment_name)
     if not grids:
         raise ConfigError(
@@ -130,15 +140,17 @@ def find_grid(client: Any, experiment_name: str, grid_prefix: str) -> str:
     return run_id
 
 
-def _started_ms(grid_run: Any) -> int:
-    """Return when a grid was last started. A grid that is started again continues its first run."""
+def _last_start_ms(grid_run: Any) -> int:
+    """Return when a grid was last started, in ms. Starting a grid again continues its first run."""
     return int(grid_run.data.tags.get(GRID_STARTED_MS, grid_run.info.start_time))
 
 
 def load_grid_job_runs(client: Any, store: Store, grid_run_id: str, plan: GridPlan | None) -> list[Run]:
-    """Return a grid's runs: those that it ran, and earlier runs of jobs that were already done."""
+    """Return a grid's job runs: those below its parent run, and earlier runs of jobs that were already
+    done.
+    """
     planned = set(plan.job_ids) if plan is not None else None
-    runs = load_runs(client, store, planned, grid_run_id)
+    runs = load_store_runs(client, store, planned, grid_run_id)
     of_grid = [run for run in runs if run.grid == grid_run_id]
     earlier = (planned or set()) - {run.job_id for run in of_grid}
     return of_grid + [run for run in runs if run.job_id in earlier]

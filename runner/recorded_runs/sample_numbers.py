@@ -1,4 +1,6 @@
-"""Metrics per sample besides the verdict: tokens, cost, probability of a right vote."""
+"""Reads metrics per sample other than the verdict: tokens, cost, probability of a right majority
+vote.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ NUMBERS = {
 }
 
 
-def read_sample_metric(path: Path, metric_name: str, verdict_sources: Sequence[str] = ()) -> Answers:
-    """Return a metric of each answered question. Raises EvidenceError if a sample was changed.
+def read_sample_metric(samples_path: Path, metric_name: str, verdict_sources: Sequence[str] = ()) -> Answers:
+    """Return a metric of each answered question. Raises EvidenceError if a sample was modified.
 
     `verdict_sources` are the extractors or scorers that judged a run; of these, the first one that
     a sample has counts.
@@ -46,24 +48,24 @@ def read_sample_metric(path: Path, metric_name: str, verdict_sources: Sequence[s
     )
     return {
         question_identity(sample): QuestionOutcome.from_metric(sample, number_of(sample))
-        for sample in read_samples(path).values()
+        for sample in read_samples(samples_path).values()
         if sample.answer.verdict is not None and not sample.failed and not (chance and sample.left_out)
     }
 
 
 def chance_of_right_answer(
-    chance: RepeatedAnswerMetric, verdict_sources: Sequence[str], sample: Sample
+    repeated_answer_metric: RepeatedAnswerMetric, verdict_sources: Sequence[str], sample: Sample
 ) -> float | None:
-    """Return the probability that k of a question's answers include a right one, or elect it."""
+    """Return the probability that k answers to a question include a right one, or elect a right one."""
     right, answers = sample.count_correct_answers
     if not answers:
         right, answers = int(sample.solved), 1
-    said = [_vote(choice, verdict_sources) for choice in sample.choices or [sample.answer]]
-    return chance.estimate(right, answers, AnswerVotes.from_answers(said))
+    said = [_find_vote(choice, verdict_sources) for choice in sample.choices or [sample.answer]]
+    return repeated_answer_metric.estimate(right, answers, AnswerVotes.from_answers(said))
 
 
-def _vote(answer: Answer, verdict_sources: Sequence[str]) -> tuple[str | None, bool]:
-    """Return an answer's vote, and whether that is right. A truncated answer has no vote."""
+def _find_vote(answer: Answer, verdict_sources: Sequence[str]) -> tuple[str | None, bool]:
+    """Return an answer's vote, and whether the vote is right. A truncated answer has no vote."""
     found = answer.extracted or {}
     said = next((found[way] for way in verdict_sources if way in found), next(iter(found.values()), None))
     is_cut_off = answer.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None

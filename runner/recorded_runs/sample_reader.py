@@ -1,4 +1,4 @@
-"""Reads a job's answers for a comparison, from its folder or from MLflow."""
+"""Reads a job's answers for a comparison, from the job's folder or from MLflow."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ TOLERANCE = (
 
 
 class SampleReader(Reader):
-    """Reads the samples of jobs. Files that their folders lack are downloaded from MLflow."""
+    """Reads the samples of runs. Files that are missing in local folders are downloaded from MLflow."""
 
     numbers_of_questions = NUMBERS
 
-    def __init__(self, client: Any, output_dir: Path, scratch: Path) -> None:
+    def __init__(self, client: Any, output_dir: Path, temp_folder: Path) -> None:
         super().__init__()
         self.key_rules = SchemaRules()
-        self.client, self.output_dir, self.scratch = client, output_dir, scratch
+        self.client, self.output_dir, self.scratch = client, output_dir, temp_folder
         self.sources: dict[str, Path] = {}  # by run id: the file that its answers were read from
         self._fetched: dict[tuple[str, str], Path | None] = {}  # by run id and file name; None: not in MLflow
 
     def load_run_answers(self, run: Run) -> Answers:
-        """Return which questions one run solved, from the first intact file that agrees with the logged
+        """Return which questions a run solved, from the first undamaged file that agrees with the logged
         counts.
         """
         read = partial(read_verdicts, num_questions=run.num_questions_when_stopped)
@@ -69,7 +69,7 @@ class SampleReader(Reader):
         )
 
     def load_text_scores(self, run: Run) -> Texts:
-        """Return each text's log-likelihood, from the first intact file that agrees with the logged mean."""
+        """Return each text's log-likelihood, from the first undamaged file that agrees with the logged mean."""
 
         def matches_logged_mean(scores: Texts) -> bool:
             likelihoods = sum_likelihoods_by_unit([score.likelihood for score in scores.values()])
@@ -86,7 +86,7 @@ class SampleReader(Reader):
         return self.read_first_intact(run, read_text_scores, matches_logged_mean, LOG_LIKELIHOOD)
 
     def numbers(self, run: Run) -> Answers:
-        """Return the number of each question that is compared instead of its verdict."""
+        """Return each question's value of the metric that is compared instead of the verdict."""
         ways = [way for key in (SCORER, EXTRACTOR) if (way := run.get_value(key))]
         read = partial(read_sample_metric, metric_name=run.number or "", verdict_sources=ways)
         parts = [self.read_first_intact(part, read, bool, "answers") for part in run.parts or [run]]
@@ -95,7 +95,7 @@ class SampleReader(Reader):
     def load_answer_texts(
         self, run: Run, questions: set[Question], max_chars: int = TEXT_END
     ) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some questions: verdict, extracted answer, and the end of the text."""
+        """Return a run's answers to the given questions: verdict, extracted answer, and the end of the text."""
         answers: dict[Question, dict[str, str]] = {}
         for part in run.parts or [run]:
             extractor = part.get_value(EXTRACTOR) or ""
@@ -110,13 +110,13 @@ class SampleReader(Reader):
         return answers
 
     def find_excluded_questions(self, run: Run) -> set[Question]:
-        """Return the questions that a run has answered but excludes from its score."""
+        """Return the questions that a run has answered but that do not count in its score."""
         parts = [part for part in run.parts or [run] if part.metrics.get("n_all")]
         samples = [sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()]
         return {question_identity(sample) for sample in samples if sample.left_out}
 
     def load_costs(self, run: Run) -> Costs:
-        """Return the cost of each scored question, from the first intact file that agrees with the logged
+        """Return the cost of each scored question, from the first undamaged file that agrees with the logged
         counts.
         """
 
@@ -131,7 +131,7 @@ class SampleReader(Reader):
         )
 
     def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield the repeats of each measurement from the run's folder and from MLflow."""
+        """Yield all repeats of a run's measurements, from the run's folder and from MLflow."""
         for path in self.find_files(run, REPEATS):
             try:
                 measures = read_repeats(path)
@@ -140,34 +140,34 @@ class SampleReader(Reader):
             yield measures
 
     def load_text_tokens(self, run: Run) -> list[TextTokens] | None:
-        """Return the tokens of each text in the order of the samples, without wrong choices."""
+        """Return the divergences per token of each text in the order of the samples, without wrong choices."""
         pairs = zip(self.find_files(run, DIVERGENCES), self.find_files(run, SAMPLES), strict=False)
-        return next((_read_text_tokens(divergences, samples) for divergences, samples in pairs), None)
+        return next((_read_token_divergences(divergences, samples) for divergences, samples in pairs), None)
 
     def load_worst_tokens(self, run: Run) -> list[dict[str, Any]]:
-        """Return the tokens with the largest divergence, each with its context."""
+        """Return the tokens with the largest divergence, each with the text around it."""
         path = next(self.find_files(run, WORST_TOKENS), None)
         lines = [] if path is None else path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
     def describe_rule_changes(self, task: str, versions: tuple[str, str]) -> str:
-        """Return what changed between two versions of a task's rules. Empty if unknown."""
+        """Return a text on what changed between two versions of a task's judging rules. Empty if unknown."""
         return describe_rule_changes(task, versions)
 
     def read_first_intact(
         self,
         run: Run,
-        read: Callable[[Path], Content],
+        read_file: Callable[[Path], Content],
         matches_log: Callable[[Content], bool],
         metric_names: str,
     ) -> Content:
-        """Return the content of the first intact samples file that agrees with the log. Raises NotPaired
-        if there is none.
+        """Return the content of the first undamaged samples file that agrees with the logged metrics. Raises
+        NotPaired without one.
         """
         why, damage = "", ""
         for path in self.find_files(run, SAMPLES):
             try:
-                content = read(path)
+                content = read_file(path)
             except RunRecordError as error:
                 why, damage = f"is damaged: {error}", str(error)
                 continue
@@ -180,14 +180,16 @@ class SampleReader(Reader):
         raise missing_samples_error(run, why)
 
     def find_files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield a file from the run's folder, from the folder next to a moved database, and from MLflow."""
+        """Yield the copies of a file: from the run's folder, from the folder next to a moved database, and
+        from MLflow.
+        """
         yield from self._local_files(run, name)
         fetched = self._download_once(run, name)
         if fetched is not None:
             yield fetched
 
     def fetch_files(self, runs: Iterable[Run]) -> None:
-        """Download in parallel the samples that no local folder has."""
+        """Download in parallel all samples files that no local folder contains."""
         missing = [
             run
             for run in runs
@@ -223,7 +225,7 @@ def _count_solved(answers: Answers) -> tuple[int, int]:
 
 def read_verdicts(path: Path, num_questions: int | None = None) -> Answers:
     """Return whether each scored question was solved. Raises EvidenceError with file and line if a
-    sample was changed.
+    sample was modified.
 
     Only the first `num_questions` count if a job stopped early, and none that task.without
     excludes.
@@ -247,7 +249,9 @@ def _read_sample_values(path: Path) -> Iterable[Sample]:
 
 
 def read_text_scores(path: Path) -> Texts:
-    """Return each text's score. Raises EvidenceError with file and line if a sample was changed."""
+    """Return each text's log-likelihood. Raises EvidenceError with file and line if a sample was
+    modified.
+    """
     return {
         sample.index: TextScore(
             (sample.question, sample.gold),
@@ -263,7 +267,7 @@ def read_text_scores(path: Path) -> Texts:
 
 def read_question_costs(path: Path, num_questions: int | None = None) -> Costs:
     """Return the cost of each scored question. Raises EvidenceError with file and line if a sample was
-    changed.
+    modified.
     """
     scored = sorted(
         (sample for sample in read_samples(path).values() if sample.answer.verdict is not None),
@@ -283,12 +287,12 @@ def read_question_costs(path: Path, num_questions: int | None = None) -> Costs:
     }
 
 
-def _read_text_tokens(divergences: Path, samples: Path) -> list[TextTokens]:
-    """Return the tokens of a run's texts from its divergences file and its samples file."""
-    by_sample = read_divergences(divergences)
+def _read_token_divergences(divergences_file: Path, samples_file: Path) -> list[TextTokens]:
+    """Return the divergences per token of a run's texts from its divergences file and its samples file."""
+    by_sample = read_divergences(divergences_file)
     scored = [
         sample
-        for _, sample in sorted(read_samples(samples).items())
+        for _, sample in sorted(read_samples(samples_file).items())
         if sample.likelihood and not sample.likelihood.is_other
     ]
     longest = max((sample.likelihood.context or 0 for sample in scored if sample.likelihood), default=0)

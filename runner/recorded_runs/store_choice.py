@@ -1,10 +1,10 @@
-"""Chooses the store that a comparison reads."""
+"""Chooses the MLflow store that a comparison reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from runner.recorded_runs.folder_runs import has_records
+from runner.recorded_runs.folder_runs import has_job_records
 from runner.tracking import moved_folders
 from runner.tracking.stores import Store, store_from_options
 from runner_base import ConfigError
@@ -12,8 +12,8 @@ from runner_base.errors import reject_password_in_uri
 
 
 def choose_store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store | None:
-    """Return the store to read, by the rule of all commands. None if only the folder's job records
-    exist.
+    """Return the MLflow store to read, chosen like in all commands. None if only the folder's job
+    records exist.
 
     A missing sqlite file is an error, because MLflow would create it.
     """
@@ -26,7 +26,7 @@ def choose_store_to_read(output_dir: Path, uri: str | None, experiment: str | No
             raise ConfigError(
                 f"tracking uri {store.redacted_uri}: this file does not exist", code="not_found"
             )
-        if not experiment and has_records(output_dir):
+        if not experiment and has_job_records(output_dir):
             return None
         raise ConfigError(
             (

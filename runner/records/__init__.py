@@ -1,1 +1,1 @@
-"""Files of jobs on disk: identity, configs, samples, measurements and records."""
+"""Reads and writes the files of jobs: identity, configs, samples, measurements and records."""

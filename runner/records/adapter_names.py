@@ -1,4 +1,4 @@
-"""Gives adapters unique names within an output folder, adding rank and alpha if names are equal.
+"""Gives adapters unique names within an output folder, where rank and alpha distinguish equal names.
 
 Folders such as `polite/lr1/final` and `polite/lr2/final` may otherwise get the same name. The
 assigned names are stored in the output folder, so that a job keeps its name when it is recorded
@@ -21,8 +21,8 @@ FILE = ".adapters.json"  # in the output folder: name â†’ the adapter's place â†
 
 
 def unique_adapter_name(config: RunnerConfig) -> str:
-    """Return the unique name of a job's adapter. Included and Hub adapters keep their own name. Empty
-    without an adapter.
+    """Return a unique name of a job's adapter. Installed and Hub adapters keep their name. Empty without
+    an adapter.
     """
     adapter = config.lora.single_adapter
     if adapter is None:
@@ -42,9 +42,9 @@ def unique_adapter_name(config: RunnerConfig) -> str:
 
 
 def _candidate_names(name: str, path: Path) -> Iterator[str]:
-    """Yield names for an adapter, each more specific than the previous one."""
+    """Yield possible names for an adapter, each more specific than the previous one."""
     yield name
-    if shape := _rank_and_alpha(path):
+    if shape := _read_rank_and_alpha(path):
         name = f"{name} ({shape})"
         yield name
     number = 2
@@ -53,8 +53,8 @@ def _candidate_names(name: str, path: Path) -> Iterator[str]:
         number += 1
 
 
-def _rank_and_alpha(path: Path) -> str:
-    """Return rank and alpha from an adapter's own settings. Empty if it has none."""
+def _read_rank_and_alpha(path: Path) -> str:
+    """Return rank and alpha from an adapter's settings file as text. Empty if it has none."""
     settings = path / "adapter_config.json"
     with suppress(DataError):
         found = load_json_object(settings) if settings.is_file() else {}

@@ -1,4 +1,4 @@
-"""Files outside a job's folder that belong to its result, recorded by path, size and digest.
+"""Records files outside a job's folder that belong to the job's result, by path, size and digest.
 
 A job whose files differ from the record counts as not done. A file whose size, times and inode
 are as recorded is not read to check that.
@@ -13,10 +13,8 @@ from typing import Any
 from runner_engine.checkpoints import file_io
 
 
-def record_files(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:
-    """Return path → size, digest and state of files as they are now. A file with a known digest is not
-    read.
-    """
+def record_file_states(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:
+    """Return path → size, digest and state of each file. A file whose digest is given is not read."""
     return {
         str(path.absolute()): {
             "bytes": path.stat().st_size,
@@ -28,7 +26,9 @@ def record_files(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:
 
 
 def find_changed_file(recorded_files: Mapping[str, dict[str, Any]]) -> str | None:
-    """Return the first file that is missing or differs from its record, or None."""
+    """Return the first file that is missing or differs from its recorded state. None if all are
+    unchanged.
+    """
     return next(
         (path for path, record in recorded_files.items() if not _is_unchanged(Path(path), record)), None
     )
@@ -41,12 +41,14 @@ def _is_unchanged(path: Path, record: dict[str, Any]) -> bool:
         if _file_state(path) == record["state"]:
             return True
         digest: str = record["digest"]
-        return file_io.hash_file(path, file_io.parse_algorithm(digest)) == digest
+        return file_io.hash_file(path, file_io.parse_digest_algorithm(digest)) == digest
     except OSError:
         return False
 
 
 def _file_state(path: Path) -> list[int]:
-    """Return mtime, ctime and inode, which every write changes, even one that restores size and mtime."""
+    """Return mtime, ctime and inode, which change on every write, even on one that restores size and
+    mtime.
+    """
     stat = path.stat()
     return [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

@@ -1,5 +1,5 @@
 """divergences.jsonl: a model's divergence from its reference at each token, for percentiles and
-the worst tokens.
+worst tokens.
 
 One line per sample, with a checksum as samples have; the numbers are packed like those of
 top_k.jsonl. A line is written before its sample; if a kill has left a line without its sample,
@@ -25,7 +25,7 @@ WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in the
 
 @dataclass(frozen=True)
 class TokenDivergences:
-    """Divergence bounds, log-probabilities and top tokens at each position of one sample."""
+    """Divergence bounds, log-probabilities and most probable tokens at each position of one sample."""
 
     # KL(reference || this) in nats; where the reference has kept some tokens only, a lower bound
     least: array[float]
@@ -68,7 +68,7 @@ KINDS = {
 
 
 class DivergenceFile:
-    """The divergences file that a job appends to."""
+    """File divergences.jsonl, to which a job appends."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / DIVERGENCES
@@ -88,7 +88,7 @@ class DivergenceFile:
 
 
 def read_divergences(path: Path) -> dict[int, TokenDivergences]:
-    """Return a job's divergences by sample. Raises EvidenceError with file and line for a damaged
+    """Return a job's token divergences by sample. Raises EvidenceError with file and line for a damaged
     line.
     """
     return dict(_read_lines(path))

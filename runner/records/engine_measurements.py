@@ -1,4 +1,4 @@
-"""The engine's report and measurements of a job, stored next to its samples."""
+"""Engine report and measurements of a job, stored next to its samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner.core.job_energy import (
     energy_metrics,
     energy_price_notes,
 )
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner_base import Sample, machine, to_one_line, visible_gpus, write_text_atomically
 from runner_base.notes import Note, text_note
 from runner_base.texts import to_signed_json, verify_checksum
@@ -36,7 +36,7 @@ SAVED = (*OF_PREFILL, *OF_GUESSES)
 
 @dataclass
 class EngineMeasurements:
-    """The engine's report and measurements, written while samples arrive.
+    """Engine report and measurements of a job, saved repeatedly while samples arrive.
 
     A job whose result.json is lost, or that resumes after a kill, reads them again.
     """
@@ -53,7 +53,7 @@ class EngineMeasurements:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics from the engine: report, speed, memory."""
+        """Metrics from the engine: report, speed and memory."""
         own, speed = (
             self.stats.peak_memory_metrics(self.report.metrics.get("weight_mib")),
             self.stats.speed_metrics,
@@ -70,29 +70,29 @@ class EngineMeasurements:
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The tables of the model's parts, if it has several."""
+        """Tables with timings of each part of the model. Empty if the model has only one part."""
         return self.stats.build_tables(self.report.parts)
 
     @property
     def facts(self) -> dict[str, str]:
-        """The facts from the engine, machine and other load."""
+        """Recorded facts about engine, machine, and load by other programs."""
         counted = {"decoding_graphs": self.stats.decoding_graphs, "expert_use": self.stats.expert_use}
         found = {name: text for name, text in counted.items() if text}
         found |= {"energy": self.no_energy} if self.has_counters and self.no_energy else {}
         return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
 
     def cost_metrics(self, samples: Sequence[Sample], price_kwh: float | None) -> Mapping[str, float]:
-        """Return the seconds per right answer, and the energy metrics."""
+        """Return the seconds per right answer and the energy metrics."""
         right = count_right_answers(samples)
         time_s = {"right_answer_s": self.answering_s / right} if right and self.answering_s else {}
         return {**time_s, **energy_metrics(self.energy, samples, price_kwh)}
 
     def energy_notes(self, price_kwh: float | None) -> list[Note]:
-        """Return a note on why the energy has no price, if one was requested."""
+        """Return a note on why energy has no price, if a price was requested."""
         return energy_price_notes(self.no_energy, price_kwh)
 
     def merge_earlier(self, earlier: EngineMeasurements | None) -> EngineMeasurements:
-        """Return the sum with measurements of earlier starts on the same kind of machine."""
+        """Return the sum of these and earlier starts' measurements on the same kind of machine."""
         if earlier is None or earlier.machine != self.machine or self.report.parts:
             return self
         contention = next(
@@ -117,7 +117,7 @@ class EngineMeasurements:
         )
 
     def write_to(self, folder: Path) -> None:
-        """Write the measurements to a job's folder."""
+        """Write the measurements to a file in a job's folder."""
         values = asdict(self)
         for part, notes in (("report", self.report.notes), ("stats", self.stats.notes)):
             values[part]["notes"] = [render_engine_note(note) for note in notes]
@@ -125,7 +125,7 @@ class EngineMeasurements:
 
     @classmethod
     def read_from(cls, folder: Path) -> EngineMeasurements | None:
-        """Return the measurements of earlier starts. None if there are none or the file is damaged."""
+        """Return the measurements of earlier starts. None if the file is missing or damaged."""
         path = folder / MEASURED
         try:
             values: Any = (
@@ -151,12 +151,12 @@ class EngineMeasurements:
 
 
 class MeasurementRecorder:
-    """Measures a loaded engine during a job, and writes the measurements once a second."""
+    """Measures a loaded engine during a job, and writes the measurements to disk every second."""
 
     def __init__(
         self, engine: Engine, folder: Path, earlier: EngineMeasurements | None, is_remote: bool = False
     ) -> None:
-        """Load the engine and measure the load. `is_remote`: another machine computes."""
+        """Load the engine and measure loading. `is_remote` means that another machine computes."""
         self.contention = machine.Contention()
         machine.reset_peak_rss()
         self.engine, self.report, self.folder, self.earlier = engine, engine.load(), folder, earlier
@@ -169,11 +169,11 @@ class MeasurementRecorder:
         self._loaded_at = time.monotonic()
 
     def write_now(self) -> EngineMeasurements:
-        """Write the measurements so far over all starts, and return them."""
+        """Write the measurements of this and earlier starts to disk, and return them."""
         peak_mib, beside = machine.peak_rss_mib(), self.contention.describe_load()
         self.energy.count_step(self.engine.stats, force=True)
         reason = self.energy.why_unavailable()
-        no_energy = "" if reason is None else note_text(reason)
+        no_energy = "" if reason is None else format_note(reason)
         joules = JobJoules() if no_energy else self.energy.so_far
         has_counters = bool(self.energy.energy.sources)
         now = EngineMeasurements(
@@ -193,12 +193,12 @@ class MeasurementRecorder:
         return measured
 
     def write_if_due(self) -> None:
-        """Write the measurements if the last write was more than a second ago."""
+        """Write the measurements to disk if the last write is more than a second ago."""
         if time.monotonic() - self._kept_at > WRITE_EVERY_S:
             self.write_now()
 
     def progress_fields(self) -> dict[str, str]:
-        """Return what a progress bar shows of the engine: sequences and decode speed."""
+        """Return labelled values for the progress bar: number of sequences and decode speed."""
         stats = self.engine.stats
         self.energy.count_step(stats)
         sequences = f"{stats.rows_alive}" if stats.rows_alive else ""

@@ -1,4 +1,4 @@
-"""Flattens a config to text by full keys, for the params of a record."""
+"""Flattens a nested config to text values by full keys, for the params of a record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_base.fields import NOTES, get_choice_name
 
 
 def flatten_config(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every resolved key with its value as text."""
+    """Yield the full key and text value of every config key, with interpolations resolved."""
     assert is_dataclass(config)
     if (choice := get_choice_name(config)) is not None:
         yield f"{prefix}name", choice
@@ -27,7 +27,9 @@ def flatten_config(config: object, prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def format_as_override(value: object) -> str:
-    """Return a value in command line form, without Python's quotes: {down_proj: int8}, [lm_head]."""
+    """Return a value in command line form without Python's quotes, such as {down_proj: int8} or
+    [lm_head].
+    """
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {format_as_override(item)}" for key, item in value.items()) + "}"
     return (

@@ -1,5 +1,4 @@
-"""Records of grids in an output folder: `grids/DIGEST.json` lists a grid's jobs and their
-outcomes.
+"""Records of grids in an output folder: `grids/DIGEST.json` lists a grid's jobs and their outcomes.
 
 They exist without MLflow too: runner-compare reads from them which jobs of a grid have no
 result, and runner-sync creates the grid's run in another store.
@@ -24,7 +23,7 @@ FOLDER = "grids"  # in the output folder
 
 @dataclass
 class GridRecord:
-    """A grid's title, jobs, config, metrics and status."""
+    """Record of a grid: title, jobs, config, metrics and status."""
 
     grid: str  # the digest of its jobs
     title: str
@@ -47,7 +46,7 @@ class GridRecord:
 
 
 def write_grid_record(output_dir: Path, record: GridRecord) -> None:
-    """Write a record atomically. A failure is only logged, because the jobs matter more."""
+    """Write a grid's record atomically. A failure is only logged, because the jobs matter more."""
     try:
         replace_text(_record_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
     except OSError as error:
@@ -59,13 +58,15 @@ def has_grid_record(output_dir: Path, grid: str) -> bool:
 
 
 def read_grid_records(output_dir: Path) -> list[GridRecord]:
-    """Return the records of a folder, the last started first. Damaged ones are skipped with a warning."""
+    """Return all grid records of a folder, the most recently started first. Damaged ones are skipped
+    with a warning.
+    """
     records = []
     for path in (output_dir / FOLDER).glob("*.json"):
         if not path.is_file():  # a pipe would wait for its reader
             continue
         try:
-            record = _check_types(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
+            record = _check_record_types(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError) as error:
             log.warning("ignored: %s is damaged (%s)", path, error)
         else:
@@ -73,8 +74,8 @@ def read_grid_records(output_dir: Path) -> list[GridRecord]:
     return sorted(records, key=lambda record: -record.started_ms)
 
 
-def _check_types(record: GridRecord) -> GridRecord:
-    """Return the record. Raises TypeError if its fields do not have the types that readers rely on."""
+def _check_record_types(record: GridRecord) -> GridRecord:
+    """Return the record unchanged. Raises TypeError if its values have unexpected types."""
     kinds = {"grid": str, "started_ms": int, "status": str, "jobs": list, "config": dict}
     kinds |= {"params": dict, "tags": dict, "metrics": dict, "notes": dict, "runs": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(getattr(record, name), kind)]
@@ -84,9 +85,11 @@ def _check_types(record: GridRecord) -> GridRecord:
     return record
 
 
-def split_configs(configs: Sequence[object | None]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return the keys in which all configs agree, and the other keys of each config. A config of None
-    has none.
+def split_common_and_varied_keys(
+    configs: Sequence[object | None],
+) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Return the keys with equal values in all configs, and the remaining keys of each config. None has
+    no remaining keys.
     """
     flat: list[Mapping[str, str]] = [dict(flatten_config(config)) if config else {} for config in configs]
     known = [keys for keys in flat if keys]

@@ -1,4 +1,4 @@
-"""Packs a job's folder into bytes, for a host that shares no disk with this one."""
+"""Packs a job's folder into bytes for a host that shares no disk with this one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import tarfile
 from pathlib import Path
 
 from runner.records.jobs import RESULT, SENT, Job, lock_job
-from runner_base import write_error
+from runner_base import convert_write_error
 
 
-def pack_job(job: Job, is_running: bool = False) -> bytes:
-    """Return a tar.gz of a job's folder without hidden files.
+def pack_job_folder(job: Job, is_running: bool = False) -> bytes:
+    """Return a job's folder as tar.gz bytes, without hidden files.
 
     is_running: without a result.json that was written this moment. It is sent again when the job
     has ended, and is logged then: stored earlier, it would mark the job as done while MLflow has no
@@ -26,9 +26,9 @@ def pack_job(job: Job, is_running: bool = False) -> bytes:
     return packed.getvalue()
 
 
-def unpack_job(archive_bytes: bytes, job: Job) -> None:
-    """Extract the archive of `pack_job` into a job's folder. Files with the same names are replaced.
-    The caller holds the lock.
+def unpack_job_folder(archive_bytes: bytes, job: Job) -> None:
+    """Extract an archive from `pack_job` into a job's folder, and replace existing files. The caller
+    holds the job's lock.
     """
     try:
         fresh = job.folder / SENT
@@ -36,15 +36,15 @@ def unpack_job(archive_bytes: bytes, job: Job) -> None:
         try:
             with tarfile.open(fileobj=io.BytesIO(archive_bytes)) as archive:
                 archive.extractall(fresh, filter="data")
-            move_into_job(fresh, job)
+            move_files_into_job(fresh, job)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
-        raise write_error(job.folder, error) from error
+        raise convert_write_error(job.folder, error) from error
 
 
-def move_into_job(folder: Path, job: Job) -> None:
-    """Move the files of a folder into a job's folder. Files with the same names are replaced."""
+def move_files_into_job(folder: Path, job: Job) -> None:
+    """Move all files of a folder into a job's folder, and replace existing files."""
     job.folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if (target := job.folder / path.name).is_dir():
@@ -53,6 +53,6 @@ def move_into_job(folder: Path, job: Job) -> None:
 
 
 def unpack_partial_job(archive_bytes: bytes, job: Job) -> None:
-    """Store what a running job has sent so far, unless another process holds the job."""
-    with lock_job(job, wait=False):
-        unpack_job(archive_bytes, job)
+    """Extract a running job's latest archive, unless another process holds the job's lock."""
+    with lock_job(job, should_wait=False):
+        unpack_job_folder(archive_bytes, job)

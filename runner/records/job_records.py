@@ -9,21 +9,21 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.config.groups import plugin_packages
-from runner.config.root import RunnerConfig, measurement_keys
+from runner.config.groups import used_plugin_packages
+from runner.config.root import RunnerConfig, iterate_measurement_keys
 from runner.records import adapter_names, flat_config, model_identity, run_names
 from runner.records.jobs import Job
-from runner_base import Record, Result, Status, machine, redact_secrets, write_error
+from runner_base import Record, Result, Status, convert_write_error, machine, redact_secrets
 from runner_base.console import PlainFormatter
 
 log = logging.getLogger(__name__)
 
 
-def create_record(
+def create_job_record(
     config: RunnerConfig, job: Job, task_version: int, data_set: dict[str, str] | None = None
 ) -> Record:
-    """Return a new record of a job, FAILED until the job ends otherwise."""
-    params = dict(flat_config.flatten_config(config)) | plugin_packages(config)
+    """Return a new record of a job. Its status is FAILED until the job ends otherwise."""
+    params = dict(flat_config.flatten_config(config)) | used_plugin_packages(config)
     adapter = adapter_names.unique_adapter_name(config)
     return Record(
         job.job_id,
@@ -41,11 +41,13 @@ def create_record(
     )
 
 
-def reuse_record(config: RunnerConfig, job: Job, record: Record) -> Record:
-    """Return a recorded result for this start, and log keys whose value differed when it was measured."""
+def reuse_finished_record(config: RunnerConfig, job: Job, record: Record) -> Record:
+    """Return a finished record for this start, and log config keys whose value differed when it was
+    measured.
+    """
     log.info("%s is already complete: this is the recorded result (rerun=all runs the job again)", job.job_id)
     requested = dict(flat_config.flatten_config(config))
-    for key in measurement_keys(config):
+    for key in iterate_measurement_keys(config):
         value = requested[key]
         if record.params.get(key, value) != value:
             log.info(
@@ -63,14 +65,14 @@ def reuse_record(config: RunnerConfig, job: Job, record: Record) -> Record:
 
 
 def redact_store_uri(config: RunnerConfig, text: str) -> str:
-    """Return a text without the secrets in the uri of the job's store."""
+    """Return a text in which secrets of the store's uri are replaced."""
     uri = config.tracking.uri
     return text.replace(uri, redact_secrets(uri)) if uri else text
 
 
-def clean_up_set_aside(job: Job, record: Record) -> None:
-    """Delete files that rerun=... has set aside once the job is done again; until then, log their
-    location.
+def delete_or_report_set_aside(job: Job, record: Record) -> None:
+    """Delete files that a rerun has set aside once the job is done again. Until then, log where they
+    are.
     """
     if record.status is Status.FINISHED:
         job.delete_set_aside()
@@ -79,7 +81,7 @@ def clean_up_set_aside(job: Job, record: Record) -> None:
 
 
 class LogFile(logging.FileHandler):
-    """A log file handler that ignores a full disk: the job itself reports that error."""
+    """Log file handler that ignores a full disk, because the job reports that error."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's own name
         ...
@@ -87,11 +89,11 @@ class LogFile(logging.FileHandler):
 
 @contextmanager
 def job_log_file(path: Path) -> Iterator[None]:
-    """Also write log messages during the job to a file in its folder."""
+    """While this block runs, also write log messages to a file in the job's folder."""
     try:
         handler = LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:
-        raise write_error(path, error) from error
+        raise convert_write_error(path, error) from error
     root = logging.getLogger()
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)

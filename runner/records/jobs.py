@@ -1,4 +1,4 @@
-"""Job identity and job folders: when two jobs are the same, and which results exist.
+"""Job identity and job folders: determines when two jobs are the same, and which results exist.
 
 A job's id is a hash of everything that can change its answer. Its folder
 `OUTPUT_DIR/jobs/<job_id>/` has `config.yaml`, `samples.jsonl` (append-only), `log.txt` and,
@@ -18,12 +18,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runner.config.groups import plugin_packages
-from runner.config.root import RunnerConfig, identity_keys
+from runner.config.groups import used_plugin_packages
+from runner.config.root import RunnerConfig, iterate_identity_keys
 from runner.records.artifacts import find_changed_file
-from runner.records.jsonl_files import AppendOnlyFile, damaged_line_error, is_regular_file, read_lines
+from runner.records.jsonl_files import (
+    AppendOnlyFile,
+    damaged_line_error,
+    is_existing_regular_file,
+    read_lines,
+)
 from runner.records.measurements import MEASUREMENTS
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner.render.progress_messages import held_elsewhere_message, waiting_message
 from runner_base import (
     JobAlreadyRunning,
@@ -32,12 +37,12 @@ from runner_base import (
     RunRecordError,
     Sample,
     Status,
+    convert_write_error,
     lock_file,
     machine,
     print_message,
     report_step,
     short_hash,
-    write_error,
     write_text_atomically,
 )
 from runner_base.files import sync_to_disk
@@ -69,7 +74,7 @@ class Job:
 
     @property
     def samples_path(self) -> Path:
-        """The file of samples, one per line."""
+        """Path of the job's samples file, with one JSON line per sample."""
         return self.folder / SAMPLES
 
     @property
@@ -78,7 +83,7 @@ class Job:
         return self.samples_path.exists() or (self.folder / MEASUREMENTS).exists()
 
     def read_finished_record(self) -> Record | None:
-        """Return the finished record, or None if the job has to run (again)."""
+        """Return the record of the finished job. None if the job still has to run or must run again."""
         record = self.read_last_record()
         if record is None or record.status is not Status.FINISHED:
             return None
@@ -94,9 +99,9 @@ class Job:
         return record
 
     def read_last_record(self) -> Record | None:
-        """Return the record in result.json with any status. None if a power failure left it incomplete."""
+        """Return the record in result.json, whatever its status. None if the file is missing or incomplete."""
         path = self.folder / RESULT
-        if not is_regular_file(path):
+        if not is_existing_regular_file(path):
             return None
         data = b""
         try:
@@ -126,11 +131,11 @@ class Job:
             if durable and self.samples_path.exists():
                 sync_to_disk(self.samples_path)  # or a power cut could leave a result without its evidence
         except OSError as error:
-            raise write_error(self.samples_path, error) from error
+            raise convert_write_error(self.samples_path, error) from error
         write_text_atomically(self.folder / RESULT, record.to_json(), durable=durable)
 
     def list_result_files(self) -> list[Path]:
-        """Return the files that runs of this job have left in its folder. Hidden files are not included."""
+        """Return all files in the job's folder that runs of this job have written, except hidden files."""
         return (
             [path for path in self.folder.iterdir() if not path.name.startswith(".")]
             if self.folder.exists()
@@ -138,12 +143,12 @@ class Job:
         )
 
     def delete_earlier_files(self) -> None:
-        """Delete the files of an earlier run, for a task that never resumes."""
+        """Delete the files of an earlier run, for a task that cannot resume."""
         for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", RESULT, "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self) -> None:
-        """Move the files of earlier runs to a separate folder, until the job is done again."""
+        """Move the files of earlier runs to a separate folder until the job is done again."""
         try:
             if evidence := self.list_result_files():
                 old = next(
@@ -155,7 +160,7 @@ class Job:
                 for path in evidence:
                     path.rename(old / path.name)
         except OSError as error:
-            raise write_error(self.folder, error) from error
+            raise convert_write_error(self.folder, error) from error
 
     def set_aside_folders(self) -> list[Path]:
         """Return the folders with files that were set aside, oldest first."""
@@ -163,7 +168,7 @@ class Job:
         return sorted(folders, key=lambda old: (len(old.name), old.name))
 
     def delete_set_aside(self) -> None:
-        """Delete the files that were set aside, once the job is done again."""
+        """Delete the files that were set aside, because the job is done again."""
         for old in self.set_aside_folders():
             shutil.rmtree(old, ignore_errors=True)
 
@@ -176,8 +181,8 @@ def identify(
     ignored_for_reuse: frozenset[str] = frozenset(),
     usual_for_reuse: Mapping[str, Any] = MappingProxyType({}),
 ) -> Job:
-    """Return the job identified by all that can change its answers: config, input hashes, scoring,
-    machine.
+    """Return the job for a config, identified by everything that can change its answers: config, inputs,
+    scoring, machine.
 
     Jobs that differ only in the keys and hashes `ignored_for_reuse`, and in the keys of
     `usual_for_reuse`, give the same answers to the same questions.
@@ -185,7 +190,7 @@ def identify(
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
         "task_version": task_version,
-        "config": dict(identity_keys(config)) | plugin_packages(config),
+        "config": dict(iterate_identity_keys(config)) | used_plugin_packages(config),
         "evidence": input_hashes,
     }
     if is_measurement:
@@ -205,15 +210,17 @@ def identify(
 
 
 @contextmanager
-def lock_job(job: Job, wait: bool = True) -> Iterator[None]:
-    """Hold the job's lock. While another process holds it, wait with a message, or raise JobHeld."""
+def lock_job(job: Job, should_wait: bool = True) -> Iterator[None]:
+    """Hold the job's lock in this block. If another process holds it, wait with a message, or raise
+    JobHeld.
+    """
     _reject_special_files(job.folder)
     message = held_elsewhere_message(job.job_id)
     try:
         try:
             lock = lock_file(job.folder / LOCK, wait=False)
         except BlockingIOError:
-            if not wait:
+            if not should_wait:
                 raise
             print_message(f"{message}: waiting until that process ends")
             with report_step(waiting_message(job.job_id)):
@@ -221,14 +228,14 @@ def lock_job(job: Job, wait: bool = True) -> Iterator[None]:
     except BlockingIOError as error:
         raise JobAlreadyRunning(message, code="busy") from error
     except OSError as error:
-        raise write_error(job.folder, error) from error
+        raise convert_write_error(job.folder, error) from error
     with lock:
         shutil.rmtree(job.folder / SENT, ignore_errors=True)  # whoever was receiving it is dead
         yield
 
 
 def _reject_special_files(folder: Path) -> None:
-    """Reject a folder with a pipe or device, which might be read endlessly."""
+    """Raise an error for a folder that contains a pipe or device, because reading one might never end."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise RunRecordError(
@@ -238,14 +245,14 @@ def _reject_special_files(folder: Path) -> None:
 
 
 class Recorder:
-    """Writes a task's files: samples line by line, other files in the job's folder; and creates a
-    progress bar.
+    """Writes a job's files: samples line by line, and a task's other files. Also creates the progress
+    bar.
 
     Samples of another kind than the job's own go to a separate file, `name`.
     """
 
-    def __init__(self, job: Job, name: str = SAMPLES) -> None:
-        self.job, self.path = job, job.folder / name
+    def __init__(self, job: Job, display_name: str = SAMPLES) -> None:
+        self.job, self.path = job, job.folder / display_name
         self.done: dict[int, Sample] = {}  # the answers, by index
         self.failed: dict[int, Sample] = {}  # those that ended in an error; the next start asks them again
         self._lines: dict[int, int] = {}  # index of an earlier sample -> its line number
@@ -256,16 +263,16 @@ class Recorder:
 
     @property
     def folder(self) -> Path:
-        """The job's folder, for a task's own files."""
+        """The job's folder, where the task may store its own files."""
         return self.job.folder
 
     def append_sample(self, sample: Sample) -> None:
-        """Append a sample to the file immediately, so that a kill loses at most the line being written."""
+        """Append a sample to the file at once, so that a kill loses at most the line being written."""
         self._file.append_line(sample.to_json())
         self._store_sample(sample)
 
     def _store_sample(self, sample: Sample) -> None:
-        """Store the sample in place of an earlier one with the same index."""
+        """Keep a sample in memory, in place of an earlier one with the same index."""
         new, old = (self.failed, self.done) if sample.failed else (self.done, self.failed)
         old.pop(sample.index, None)
         new[sample.index] = sample
@@ -276,12 +283,12 @@ class Recorder:
         return self.done | self.failed
 
     def raise_if_rejected(self, index: int, rejection_reason: Note | str | None) -> None:
-        """Raise EvidenceError with the sample's line number if there is a reason to reject the sample."""
+        """Raise EvidenceError with the sample's line number if a rejection reason is given."""
         if rejection_reason is not None:
-            raise damaged_line_error(self.path, self._lines[index], note_text(rejection_reason))
+            raise damaged_line_error(self.path, self._lines[index], format_note(rejection_reason))
 
     def create_progress_bar(self, total: float | None, label: str, unit: str = "") -> Progress:
-        """Return a progress bar to use in a `with`."""
+        """Return a progress bar for use in a `with` statement."""
         return Progress(total, label, unit)
 
     def close(self) -> None:
@@ -289,14 +296,12 @@ class Recorder:
 
 
 def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
-    """Read samples.jsonl by index. With `repair`, an incomplete last line after a crash is removed."""
+    """Read samples.jsonl as samples by index. `repair` removes an incomplete last line after a crash."""
     return {index: sample for index, (_, sample) in _read_numbered_samples(path, repair).items()}
 
 
 def _read_numbered_samples(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
-    """Return the last sample of each index with its line number. Only a sample with an error may be
-    replaced.
-    """
+    """Return each index's last sample with its line number. Only samples with an error may be replaced."""
     samples: dict[int, tuple[int, Sample]] = {}
     for number, sample in read_lines(path, Sample.from_json, "sample", repair):
         first, earlier = samples.get(sample.index, (0, None))

@@ -1,4 +1,4 @@
-"""Append-only line files, in which a kill can leave only the last line incomplete."""
+"""Append-only text files, in which a kill can damage only the last line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner_base import Call, DataError, JobFailed, RunRecordError, write_error
+from runner_base import Call, DataError, JobFailed, RunRecordError, convert_write_error
 from runner_base.errors import convert_error
 from runner_base.gzip_files import GZIP_SUFFIX, read_gzip
 from runner_base.result import ANSWER_KEYS
@@ -18,14 +18,14 @@ Line = TypeVar("Line")
 
 
 class AppendOnlyFile:
-    """Appends lines to a file, which the first line creates."""
+    """Appends lines to a file, which is created with the first line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: FileIO | None = None
 
     def append_line(self, text: str) -> None:
-        """Append one line. It is in the file when this method returns."""
+        """Append one line, which is in the file when this method returns."""
         line = (text + "\n").encode()
         try:
             if self._file is None:
@@ -35,7 +35,7 @@ class AppendOnlyFile:
             while line:  # unbuffered, so that on a full disk `write` returns how much it has written
                 line = line[self._file.write(line) :]
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise convert_write_error(self.path, error) from error
 
     def close(self) -> None:
         if self._file is not None:
@@ -44,14 +44,14 @@ class AppendOnlyFile:
 
 
 def read_lines(
-    path: Path, parse: Callable[[str], Line], line_description: str, repair: bool = False
+    path: Path, parse_line: Callable[[str], Line], line_description: str, repair: bool = False
 ) -> Iterator[tuple[int, Line]]:
-    """Yield number and parsed content of each line. With `repair`, an incomplete last line is removed.
+    """Yield line number and parsed content of each line. `repair` removes an incomplete last line.
 
     `parse` raises ValueError, KeyError or TypeError for a damaged line; the error then names the
     line's number.
     """
-    if not is_regular_file(path):
+    if not is_existing_regular_file(path):
         return
     data = _read_gzip_file(path) if path.suffix == GZIP_SUFFIX else path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
@@ -59,7 +59,7 @@ def read_lines(
         os.truncate(path, len(whole))
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
-            yield number, parse(line.decode())
+            yield number, parse_line(line.decode())
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise damaged_line_error(path, number, f"is not a {line_description} ({error})") from error
 
@@ -71,7 +71,7 @@ def _read_gzip_file(path: Path) -> bytes:
         raise convert_error(error, RunRecordError) from error
 
 
-def is_regular_file(path: Path) -> bool:
+def is_existing_regular_file(path: Path) -> bool:
     """Return whether the file exists. Raises EvidenceError for a pipe or device, which might be read
     endlessly.
     """
@@ -83,7 +83,7 @@ def is_regular_file(path: Path) -> bool:
 
 
 def damaged_line_error(path: Path, number: int, problem: str) -> RunRecordError:
-    """Return the error about a damaged line, from which a job cannot resume."""
+    """Build the error for a damaged line, because of which a job cannot resume."""
     return RunRecordError(
         (
             f"{path}, line {number} {problem}. Nothing was changed. Repair or delete that line, "
@@ -94,15 +94,15 @@ def damaged_line_error(path: Path, number: int, problem: str) -> RunRecordError:
 
 
 def deleted_file_error(path: Path) -> JobFailed:
-    """Return the error about a file that was deleted while a job writes it, so that its answers are
-    lost.
+    """Build the error for a file that was deleted while a job was writing it, with the loss of its
+    answers.
     """
     return JobFailed(
         f"{path} was deleted during the job, with all its answers. Run the same command again", code="changed"
     )
 
 
-def parse_call(line: Mapping[str, Any]) -> Call:
-    """Read the call in a line of calls.jsonl, ignoring other keys."""
+def parse_agent_call(line: Mapping[str, Any]) -> Call:
+    """Parse one line of calls.jsonl, the calls of agents. Unknown keys are ignored."""
     names = ANSWER_KEYS | {item.name for item in fields(Call)}
     return Call.from_dict({key: value for key, value in line.items() if key in names})

@@ -1,5 +1,4 @@
-"""measurements.jsonl: one line per finished measurement of a job, from which the next start
-resumes.
+"""measurements.jsonl: one line per finished measurement of a job, so that the next start resumes.
 
 Lines are appended unbuffered with a checksum like samples, and an incomplete last one is
 removed. Each records its conditions. A measurement by another version of this program, or on
@@ -21,8 +20,8 @@ MEASUREMENTS = "measurements.jsonl"
 PACKAGE = "runner-llm"
 
 
-def hash_conditions() -> str:
-    """Return a hash of machine and library versions, on which measurements depend."""
+def hash_machine_and_versions() -> str:
+    """Return a hash of the machine and the library versions, on which measurements depend."""
     try:
         own = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -31,18 +30,18 @@ def hash_conditions() -> str:
 
 
 class MeasurementFile:
-    """A job's measurements of earlier starts, and the file that new ones are appended to."""
+    """A job's measurements of earlier starts, and the file to which new ones are appended."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the existing measurements. Raises EvidenceError for a damaged line."""
+        """Read all existing measurements. Raises EvidenceError for a damaged line."""
         path = folder / MEASUREMENTS
-        self._conditions, self._file = hash_conditions(), AppendOnlyFile(path)
+        self._conditions, self._file = hash_machine_and_versions(), AppendOnlyFile(path)
         lines = [line for _, line in read_lines(path, _parse_measurement, "measurement", repair=True)]
         self.earlier = [line for line in lines if line["conditions"] == self._conditions]
         self.outdated = len(lines) - len(self.earlier)  # made under other conditions
 
     def append_measurement(self, **values: Any) -> None:
-        """Append a measurement. It is on disk when this method returns."""
+        """Append a measurement, which is on disk when this method returns."""
         self._file.append_line(dump_signed_line(values | {"conditions": self._conditions}))
 
     def close(self) -> None:
@@ -50,7 +49,9 @@ class MeasurementFile:
 
 
 def recorded_measurement_notes(num_reused: int, num_total: int, num_outdated: int) -> list[Note]:
-    """Return notes on measurements of earlier starts, and on repeated ones."""
+    """Return notes on how many measurements come from earlier starts, and how many outdated ones were
+    repeated.
+    """
     notes = [note("measurements_on_disk", count=num_reused, total=num_total)] * bool(num_reused)
     return notes + [note("measured_again", lines=num_outdated, file=MEASUREMENTS)] * bool(num_outdated)
 

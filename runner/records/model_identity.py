@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from runner.config.root import RunnerConfig, identity_keys
+from runner.config.root import RunnerConfig, iterate_identity_keys
 from runner_base import short_hash, short_model_name
 
 GROUPS = ("model", "quantization", "lora", "rope")  # what is loaded
@@ -18,7 +18,9 @@ def describe_model(
     if not model_sha256:
         return {}
     of_model = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS}
-    counted = {key: str(value) for key, value in identity_keys(config) if key.partition(".")[0] in GROUPS}
+    counted = {
+        key: str(value) for key, value in iterate_identity_keys(config) if key.partition(".")[0] in GROUPS
+    }
     identity = [model_sha256, sorted(counted.items()), of_model.get("lora.path")]
     called = f"lora-{adapter_name}" if config.lora.single_adapter else "none"
     names = [short_model_name(config.model.name), config.quantization.label, called, config.rope.name]

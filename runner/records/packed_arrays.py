@@ -1,4 +1,4 @@
-"""Packs arrays of numbers into JSON: compressed with zstd and encoded as base64."""
+"""Packs number arrays into JSON strings, compressed with zstd and encoded in base64."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def pack_array(values: array[Any]) -> str:
     return base64.b64encode(pyarrow.compress(values.tobytes(), codec="zstd", asbytes=True)).decode()
 
 
-def unpack_array(typecode: str, text: str | None, count: int) -> array[Any]:
-    """Return the array of `count` values from packed text. Empty for None."""
+def unpack_array(typecode: str, packed_text: str | None, num_values: int) -> array[Any]:
+    """Return the array of `num_values` values from a packed string. Empty for None."""
     import pyarrow
 
     values: array[Any] = array(typecode)
-    if text is not None:
-        content, size = base64.b64decode(text, validate=True), count * values.itemsize
+    if packed_text is not None:
+        content, size = base64.b64decode(packed_text, validate=True), num_values * values.itemsize
         values.frombytes(pyarrow.decompress(content, decompressed_size=size, codec="zstd", asbytes=True))
     return values

@@ -1,4 +1,4 @@
-"""partial.jsonl: unfinished answers of an interrupted job, with their text and tokens so far.
+"""partial.jsonl: the unfinished answers of an interrupted job, with text and tokens so far.
 
 The next start continues them. A damaged line, or one that belongs to another prompt, is
 ignored, and its request starts from the beginning. The file is deleted when the job has all its
@@ -18,7 +18,7 @@ PARTIAL = "partial.jsonl"
 
 
 class PartialAnswersFile:
-    """The unfinished answers of a job's earlier starts."""
+    """File partial.jsonl with the unfinished answers of a job's earlier starts."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / PARTIAL
@@ -34,14 +34,16 @@ class PartialAnswersFile:
         return len(self._lines)
 
     def get_answer_prefix(self, request_id: RequestId, engine: Engine) -> PartialAnswers | None:
-        """Return the known tokens of an unfinished answer, if the engine can continue it."""
+        """Return the known tokens of a request's unfinished answers. None if the engine cannot continue
+        them.
+        """
         line = self._lines.get(request_id) if Capability.continuing in engine.capabilities else None
         return None if line is None else line["begun"]
 
     def save_unfinished(
         self, completions: Iterable[Completion], engine: Engine, is_done: Callable[[RequestId], bool]
     ) -> str:
-        """Write unfinished answers, and return a message about them.
+        """Write all unfinished answers to the file, and return a message about them.
 
         Answers that would continue with other tokens, or whose tokens are unknown, are generated again.
         """
@@ -59,7 +61,7 @@ class PartialAnswersFile:
             for some in unfinished
             if can_continue and any(completion.answer.token_ids for completion in some)
         ]
-        self._lines |= {some[0].id: _to_line(some) for some in kept}
+        self._lines |= {some[0].id: _to_json_line(some) for some in kept}
         self._lines = {name: line for name, line in self._lines.items() if not is_done(name)}
         if self._lines:
             lines = (
@@ -71,14 +73,14 @@ class PartialAnswersFile:
         return ", ".join(f"{count} {what}" for count, what in zip(begun, states, strict=True) if count)
 
     def delete(self) -> None:
-        """Delete the file, once all answers are complete."""
+        """Delete the file, because all answers are complete."""
         self.path.unlink(missing_ok=True)
 
 
-def _to_line(choices: list[Completion]) -> dict[str, Any]:
-    """Return the JSON line of a request, including its finished choices."""
-    given = [{"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in choices]
-    line = {"id": choices[0].id, "prompt_sha256": choices[0].prompt_sha256, "choices": given}
+def _to_json_line(completions: list[Completion]) -> dict[str, Any]:
+    """Return the JSON line of a request, including its finished completions."""
+    given = [{"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in completions]
+    line = {"id": completions[0].id, "prompt_sha256": completions[0].prompt_sha256, "choices": given}
     return line | {"begun": _parse_prefix(line)}
 
 

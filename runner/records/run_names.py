@@ -1,4 +1,4 @@
-"""Creates a run's name from the choices and keys that differ from the defaults."""
+"""Creates a run's display name from the choices and keys that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from runner.config.choices import included_choice_files
+from runner.config.choices import installed_choice_files
 from runner.config.model_names import adapter_display_name
 from runner.config.root import RunnerConfig
 from runner.records.flat_config import format_as_override
@@ -16,8 +16,8 @@ from runner_engine.quantization.base import QuantizedConfig
 
 
 def create_run_name(config: RunnerConfig, unique_adapter_name: str = "") -> str:
-    """Return a run's name from its unusual choices and keys, such as `gsm8k embedded nf4 hard5
-    limit=20`.
+    """Return a run's name from all choices and keys that are not defaults, such as `gsm8k embedded nf4
+    hard5 limit=20`.
 
     unique_adapter_name: used where the adapter's own name is ambiguous.
     """
@@ -46,7 +46,9 @@ def create_run_name(config: RunnerConfig, unique_adapter_name: str = "") -> str:
 def _non_default_keys(
     config: object, default_values: Mapping[str, object] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield each key that can change an answer and differs from the default of its class or choice."""
+    """Yield all keys that can change an answer and that differ from the default of their class or
+    choice.
+    """
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
@@ -55,16 +57,16 @@ def _non_default_keys(
         if is_inert or isinstance(value, QuantizedConfig):  # its label is in the name
             continue
         if is_dataclass(value):
-            yield from _non_default_keys(value, _choice_file_values(item.name, get_choice_name(value)))
+            yield from _non_default_keys(value, _read_choice_file_values(item.name, get_choice_name(value)))
             continue
         default = get_default(item)
         if value not in (default, (default_values or {}).get(item.name, default)):
             yield item.name, format_as_override(value)
 
 
-def _choice_file_values(group: str, choice: str | None) -> dict[str, object]:
-    """Return the values in the YAML file of a choice. Empty for a plug-in's choice."""
+def _read_choice_file_values(group: str, choice: str | None) -> dict[str, object]:
+    """Return the key values in a choice's YAML file. Empty for a plug-in's choice."""
     import yaml
 
-    path = next((file for file in included_choice_files(group) if file.stem == choice), Path())
+    path = next((file for file in installed_choice_files(group) if file.stem == choice), Path())
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}

@@ -1,5 +1,5 @@
-"""Reuse of another job's answers: `task.limit=200` after `task.limit=100` generates only the
-second hundred.
+"""Reuses other jobs' answers: `task.limit=200` after `task.limit=100` generates only the second
+hundred.
 
 Sibling jobs differ only in the choice of questions, in how answers are judged and in further
 checks, and in nothing that an answer depends on: a reused text is judged again. A marker file
@@ -14,23 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.records.jobs import OLD, Job, read_samples
-from runner_base import RunRecordError, Sample, to_one_line, write_error
+from runner_base import RunRecordError, Sample, convert_write_error, to_one_line
 from runner_base.notes import Note, note
 
 MARK = ".kin-"  # in a job's folder, followed by its sibling key
 
 
-def mark_reusable(job: Job) -> None:
-    """Create a marker file by which sibling jobs find this one."""
+def mark_job_reusable(job: Job) -> None:
+    """Create a marker file by which jobs with equal inputs (sibling jobs) find this job."""
     if job.sibling_key:
         try:
             (job.folder / f"{MARK}{job.sibling_key}").touch()
         except OSError as error:
-            raise write_error(job.folder, error) from error
+            raise convert_write_error(job.folder, error) from error
 
 
-def find_siblings(job: Job) -> list[Job]:
-    """Return the sibling jobs in the same output folder, sorted by id."""
+def find_sibling_jobs(job: Job) -> list[Job]:
+    """Return the jobs in the same output folder whose answers this job may reuse, sorted by id."""
     if not job.sibling_key:
         return []
     folders = sorted(path.parent for path in job.folder.parent.glob(f"*/{MARK}{job.sibling_key}"))
@@ -42,14 +42,14 @@ def find_siblings(job: Job) -> list[Job]:
 def read_reusable_answers(
     job: Job, question_ids: Set[int], adopt_sample: Callable[[Sample], Sample | None]
 ) -> tuple[dict[int, Sample], list[Note]]:
-    """Return the answers that sibling jobs have, by index, and notes about unreadable jobs.
+    """Return reusable answers of sibling jobs by question index, and notes on unreadable jobs.
 
     `adopt_sample` converts another job's sample to one of this job, or returns None if it answers
     another question. A sibling may be running: an incomplete line is ignored.
     """
     reused: dict[int, Sample] = {}
     notes = []
-    for other in find_siblings(job):
+    for other in find_sibling_jobs(job):
         if question_ids <= reused.keys():
             break
         try:
@@ -65,6 +65,6 @@ def read_reusable_answers(
     return reused, notes
 
 
-def sibling_folder(job: Job, job_id: str) -> Path:
+def sibling_job_folder(job: Job, job_id: str) -> Path:
     """Return the folder of another job in the same output folder."""
     return job.folder.with_name(job_id)

@@ -1,5 +1,5 @@
-"""top_k.jsonl: the tokens that a job stores at each position of its texts, for comparisons with
-other models.
+"""top_k.jsonl: the tokens that a job stores at each position of its texts, for later comparisons
+with other models.
 
 These are the most probable tokens, and some drawn at random from all others (earlier versions
 drew none).
@@ -28,8 +28,8 @@ TOP_K = "top_k.jsonl"
 
 @dataclass(frozen=True)
 class TopK:
-    """The `width` most probable tokens at each position of one sample, in descending order, and
-    `drawn` others.
+    """The `width` most probable tokens at each position of a sample, in descending order, and `drawn`
+    randomly drawn ones.
     """
 
     width: int
@@ -63,8 +63,8 @@ class TopK:
         drawn: Sequence[Sequence[tuple[int, float]]] = (),
         scored: Sequence[float] = (),
     ) -> TopK:
-        """Return the tokens that an engine has reported at each position, and the log-probabilities of the
-        text's own tokens.
+        """Return the tokens that an engine has reported for each position, and the log-probabilities of the
+        text's tokens.
         """
         width = len(drawn[0]) if drawn else 0
         return cls(len(top[0]), *_to_arrays(top), width, *_to_arrays(drawn), array(LOGPROB, scored))
@@ -74,7 +74,7 @@ class TopK:
         return len(self.ids) // self.width
 
     def ids_by_position(self) -> list[array[int]]:
-        """Return the token ids at each position, the drawn ones last."""
+        """Return the token ids of each position, with randomly drawn tokens last."""
         return [
             self.ids[at * self.width : (at + 1) * self.width]
             + self.drawn_ids[at * self.drawn : (at + 1) * self.drawn]
@@ -83,7 +83,9 @@ class TopK:
 
 
 class TopKFile:
-    """The top-k file that a job appends to. `widths` has the width of each stored sample."""
+    """File top_k.jsonl, to which a job appends. `widths` has the number of most probable tokens of each
+    stored sample.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TOP_K
@@ -110,8 +112,8 @@ class TopKFile:
 
 
 def read_top_k(path: Path) -> dict[int, TopK]:
-    """Return a job's top-k tokens by sample. Raises EvidenceError with file and line for a damaged
-    line.
+    """Return a job's stored top-k tokens by sample. Raises EvidenceError with file and line for a
+    damaged line.
     """
     by_sample: dict[int, TopK] = {}
     for number, line in read_lines(path, parse_signed_line, "line of top_k.jsonl"):

@@ -1,5 +1,5 @@
-"""Counts a job's unanswered questions for its plan, including answers that it could reuse from
-other jobs.
+"""Counts a job's unanswered questions for its plan, where other jobs' reusable answers count as
+answers.
 
 Nothing is judged or loaded: an answer counts if it belongs to the same question.
 """
@@ -13,8 +13,8 @@ from runner.records.jobs import Job, read_samples
 from runner_base import RunRecordError, Sample
 
 
-def count_unanswered(job: Job, questions: Mapping[int, str], answers_each: int) -> int:
-    """Return how many questions have no answer in this job's folder or in a sibling job's."""
+def count_unanswered_questions(job: Job, questions: Mapping[int, str], answers_each: int) -> int:
+    """Return how many questions have no answer in this job's folder or in a sibling job's folder."""
 
     def accept_same_question(sample: Sample) -> Sample | None:
         is_same = sample.question == questions.get(sample.index) and len(sample.answers) == answers_each

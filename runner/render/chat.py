@@ -1,4 +1,4 @@
-"""Texts of a chat besides the model's answers."""
+"""Texts that a chat prints in addition to the model's answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ HOW_TO_END = "press Ctrl-C again, or type quit or Ctrl-D, to end the chat"
 NO_TURN = "no turn has ended yet"
 
 
-def command_help(settings: Sequence[str]) -> dict[str, str]:
-    """Return each command with its description."""
+def describe_chat_commands(settings: Sequence[str]) -> dict[str, str]:
+    """Return the description of each chat command."""
     return {
         "/reset": "start a new conversation with the same system message",
         "/system": "TEXT: use this system message from now on",
@@ -37,16 +37,18 @@ def truncated_answer_line(completion: Completion) -> str:
     return f"[cut off{what} after {format_count(answer.num_tokens, 'token')}: {fix}]"
 
 
-def server_turn_stats(completion: Completion) -> str:
-    """Return a turn's tokens and times for a server."""
+def format_server_turn_stats(completion: Completion) -> str:
+    """Return a turn's token counts and times as text, for a model on a server."""
     return (
         f"this turn: {completion.prompt_tokens} prompt tokens (cached: unknown) · {completion.answer.num_tokens} new "
         f"tokens in {completion.seconds:.2f} s, the first after {completion.first_token_s:.2f} s"
     )
 
 
-def local_turn_stats(completion: Completion, spent: EngineStats, total: EngineStats, turns: int) -> str:
-    """Return the tokens and times of a turn, and of all turns together."""
+def format_local_turn_stats(
+    completion: Completion, spent: EngineStats, total: EngineStats, turns: int
+) -> str:
+    """Return token counts and times as text, for the last turn and for all turns together."""
     cached_tokens = completion.prompt_tokens - spent.prefill_tokens
     right = (
         f" · {spent.accepted_tokens} of {spent.draft_tokens} draft tokens accepted"
@@ -63,15 +65,17 @@ def local_turn_stats(completion: Completion, spent: EngineStats, total: EngineSt
     )
 
 
-def saved_message(messages: int, path: object) -> str:
-    return f"saved {format_count(messages, 'message')} to {path}"
+def conversation_saved_message(num_messages: int, path: object) -> str:
+    return f"saved {format_count(num_messages, 'message')} to {path}"
 
 
-def loaded_message(messages: int) -> str:
-    return f"read {format_count(messages, 'message')}: the next turn goes on from there"
+def conversation_loaded_message(num_messages: int) -> str:
+    return f"read {format_count(num_messages, 'message')}: the next turn goes on from there"
 
 
 def _decode_speed_text(stats: EngineStats) -> str:
-    """Return the decode speed. No token is decoded if each answer ends with its first token."""
+    """Return the decode speed as text, or a text that nothing was decoded, because every answer ended
+    with its first token.
+    """
     speed = f"{stats.decode_tok_per_s:,.0f} tokens/s"
     return speed if stats.decode_tokens else "no speed: nothing was decoded"

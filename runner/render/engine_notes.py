@@ -1,4 +1,4 @@
-"""Texts of notes on deviations from the request by an engine."""
+"""Texts of notes on how an engine deviated from the request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runner_engine.sessions import SequenceShortage
 
 
 def render_engine_notes(stats: EngineStats, report: EngineReport | None = None) -> list[str]:
-    """Return the notes of a load, if its report is given, and of the engine's run."""
+    """Return the texts of notes from loading the model, if a report is given, and from running it."""
     loaded = [] if report is None else report.notes
     return [*map(render_engine_note, [*loaded, *stats.notes]), *map(shortage_note, stats.row_shortages)]
 

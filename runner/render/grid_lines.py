@@ -1,4 +1,4 @@
-"""The lines of a grid: its progress, how each job ended, and the summary at the end."""
+"""Lines that a grid prints: progress, outcome of each job, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GAP = "   "
 
 @dataclass(frozen=True)
 class JobCells:
-    """What a line says of a finished job; empty where the job has no such number."""
+    """Texts of a finished job's line in a grid. A text is empty if the job has no such metric."""
 
     score: str
     speed: str = ""
@@ -30,7 +30,7 @@ class JobCells:
         return [cell for cell in (self.score, self.speed, self.time, *self.rest) if cell]
 
     def aligned(self) -> str:
-        """Return the cells for a line below other lines of the same kind."""
+        """Return the cells padded, so that lines of several jobs are aligned."""
         cells = [f"{self.score:<{SCORE_WIDTH}}", f"{self.speed:>{SPEED_WIDTH}}", f"{self.time:>{TIME_WIDTH}}"]
         return GAP.join([*cells, *self.rest]).rstrip()
 
@@ -43,18 +43,20 @@ def job_cells(metrics: Mapping[str, float], others: Sequence[str] = ()) -> JobCe
     elif prefill := metrics.get("prefill_tok_per_s"):
         speed = f"{prefill:,.0f} tok/s"
     seconds = metrics.get("seconds")
-    score = _score(metrics) or " · ".join(others)
-    return JobCells(score, speed, "" if seconds is None else format_duration(seconds), _rest(metrics))
+    score = _format_score(metrics) or " · ".join(others)
+    return JobCells(
+        score, speed, "" if seconds is None else format_duration(seconds), _format_optional_metrics(metrics)
+    )
 
 
-def _score(metrics: Mapping[str, float]) -> str:
+def _format_score(metrics: Mapping[str, float]) -> str:
     for key in ("accuracy", "acc"):
         if key in metrics:
-            return percent_interval(metrics, key)
+            return format_percent_with_interval(metrics, key)
     if "kl_nats_per_token" in metrics:
-        return f"KL {_with_interval(metrics, 'kl_nats_per_token')} nats/token"
+        return f"KL {_format_with_interval(metrics, 'kl_nats_per_token')} nats/token"
     if LOG_LIKELIHOOD in metrics:
-        return f"{_with_interval(metrics, LOG_LIKELIHOOD)} nats/token"
+        return f"{_format_with_interval(metrics, LOG_LIKELIHOOD)} nats/token"
     if "best_output_tok_per_s" in metrics:
         return f"at most {metrics['best_output_tok_per_s']:,.0f} tok/s"
     if "best_decode_tok_per_s" in metrics:
@@ -73,13 +75,13 @@ def _answers(metrics: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
-def _rest(metrics: Mapping[str, float]) -> list[str]:
-    """Return what only some jobs have: an early stop, costs, energy."""
+def _format_optional_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """Return texts of metrics that only some jobs have: early stop, costs, energy."""
     rest = []
     name = "early_stop_difference_points"
     if {f"{name}{end}" for end in ("", "_low", "_high")} <= metrics.keys():
         stopped = "stopped early" if metrics.get("questions_left") else "not stopped early"
-        rest.append(f"{stopped}: {_with_interval(metrics, name)} points to the baseline")
+        rest.append(f"{stopped}: {_format_with_interval(metrics, name)} points to the baseline")
     if "cost_usd" in metrics:
         rest.append(f"{find_metric('cost_usd').format_value(metrics['cost_usd'])} USD")
     if "joules_per_right_answer" in metrics:
@@ -91,14 +93,14 @@ def _rest(metrics: Mapping[str, float]) -> list[str]:
     return rest
 
 
-def percent_interval(metrics: Mapping[str, float], key: str) -> str:
-    """Return `94.6 % [78.4, 97.5]`, without the interval if there is none."""
+def format_percent_with_interval(metrics: Mapping[str, float], key: str) -> str:
+    """Return a metric such as `94.6 % [78.4, 97.5]`, without the interval if there is none."""
     low, high = (metrics.get(f"{key}{end}") for end in ("_low", "_high"))
     value = f"{100 * metrics[key]:.1f} %"
     return value if low is None or high is None else f"{value} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _with_interval(metrics: Mapping[str, float], key: str) -> str:
+def _format_with_interval(metrics: Mapping[str, float], key: str) -> str:
     metric = find_metric(key)
     low, high = (metrics.get(f"{key}{end}") for end in ("_low", "_high"))
     value = metric.format_value(metrics[key])
@@ -110,8 +112,8 @@ def _with_interval(metrics: Mapping[str, float], key: str) -> str:
 # ------------------------------------------------------------------------------------------- while jobs run
 
 
-def progress_cells(step: ProgressState | None) -> str:
-    """Return how far a job is; None: it has only been started."""
+def format_job_progress(step: ProgressState | None) -> str:
+    """Return a running job's progress as text. None means that it has only been started."""
     if step is None:
         return "starting"
     news = {key: value for key, value in step.news.items() if key not in DETAILS}
@@ -123,12 +125,14 @@ def progress_cells(step: ProgressState | None) -> str:
     return ", ".join([*cells, *([f"{format_duration(step.left_s)} left"] if step.left_s else [])])
 
 
-def counts(done: int, total: int, failed: int) -> str:
-    return f"{done} of {total} done" + (f", {failed} failed" if failed else "")
+def format_job_counts(num_done: int, num_jobs: int, num_failed: int) -> str:
+    return f"{num_done} of {num_jobs} done" + (f", {num_failed} failed" if num_failed else "")
 
 
-def progress_lines(head: str, running: Sequence[tuple[str, str]], shown: int) -> str:
-    """Return the state of a grid: one line if one job runs, else a line for each of the first jobs."""
+def format_grid_progress(head: str, running: Sequence[tuple[str, str]], shown: int) -> str:
+    """Return a grid's progress: one line for a single running job, otherwise one line for each of the
+    first jobs.
+    """
     if len(running) == 1:
         ((label, cells),) = running
         return f"{head} · {label}: {cells}"
@@ -138,8 +142,10 @@ def progress_lines(head: str, running: Sequence[tuple[str, str]], shown: int) ->
     return "\n".join(lines)
 
 
-def ended_line(at: str, label: str, width: int, cells: JobCells, recorded: str) -> str:
-    """Return the line of a finished job; labels have this width, so that the cells stand below each other."""
+def format_ended_job_line(at: str, label: str, width: int, cells: JobCells, recorded: str) -> str:
+    """Return the line of a finished job, with its label padded to `width` so that the lines' cells are
+    aligned.
+    """
     line = f"{at} {label:<{width}}{GAP}{cells.aligned()}"
     return f"{line}{GAP}({recorded})" if recorded else line
 
@@ -151,13 +157,13 @@ HOW_TO_SEE_MORE = "print=full shows all details, print=json all metrics"
 RECORDED_BEFORE, RECORDED_MEANWHILE = "recorded before", "recorded meanwhile"
 
 
-def end_line(statuses: Sequence[str], seconds: float, folder: str) -> str:
-    """Return how many jobs ended how, in which time, and where the results are."""
+def format_grid_summary_line(statuses: Sequence[str], seconds: float, folder: str) -> str:
+    """Return how many jobs ended with each status, the total time, and the folder with the results."""
     totals = Counter(statuses)
     parts = ", ".join(f"{count} {status}" for status, count in totals.items())
     return f"{format_count(len(statuses), 'job')}: {parts} · {format_duration(seconds)} in all · results in {folder}"
 
 
-def hint(name: str, text: str) -> str:
-    """Return a line of what to do next."""
+def format_hint_line(name: str, text: str) -> str:
+    """Return a line that suggests what to do next."""
     return f"{name:<8} {text}"

@@ -1,6 +1,4 @@
-"""The lines of a job's table and the columns of a grid's table: selection and order of the
-metrics.
-"""
+"""Lines of a job's result table and columns of a grid's table: selection and order of the metrics."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones 
 
 @dataclass(frozen=True)
 class TableLine:
-    """One line of a job's table: its label, and a text that names metrics in braces.
+    """One line of a job's result table: its label, and a text template with metric names in braces.
 
     A noun after a metric agrees with its number: `{errors:error}`, `{processes:process|processes}`.
     """
@@ -58,11 +56,11 @@ class TableLine:
 
     @property
     def metric_names(self) -> set[str]:
-        """The metrics that the text names."""
+        """Names of the metrics in the line's text template."""
         return {name for _, name, _, _ in Formatter().parse(self.text) if name}
 
     def has_values(self, metrics: Mapping[str, float]) -> bool:
-        """Return whether all named metrics exist, and the line is not omitted as empty."""
+        """Return whether all metrics of the line exist, and the line is not one that is omitted when empty."""
         return self.metric_names <= metrics.keys() and (
             not self.unless_zero or bool(metrics.get(self.unless_zero))
         )
@@ -81,7 +79,7 @@ def _with_plural_noun(number: str, nouns: str) -> str:
 
 
 def _interval_template(metric: str, label: str = "95 % interval") -> str:
-    """Return the template of an interval's ends, with metrics to fill in."""
+    """Return a text template for the two ends of a metric's interval."""
     return f"   {label} [{{{metric}_low}}, {{{metric}_high}}]"
 
 
@@ -318,8 +316,8 @@ LINES = (
 )
 
 
-def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
-    """Return the metrics that a grid's table shows: those that any of its jobs has measured."""
+def select_grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
+    """Return the metrics that a grid's table shows: all that any of its jobs has measured."""
     shown = [key for key in OF_GRID if any(key in job for job in jobs)]
     shown[1:1] = full_vote_metric_keys(jobs) if "n" in shown else []
     for job in jobs:

@@ -1,14 +1,14 @@
-"""Texts that a comparison adds to a model card."""
+"""Texts that a comparison writes into model cards."""
 
 from __future__ import annotations
 
 FORM = "The form is a hash of all prompts without their questions: only compare scores of the same form."
 
 
-def divergence_explanation(
+def explain_divergence_columns(
     reference: str, is_bounded: bool, texts: str, tokens: str, data: str, split: str
 ) -> str:
-    """Return an explanation of the columns of a divergence table."""
+    """Return a text that explains the columns of a divergence table."""
     what = (
         "over the tokens that are stored for the reference, so percentiles are bounds (lower – upper)"
         if is_bounded

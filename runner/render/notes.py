@@ -1,4 +1,4 @@
-"""Texts of all notes and reasons of jobs and grids, by note code."""
+"""Texts of all notes and reasons about jobs and grids, by note code."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from runner_base.render.notes import Template, render_note, render_note_value
 NOTES: dict[str, Template] = ANSWERS | QUESTIONS | LIKELIHOODS | SPEED | ESTIMATES | GRIDS
 
 
-def note_text(note: Note | str) -> str:
-    """Return a note as text. A note from a file or another package is text already."""
+def format_note(note: Note | str) -> str:
+    """Return a note as text. Notes from files or other packages are already text."""
     return note if isinstance(note, str) else render_note(note, NOTES)
 
 
 def render_notes(notes: Iterable[Note | str]) -> list[str]:
-    return [note_text(note) for note in notes]
+    return [format_note(note) for note in notes]
 
 
-def render_cells(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return table rows, with cells that are notes rendered as text."""
-    return [{key: render_note_value(value, NOTES) for key, value in row.items()} for row in rows]
+def render_note_cells(table_rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return table rows in which cells that contain notes are rendered as text."""
+    return [{key: render_note_value(value, NOTES) for key, value in row.items()} for row in table_rows]

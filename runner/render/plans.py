@@ -1,4 +1,4 @@
-"""Texts of a grid's plan, except its notes."""
+"""Texts of a grid's plan, other than its notes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from runner_base import format_count, format_duration
 HAS_ALL_COLUMNS = "print=full shows them"
 
 
-def state_text(state: str, is_duplicate: bool) -> str:
+def job_state_text(state: str, is_duplicate: bool) -> str:
     return f"{state} (listed twice)" if is_duplicate else state
 
 
-def memory_lines(
+def format_memory_lines(
     process_mib: float, main_mib: float, is_limited: bool, gpus_mib: Sequence[float]
 ) -> list[str]:
-    """Return what a plan's columns of memory mean, and how much is free: in main memory, and on each GPU."""
+    """Return lines that explain a plan's memory columns and name the free memory of the machine and of
+    each GPU.
+    """
     limit = " (limited by the control group)" if is_limited else ""
     free = [f"{main_mib:,.0f} MiB of main memory{limit}"]
     free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_mib)]
@@ -26,10 +28,10 @@ def memory_lines(
     ]
 
 
-def total_line(
+def format_plan_total_line(
     summary: str, models: int, is_per_worker: bool, seconds: float | None, spread: float, left_out: int
 ) -> str:
-    """Return how many jobs there are, how many models they load, and how long they take."""
+    """Return the number of jobs, the number of models to load, and the total time, as one line."""
     each = "once per worker" if is_per_worker else "once"
     parts = [summary]
     if models:

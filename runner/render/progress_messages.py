@@ -1,4 +1,4 @@
-"""Messages of a command on starting, waiting, resuming and interrupting."""
+"""Messages of a command about starting, waiting, resuming and interrupting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def waiting_message(job_id: str) -> str:
 
 
 def resuming_message(recorded: float, total: int, begun: int) -> str:
-    """Return what an interrupted start of a job has left. Empty if it has left nothing."""
+    """Return a message on what an interrupted start of a job has left to resume. Empty if nothing is
+    left.
+    """
     parts = [f"{int(recorded):,} of {total:,} recorded"] if recorded else []
     parts += [f"{format_count(begun, 'answer')} begun"] if begun else []
     return f"resuming: {', '.join(parts)}" if parts else ""

@@ -1,4 +1,4 @@
-"""Changes between versions of the rules by which tasks judge answers."""
+"""Describes changes between versions of the rules by which tasks judge answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEW_RULES = {
 
 
 def describe_rule_changes(task: str, versions: tuple[str, str]) -> str:
-    """Return what changed between two versions of a task's rules. Empty if unknown."""
+    """Return a text on what changed between two versions of a task's judging rules. Empty if unknown."""
     if not all(version.isdecimal() for version in versions):
         return ""
     old, new = sorted(map(int, versions))

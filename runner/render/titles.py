@@ -1,4 +1,4 @@
-"""Titles of tables, and facts of a sweep."""
+"""Titles of tables, and texts of a sweep's facts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RULER_SCORES = "RULER score (share of the requested values in the answer) and ex
 
 
 def sustainable_rate_text(rate: float | None, is_highest_tried: bool) -> str:
-    """Return the rate up to which an engine sustains the requests."""
+    """Return as text the highest request rate that an engine sustains."""
     if rate is None:
         return "none of the tested rates"
     more = " or more (the highest tested rate)" if is_highest_tried else ""

@@ -1,6 +1,4 @@
-"""Verdicts on completions, for every task with known answers. These names are the package's
-interface.
-"""
+"""Interface for judging answers, used by every task whose right answers are known."""
 
 from typing import TYPE_CHECKING
 
@@ -15,42 +13,42 @@ if TYPE_CHECKING:
     from runner.scorers.divergence import exact_divergence as exact_divergence
     from runner.scorers.expressions import PACKAGE as PACKAGE
     from runner.scorers.expressions import require_math_verify as require_math_verify
-    from runner.scorers.extractors import extract as extract
-    from runner.scorers.extractors import extract_all as extract_all
+    from runner.scorers.extractors import extract_by_all_extractors as extract_by_all_extractors
+    from runner.scorers.extractors import extract_by_extractor as extract_by_extractor
     from runner.scorers.letters import LETTERS as LETTERS
     from runner.scorers.letters import find_gold_letter as find_gold_letter
-    from runner.scorers.letters import parse_letter as parse_letter
+    from runner.scorers.letters import parse_choice_letter as parse_choice_letter
     from runner.scorers.numbers import find_gold_number as find_gold_number
-    from runner.scorers.numbers import parse_number as parse_number
+    from runner.scorers.numbers import to_canonical_number as to_canonical_number
     from runner.scorers.plugin_metrics import add_plugin_metrics as add_plugin_metrics
-    from runner.scorers.totals import cost_and_side_metrics as cost_and_side_metrics
-    from runner.scorers.totals import count_completions as count_completions
+    from runner.scorers.totals import completion_counts as completion_counts
+    from runner.scorers.totals import cost_and_model_metrics as cost_and_model_metrics
     from runner.scorers.totals import score_counted_samples as score_counted_samples
     from runner.scorers.totals import score_samples as score_samples
-    from runner.scorers.totals import token_counts as token_counts
+    from runner.scorers.totals import total_token_counts as total_token_counts
     from runner.scorers.verdicts import WHY_NOT as WHY_NOT
     from runner.scorers.verdicts import Judgement as Judgement
-    from runner.scorers.verdicts import judge as judge
+    from runner.scorers.verdicts import judge_answer as judge_answer
     from runner.scorers.votes import VoteResult as VoteResult
-    from runner.scorers.votes import count_votes as count_votes
+    from runner.scorers.votes import count_majority_votes as count_majority_votes
 
 PLACES = {
     # one answer
-    "judge": "verdicts",  # judges one answer by every extractor, or by a scorer
+    "judge_answer": "verdicts",  # judges one answer by every extractor, or by a scorer
     "Judgement": "verdicts",  # what was found in an answer, and the verdicts on it
     "WHY_NOT": "verdicts",  # the key in a sample of why an answer could not be compared
     "Scorer": "base",  # reads and compares answers that are neither numbers nor letters; plug-ins derive from it
     "load_scorer": "answer_reading",  # a scorer by its name
-    "extract": "extractors",  # the answer that one extractor finds in a text
-    "extract_all": "extractors",  # the answers that all extractors find
+    "extract_by_extractor": "extractors",  # the answer that one extractor finds in a text
+    "extract_by_all_extractors": "extractors",  # the answers that all extractors find
     # several answers to a question
-    "count_votes": "votes",  # counts the votes of a question's answers
+    "count_majority_votes": "votes",  # counts the votes of a question's answers
     "VoteResult": "votes",  # the result: the answer that was elected, and estimates for fewer answers
     # right answers, and how they are written
     "find_gold_number": "numbers",  # the number of a worked answer
-    "parse_number": "numbers",  # a number in the form that is compared
+    "to_canonical_number": "numbers",  # a number in the form that is compared
     "find_gold_letter": "letters",  # the letter of a worked answer
-    "parse_letter": "letters",  # the letter that a text is, or begins with
+    "parse_choice_letter": "letters",  # the letter that a text is, or begins with
     "LETTERS": "letters",  # of choices
     "PACKAGE": "expressions",  # what compares expressions
     "require_math_verify": "expressions",  # its version; ConfigError if it is not installed
@@ -62,9 +60,9 @@ PLACES = {
     # totals of a job
     "score_samples": "totals",  # verdicts, tokens and accuracy with its interval
     "score_counted_samples": "totals",  # the same of the samples that count
-    "count_completions": "totals",  # completions, tokens, and how they ended
-    "token_counts": "totals",  # prompt tokens and new tokens
-    "cost_and_side_metrics": "totals",  # what the answers cost, and who gave them
+    "completion_counts": "totals",  # completions, tokens, and how they ended
+    "total_token_counts": "totals",  # prompt tokens and new tokens
+    "cost_and_model_metrics": "totals",  # what the answers cost, and who gave them
     "add_plugin_metrics": "plugin_metrics",  # adds the metrics of plug-ins to a result
 }
 __all__ = [*PLACES]

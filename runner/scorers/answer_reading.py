@@ -1,5 +1,5 @@
-"""Extracts answers from a text: numbers and letters by every extractor, other answers by the job's
-scorer.
+"""Extracts the answer from a text: numbers and letters with every extractor, other answers with the
+job's scorer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from runner.config.extractors import Extractor
 from runner.scorers import letters, numbers
 from runner.scorers.base import Scorer
 from runner.scorers.expressions import ExpressionScorer
-from runner.scorers.extractors import Notation, extract_all
+from runner.scorers.extractors import Notation, extract_by_all_extractors
 from runner_base import SplitText, plugins
 
 OWN: dict[str, type[Scorer]] = {Extractor.math.value: ExpressionScorer}  # scorers of others are plug-ins
@@ -19,7 +19,7 @@ OWN: dict[str, type[Scorer]] = {Extractor.math.value: ExpressionScorer}  # score
 
 @dataclass(frozen=True)
 class ExtractedAnswers:
-    """The answers found in a text, by extractor or scorer name."""
+    """Answers extracted from one text, by name of the extractor or scorer."""
 
     found: dict[str, str | None]
     # whether the answer stands where one is announced, and so is the last word of a text
@@ -27,11 +27,13 @@ class ExtractedAnswers:
     scorer: Scorer | None = None  # which compares; None: equal answers are equal texts
 
     def is_right(self, answer: str, gold: str) -> bool:
-        """Return whether an extracted answer is the right one."""
+        """Return whether an extracted answer equals the gold answer."""
         return answer == gold if self.scorer is None else self.scorer.is_right(answer, gold)
 
     def explain_comparison_failure(self, gold: str) -> str:
-        """Return why an extracted answer could not be compared with the right one. Empty if it was."""
+        """Return why an extracted answer could not be compared with the gold answer. Empty if the comparison
+        succeeded.
+        """
         if self.scorer is None:
             return ""
         return "".join(
@@ -42,29 +44,33 @@ class ExtractedAnswers:
 
 
 @cache
-def load_scorer(name: str) -> Scorer:
-    """Return a scorer by its name. Raises ConfigError if a plug-in's scorer cannot be imported."""
-    if name in OWN:
-        return OWN[name]()
-    kind: type[Scorer] = plugins.load_plug_in_class("scorer", name, Scorer)  # type: ignore[type-abstract]
+def load_scorer(scorer_name: str) -> Scorer:
+    """Return the scorer with this name. Raises ConfigError if a plug-in's scorer cannot be imported."""
+    if scorer_name in OWN:
+        return OWN[scorer_name]()
+    kind: type[Scorer] = plugins.load_plug_in_class("scorer", scorer_name, Scorer)  # type: ignore[type-abstract]
     return kind()
 
 
 def extract_answers(
-    parts: SplitText, gold: str, is_complete: bool, scorer: str | None = None
+    split_text: SplitText, gold: str, is_complete: bool, scorer: str | None = None
 ) -> ExtractedAnswers:
-    """Extract the answer after the thinking, by a scorer, or as letter or number like the gold answer."""
+    """Extract answers from the text after the thinking, with a scorer, or with extractors for the gold
+    answer's notation.
+    """
     if scorer is None:
-        return _apply_extractors(parts.answer, letters if gold in letters.LETTERS else numbers)
+        return _apply_all_extractors(split_text.answer, letters if gold in letters.LETTERS else numbers)
     rule = load_scorer(scorer)
     answer = None
-    if not parts.is_open:
-        answer = rule.find(parts.answer) if is_complete else rule.find_in_truncated(parts.answer)
+    if not split_text.is_open:
+        answer = rule.find(split_text.answer) if is_complete else rule.find_in_truncated(split_text.answer)
     return ExtractedAnswers({scorer: answer}, {scorer: answer is not None}, rule)
 
 
-def _apply_extractors(text: str, notation: Notation) -> ExtractedAnswers:
-    found = {extractor.value: answer for extractor, answer in extract_all(text, notation).items()}
+def _apply_all_extractors(text: str, notation: Notation) -> ExtractedAnswers:
+    found = {
+        extractor.value: answer for extractor, answer in extract_by_all_extractors(text, notation).items()
+    }
     marked = {name: answer is not None for name, answer in found.items()}
     # `flexible` finds a number in most texts: it is sure to be the answer only where #### marks one
     return ExtractedAnswers(found, marked | {Extractor.flexible.value: marked[Extractor.strict.value]})

@@ -1,5 +1,5 @@
-"""Base class for scorers of answers that are neither numbers nor letters: expressions, or a
-plug-in's format.
+"""Base class of scorers, which judge answers that are neither numbers nor letters, such as
+expressions.
 """
 
 from __future__ import annotations
@@ -9,38 +9,42 @@ from collections.abc import Sequence
 
 
 class Scorer(ABC):
-    """Finds the answer in a text, and decides whether it is right. `task.scorer` selects the scorer."""
+    """Extracts the answer from a text and decides whether it is right. `task.scorer` selects the scorer."""
 
     @abstractmethod
     def find(self, text: str) -> str | None:
-        """Return the answer in a completion in canonical form, so that equal answers are equal texts. None
+        """Return the answer of a completion in canonical form, so that equal answers are equal strings. None
         without an answer.
         """
 
     def find_in_truncated(self, text: str) -> str | None:
-        """Return the answer in a truncated completion. None if it may not be the final answer."""
+        """Return the answer of a truncated completion. None unless the answer is certainly the final one."""
         return self.find(text)
 
-    def read_gold(self, answer: str) -> str:
-        """Return the right answer from a row's answer. Raises ValueError with the reason if it has none."""
-        found = self.find(answer)
+    def read_gold(self, gold_text: str) -> str:
+        """Return the gold answer from a data set row's answer text. Raises ValueError with the reason if
+        there is none.
+        """
+        found = self.find(gold_text)
         if found is None:
-            raise ValueError(f"no answer found in {answer[:60]!r}")
+            raise ValueError(f"no answer found in {gold_text[:60]!r}")
         return found
 
     def is_right(self, answer: str, gold: str) -> bool:
-        """Return whether an extracted answer is the right one."""
+        """Return whether an extracted answer equals the gold answer."""
         return answer == gold
 
     def explain_comparison_failure(self, answer: str, gold: str) -> str:
-        """Return why an answer could not be compared with the right one. Empty if it was."""
+        """Return why an answer could not be compared with the gold answer. Empty if the comparison
+        succeeded.
+        """
         return ""
 
     def close(self) -> None:  # noqa: B027 – most have nothing to let go of
         """Release resources at the end of a job."""
 
-    def find_equal_answer(self, answer: str, others: Sequence[str]) -> str:
-        """Return the first of the other answers that equals this one, for which it votes; else this
-        answer.
+    def find_equal_answer(self, answer: str, other_answers: Sequence[str]) -> str:
+        """Return the first of the other answers that equals this answer, for majority votes. Without one,
+        return this answer.
         """
         return answer

@@ -1,4 +1,4 @@
-"""Divergence of a model from a reference, token by token: over whole distributions, or over stored
+"""Divergence per token of a model from a reference, computed over whole distributions or over stored
 tokens.
 
 A reference stores its most probable tokens, and some drawn at random from all others, by their
@@ -22,7 +22,7 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Divergence:
-    """Sums over the tokens of one sample in nats, and the values of each token."""
+    """Divergence of a model from its reference over one sample: sums in nats, and values of each token."""
 
     kl_nats: float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
     truncation_nats: float  # the most that the other tokens can add to it
@@ -47,8 +47,8 @@ class Divergence:
 
 
 class _StoredTokens:
-    """Arrays [T, K]: a reference's most probable tokens under both models, and the rest of both
-    distributions.
+    """Arrays [T, K] with the probabilities of the reference's top tokens under both models, and the
+    remaining mass.
     """
 
     def __init__(self, width: int, reference: Sequence[float], model_logprobs: Any) -> None:
@@ -69,8 +69,8 @@ class _StoredTokens:
             self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)
 
     def truncation_bound(self, min_logprobs: Sequence[float]) -> Any:
-        """Return the most that the remaining tokens can add at each position: see
-        `divergence_lower_bound`.
+        """Return an upper bound, for each position, of the divergence that tokens outside the stored ones
+        can add.
         """
         import numpy as np
 
@@ -85,13 +85,13 @@ class _StoredTokens:
 
 
 def divergence_lower_bound(
-    width: int,
+    top_k: int,
     reference: Sequence[float],
     model_logprobs: Sequence[Sequence[float]],
     min_logprobs: Sequence[float],
     is_same_top_token: Sequence[bool],
 ) -> Divergence:
-    """Return this model's divergence from a reference without drawn tokens, over one sample.
+    """Return a lower bound of the divergence from a reference that has stored only its top-k tokens.
 
     `reference` are the log-probabilities of its `width` most probable tokens, position after
     position, `model_logprobs` those of the same tokens under this model, and `min_logprobs` that of
@@ -100,7 +100,7 @@ def divergence_lower_bound(
     than if all of p were on this model's least probable token: each token of the rest has at most
     p, and at most the probability of the last stored token.
     """
-    kept = _StoredTokens(width, reference, model_logprobs)
+    kept = _StoredTokens(top_k, reference, model_logprobs)
     kl, truncation = kept.inside + kept.tail, kept.truncation_bound(min_logprobs)
     return Divergence(
         _finite_sum(kl),
@@ -112,7 +112,7 @@ def divergence_lower_bound(
 
 
 def divergence_from_draws(
-    width: int,
+    top_k: int,
     reference: Sequence[float],
     num_drawn: int,
     drawn_reference: Sequence[float],
@@ -120,7 +120,8 @@ def divergence_from_draws(
     min_logprobs: Sequence[float],
     is_same_top_token: Sequence[bool],
 ) -> Divergence:
-    """Return this model's divergence from a reference with `num_drawn` drawn tokens at each position.
+    """Return an unbiased estimate of the divergence from a reference with `num_drawn` randomly drawn
+    tokens per position.
 
     `model_logprobs` are the log-probabilities of the most probable and then of the drawn tokens
     under this model. With the rests p and q of both, and r the ratio of a token's probabilities
@@ -130,10 +131,10 @@ def divergence_from_draws(
     import numpy as np
 
     logprobs = np.asarray(model_logprobs, dtype=np.float64)
-    kept = _StoredTokens(width, reference, logprobs[:, :width])
+    kept = _StoredTokens(top_k, reference, logprobs[:, :top_k])
     drawn_logprobs = np.asarray(drawn_reference, dtype=np.float64).reshape(-1, num_drawn)
     with np.errstate(invalid="ignore", over="ignore"):
-        log_r = (logprobs[:, width:] - np.log(kept.our_rest)[:, None]) - (
+        log_r = (logprobs[:, top_k:] - np.log(kept.our_rest)[:, None]) - (
             drawn_logprobs - np.log(kept.rest)[:, None]
         )
         each = np.where(kept.has_rest[:, None], np.exp(log_r) - 1.0 - log_r, 0.0)
@@ -154,14 +155,16 @@ def _finite_sum(values: Any) -> float:
     return total if math.isfinite(total) else math.inf
 
 
-def exact_divergence(reference: Any, model_logprobs: Any) -> Divergence:
-    """Return this model's divergence from the reference over whole distributions.
+def exact_divergence(reference_logprobs: Any, model_logprobs: Any) -> Divergence:
+    """Return the exact divergence from the reference over whole distributions.
 
     Both are tensors [n, V] of log-probabilities in float32, as engines return them. They are
     normalized in float64, so that only the rounding of single numbers is left.
     """
-    p, q = (logits.double().log_softmax(dim=-1) for logits in (reference, model_logprobs))
+    p, q = (logits.double().log_softmax(dim=-1) for logits in (reference_logprobs, model_logprobs))
     parts = (p.exp() * (p - q)).where(p.isfinite(), 0.0)  # a token with probability 0 adds nothing
-    firsts = list(zip(reference.argmax(dim=-1).tolist(), model_logprobs.argmax(dim=-1).tolist(), strict=True))
+    firsts = list(
+        zip(reference_logprobs.argmax(dim=-1).tolist(), model_logprobs.argmax(dim=-1).tolist(), strict=True)
+    )
     agreed = sum(reference_first == first for reference_first, first in firsts)
     return Divergence(float(parts.sum()), 0.0, agreed, least=parts.sum(dim=-1).tolist(), firsts=firsts)

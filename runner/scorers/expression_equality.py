@@ -1,5 +1,4 @@
-"""Decides whether two mathematical expressions are equal: Math-Verify's comparison with stricter
-rules.
+"""Decides whether two mathematical expressions are equal, like Math-Verify but with stricter rules.
 
 It runs in a process of its own (expressions_child.py), which alone imports sympy. The parser
 ignores some parts of the text, such as the base in 21_8, dots, primes and units, and the
@@ -102,7 +101,7 @@ _LOST = re.compile(
 
 @dataclass(frozen=True)
 class ExpressionParts:
-    """An expression split into text, unit, percent sign, base and words."""
+    """An expression split into text, unit, percent sign, number base and words."""
 
     text: str
     unit: str
@@ -113,14 +112,14 @@ class ExpressionParts:
     word_list: tuple[str, ...]
 
 
-def expressions_equal(gold: str, answer: str) -> bool:
+def are_expressions_equal(gold: str, answer: str) -> bool:
     right, given = split_expression(gold), split_expression(answer)
     if right.word_list or given.word_list:
         return _words_or_list(right) == _words_or_list(given)
     if (
         right.lost != given.lost
-        or not _agree_or_missing(right.unit, given.unit)
-        or not _agree_or_missing(right.base, given.base)
+        or not _equal_or_missing(right.unit, given.unit)
+        or not _equal_or_missing(right.base, given.base)
     ):
         return False
     is_real = not any(grader.should_treat_as_complex(side.text) for side in (right, given))
@@ -128,15 +127,15 @@ def expressions_equal(gold: str, answer: str) -> bool:
     if expected is None or found is None:
         return bool(right.text) and _remove_spaces(right.text) == _remove_spaces(given.text)
     if right.is_percent is given.is_percent:
-        return _parsed_equal(expected, found)
+        return _are_parsed_values_equal(expected, found)
     share, other = (expected, found) if right.is_percent else (found, expected)
-    if _is_constant(share) and _parsed_equal(share / 100, other):
+    if _is_constant(share) and _are_parsed_values_equal(share / 100, other):
         return True
     # 50 % is 50 where a percentage was asked for; 0.5 % is not 0.5, which would rather be 50 %
-    return _parsed_equal(expected, found) and (right.is_percent or bool(sympy.Abs(expected) >= 1))
+    return _are_parsed_values_equal(expected, found) and (right.is_percent or bool(sympy.Abs(expected) >= 1))
 
 
-def _agree_or_missing(expected: str, found: str) -> bool:
+def _equal_or_missing(expected: str, found: str) -> bool:
     return expected == found or not expected or not found
 
 
@@ -161,7 +160,7 @@ def split_expression(text: str) -> ExpressionParts:
     text = _BARE.sub(lambda name: "\\" + _NAMED.get(name[1], name[1]), text)
     text, is_percent = _remove_pattern(_PERCENT, text.strip())
     text, unit = _split_off_unit(text.strip())
-    text = _REPEATING.sub(_repeating_to_fraction, text)
+    text = _REPEATING.sub(_repeating_decimal_to_fraction, text)
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     lost = tuple(sorted(_LOST.findall(text)))
     lost += ("apart",) * bool(_APART.search(text))
@@ -172,7 +171,7 @@ def split_expression(text: str) -> ExpressionParts:
         text = f"({','.join(rf'{chr(92)}frac{{{other}}}{{{first}}}' for other in others)})"
     of_base = _BASE.match(text)
     text, base = (of_base["rest"], of_base["base"]) if of_base else (text, "")
-    return ExpressionParts(text.strip(), unit, is_percent, base, lost, _text_words(text))
+    return ExpressionParts(text.strip(), unit, is_percent, base, lost, _words_of_text_answer(text))
 
 
 def _remove_pattern(pattern: re.Pattern[str], text: str) -> tuple[str, bool]:
@@ -181,7 +180,7 @@ def _remove_pattern(pattern: re.Pattern[str], text: str) -> tuple[str, bool]:
 
 
 def _split_off_unit(text: str) -> tuple[str, str]:
-    """Return a text without its final unit, and the unit. An unknown unit stays in the text."""
+    """Return a text without its final unit, and this unit. Unknown units stay in the text."""
     if _TRIGONOMETRIC.search(text):
         return _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text), ""
     if text.endswith(r"^\circ"):
@@ -200,15 +199,15 @@ def _split_off_unit(text: str) -> tuple[str, str]:
     return text[: match.start()], unit + (f"^{power}" if power else "")
 
 
-def _repeating_to_fraction(match: re.Match[str]) -> str:
-    """Return a repeating decimal as a fraction."""
+def _repeating_decimal_to_fraction(match: re.Match[str]) -> str:
+    """Return a repeating decimal as a LaTeX fraction."""
     whole, fixed, again = match.groups()
     nines = 10 ** len(fixed) * (10 ** len(again) - 1)
     return rf"\frac{{{int(whole + fixed + again) - int((whole + fixed) or 0)}}}{{{nines}}}"
 
 
-def _text_words(text: str) -> tuple[str, ...]:
-    """Return the words, in lower case, of an answer that is text and no expression."""
+def _words_of_text_answer(text: str) -> tuple[str, ...]:
+    """Return the lower-case words of an answer that is plain text. Empty for an expression."""
     is_text = re.search(rf"{_WRAP}\{{[^{{}}]*[a-zA-Z]", text) or _WORD.search(_COMMAND.sub(" ", text))
     return _split_list(text) if is_text and "matrix" not in text else ()
 
@@ -243,19 +242,21 @@ def parse_expression(text: str, is_real: bool = True) -> Any:
 
 
 def _last_side_of_equation(latex: str) -> str:
-    """Return the last side of a chain of equations."""
+    """Return the last side of a chain of equations such as a = b = c. Other texts are returned
+    unchanged.
+    """
     sides = re.split(r"(?<!\\|<|!|>)=", latex)
     return sides[-1] if len(sides) > 2 and not {",", ";"} & {*latex} else latex
 
 
-def _parsed_equal(expected: Any, found: Any) -> bool:
+def _are_parsed_values_equal(expected: Any, found: Any) -> bool:
     if _is_unordered_list(expected) is not _is_unordered_list(found) and (
         _is_tuple_or_interval(expected) or _is_tuple_or_interval(found)
     ):
         return False
-    if not _contains_equation(expected) and not _has_solved_equations(found):
+    if not _contains_equation(expected) and not _are_equations_solved(found):
         return False
-    grader.sympy_solve_and_compare = _equal_up_to_factor
+    grader.sympy_solve_and_compare = _relations_equal_up_to_factor
     return bool(
         grader.verify(
             expected,
@@ -269,12 +270,12 @@ def _parsed_equal(expected: Any, found: Any) -> bool:
 
 
 def _is_unordered_list(value: Any) -> bool:
-    """Return whether the value is a list or a set, in any order."""
+    """Return whether a parsed value is a list or set whose order does not matter."""
     return isinstance(value, sympy.FiniteSet)
 
 
 def _is_tuple_or_interval(value: Any) -> bool:
-    """Return whether the value is a pair, an interval or another tuple."""
+    """Return whether a parsed value is a pair, an interval or another tuple."""
     return isinstance(value, sympy.Tuple | sympy.Interval)
 
 
@@ -283,8 +284,8 @@ def _contains_equation(value: Any) -> bool:
     return any(grader.is_equation(part) for part in parts)
 
 
-def _has_solved_equations(value: Any) -> bool:
-    """Return whether each equation gives a value to something, or is true: 2x = 3 does not say 3."""
+def _are_equations_solved(value: Any) -> bool:
+    """Return whether every equation assigns a value or is true: x = 3 is solved, 2x = 3 is not."""
     parts = value.args if isinstance(value, sympy.FiniteSet | sympy.Tuple) else (value,)
     return all(_assigns_value(part) for part in parts if grader.is_equation(part))
 
@@ -297,15 +298,15 @@ def _assigns_value(relation: Any) -> bool:
 
 
 def _is_assignable_name(value: Any) -> bool:
-    """Return whether the value can be assigned to: x, (x, y) or f(x)."""
+    """Return whether a parsed value can stand on the left of an assignment: x, (x, y) or f(x)."""
     is_pair = isinstance(value, sympy.Tuple | sympy.Interval) and all(
         argument.is_Symbol for argument in value.args[:2]
     )
     return is_pair or value.is_Symbol or isinstance(value, sympy.core.function.AppliedUndef)
 
 
-def _equal_up_to_factor(gold: Relational, found: Relational, _rounding: int, _digits: int) -> bool:
-    """Return whether both sides of one relation are a multiple of the other's: 2x < 6 is x < 3.
+def _relations_equal_up_to_factor(gold: Relational, found: Relational, _rounding: int, _digits: int) -> bool:
+    """Return whether two relations differ only by a common factor on both sides: 2x < 6 equals x < 3.
 
     Math-Verify compares solutions, and takes any two equations without solutions as equal.
     """

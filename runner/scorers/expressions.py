@@ -1,4 +1,4 @@
-"""task.extractor=math: finds an answer that is a mathematical expression, and compares it with
+"""task.extractor=math: finds an answer that is a mathematical expression, and compares it by
 Math-Verify.
 
 The answer is the content of the last LaTeX box, or else what follows `the answer is`, the last
@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from runner.config.extractors import Extractor
 from runner.scorers import numbers
 from runner.scorers.base import Scorer
-from runner.scorers.extractors import extract, last_box_content, last_match
+from runner.scorers.extractors import extract_by_extractor, last_box_content, last_match_or_none
 from runner_base import ConfigError, JobFailed, child_process
 
 PACKAGE = "math-verify"
@@ -37,7 +37,9 @@ _TAIL = 20_000  # characters at the end of a text in which a free answer is look
 
 
 def require_math_verify() -> str:
-    """Return the version of Math-Verify. ConfigError names the command that installs it."""
+    """Return the installed version of Math-Verify. If it is missing, a ConfigError names the install
+    command.
+    """
     if find_spec("math_verify") is None:
         raise ConfigError(
             f"task.extractor={Extractor.math.value} needs {PACKAGE}, which is not installed: "
@@ -48,39 +50,41 @@ def require_math_verify() -> str:
 
 
 class ExpressionScorer(Scorer):
-    """Scorer with Math-Verify's comparison of expressions."""
+    """Scorer for mathematical expressions, compared by Math-Verify."""
 
     def find(self, text: str) -> str | None:
-        """Return the boxed answer, or else the unboxed one. None if the last box is not closed."""
-        return find_boxed(text) if "\\boxed{" in text else find_unboxed(text[-_TAIL:])
+        """Return the boxed answer, otherwise the unboxed answer. None if the last LaTeX box is not closed."""
+        return find_boxed_expression(text) if "\\boxed{" in text else find_unboxed_expression(text[-_TAIL:])
 
     def find_in_truncated(self, text: str) -> str | None:
         """Return the boxed answer of a truncated text."""
-        return find_boxed(text)
+        return find_boxed_expression(text)
 
-    def read_gold(self, answer: str) -> str:
-        """Return the content of a solution's last box, or the text after ####, or the whole answer."""
-        gold = find_boxed(answer) or answer.rpartition("####")[2].strip()
+    def read_gold(self, gold_text: str) -> str:
+        """Return the gold answer: the content of a solution's last LaTeX box, the text after ####, or the
+        whole text.
+        """
+        gold = find_boxed_expression(gold_text) or gold_text.rpartition("####")[2].strip()
         if not gold or len(gold) > LONGEST:
-            raise ValueError(f"no expression of at most {LONGEST} characters found in {answer[:60]!r}")
+            raise ValueError(f"no expression of at most {LONGEST} characters found in {gold_text[:60]!r}")
         return gold
 
     def is_right(self, answer: str, gold: str) -> bool:
-        return compare_expression(answer, (gold,))[0] is not None
+        return find_equal_expression(answer, (gold,))[0] is not None
 
     def explain_comparison_failure(self, answer: str, gold: str) -> str:
-        return compare_expression(answer, (gold,))[1]
+        return find_equal_expression(answer, (gold,))[1]
 
-    def find_equal_answer(self, answer: str, others: Sequence[str]) -> str:
-        index, _ = compare_expression(answer, tuple(others)) if others else (None, "")
-        return answer if index is None else others[index]
+    def find_equal_answer(self, answer: str, other_answers: Sequence[str]) -> str:
+        index, _ = find_equal_expression(answer, tuple(other_answers)) if other_answers else (None, "")
+        return answer if index is None else other_answers[index]
 
     def close(self) -> None:
         PROCESS.close()
 
 
-def find_boxed(text: str) -> str | None:
-    """Return the content of the last box, or of several boxes in direct succession."""
+def find_boxed_expression(text: str) -> str | None:
+    """Return the content of the last LaTeX box, or of several boxes that follow each other directly."""
     found: list[str] = []
     while (content := last_box_content(text)) or not found:
         start = text.rfind("\\boxed{")
@@ -93,9 +97,9 @@ def find_boxed(text: str) -> str | None:
     return _trim_answer(", ".join(filter(None, found)))
 
 
-def find_unboxed(text: str) -> str | None:
-    """Return the answer in a text without a box."""
-    if (mark := last_match(_MARK.finditer(text))) is not None:
+def find_unboxed_expression(text: str) -> str | None:
+    """Return the answer expression of a text without a LaTeX box."""
+    if (mark := last_match_or_none(_MARK.finditer(text))) is not None:
         rest = text[mark.end() :].lstrip()
         formula = _FORMULA.match(rest)
         end = _END.search(rest)
@@ -103,12 +107,12 @@ def find_unboxed(text: str) -> str | None:
         if formula is None and (within := _FORMULA.search(sentence)):
             formula = within
         return _trim_answer(_formula_content(formula) if formula else sentence)
-    if (formula := last_match(_FORMULA.finditer(text))) is not None:
+    if (formula := last_match_or_none(_FORMULA.finditer(text))) is not None:
         return _trim_answer(_formula_content(formula))
     lines = text.strip().splitlines()
     if lines and not re.search(r"[a-zA-Z]{3,}", lines[-1]):
         return _trim_answer(lines[-1])
-    return extract(text, numbers, Extractor.flexible)
+    return extract_by_extractor(text, numbers, Extractor.flexible)
 
 
 def _formula_content(formula: re.Match[str]) -> str:
@@ -124,8 +128,10 @@ def _trim_answer(text: str) -> str | None:
 
 
 @lru_cache(maxsize=65_536)
-def compare_expression(answer: str, candidates: tuple[str, ...]) -> tuple[int | None, str]:
-    """Return the index of the candidate that equals an answer, or why that is unknown."""
+def find_equal_expression(answer: str, candidates: tuple[str, ...]) -> tuple[int | None, str]:
+    """Return the index of the candidate that equals the answer, or None, with a reason if the comparison
+    failed.
+    """
     if answer in candidates:
         return candidates.index(answer), ""
     if len(answer) > LONGEST:
@@ -133,8 +139,8 @@ def compare_expression(answer: str, candidates: tuple[str, ...]) -> tuple[int | 
     if _is_nested_too_deeply(answer):
         return None, f"is nested more than {DEEPEST} levels deep"
     with suppress(ValueError):  # it is the usual case that all are numbers
-        number = numbers.parse_number(answer)
-        others = [numbers.parse_number(other) for other in candidates]
+        number = numbers.to_canonical_number(answer)
+        others = [numbers.to_canonical_number(other) for other in candidates]
         return (others.index(number) if number in others else None), ""
     return PROCESS.compare(answer, candidates)
 
@@ -149,14 +155,16 @@ def _is_nested_too_deeply(text: str) -> bool:
 
 
 class ComparisonProcess:
-    """The comparison process, started at the first request. Thread-safe."""
+    """Child process that compares expressions, started at the first comparison. Thread-safe."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def compare(self, answer: str, candidates: Sequence[str]) -> tuple[int | None, str]:
-        """Return the index of the equal candidate. Restarts the process if it has died."""
+        """Return the index of the candidate that equals the answer, or None and the reason. A dead process
+        is restarted.
+        """
         request = json.dumps([candidates, answer]).encode() + b"\n"
         with self._lock:
             for _ in range(2):
@@ -182,7 +190,7 @@ class ComparisonProcess:
         )
 
     def close(self) -> None:
-        """End the process if it runs."""
+        """End the comparison process if it is running."""
         with self._lock:
             self._end_process()
 

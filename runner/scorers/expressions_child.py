@@ -1,5 +1,5 @@
-"""Sandbox process that compares expressions: imports Math-Verify once, and parses model output in
-a fork.
+"""Sandboxed process that compares expressions. Math-Verify is imported once, and model output is
+parsed in a fork.
 
 The fork has limits of seconds per answer and of memory, and may write no file, start nothing
 and compile nothing but numbers. The kernel ends it at the time limit, without Python's help,
@@ -41,8 +41,8 @@ _TO_IMPORT = ("os.listdir", "os.scandir")  # modules of sympy that are imported 
 
 
 def main() -> None:
-    """Reply to each request line on stdin until it ends."""
-    from runner.scorers.expression_equality import WARMING, expressions_equal
+    """Answer each request line from stdin with a reply line, until stdin ends."""
+    from runner.scorers.expression_equality import WARMING, are_expressions_equal
 
     logging.disable(logging.CRITICAL)
     # Ctrl-C is for the other side, which then closes stdin
@@ -51,7 +51,7 @@ def main() -> None:
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     for gold, answer in WARMING:
-        expressions_equal(gold, answer)
+        are_expressions_equal(gold, answer)
     fork: ParserFork | None = None
     for line in requests:
         fork = fork or ParserFork()
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 class ParserFork:
-    """A fork that parses model output, until one answer exceeds a limit."""
+    """Forked process that parses model output, replaced after an answer exceeds a resource limit."""
 
     def __init__(self) -> None:
         requests, self._requests = os.pipe()
@@ -75,12 +75,12 @@ class ParserFork:
         if not self._pid:
             for descriptor in (0, self._requests, self._replies):
                 os.close(descriptor)
-            serve_requests(requests, replies)
+            serve_requests_in_fork(requests, replies)
         os.close(requests)
         os.close(replies)
 
     def send_request(self, line: bytes) -> bytes:
-        """Return the reply to a request. Empty if the fork has died."""
+        """Return the forked process's reply to a request line. Empty if the process has died."""
         self.asked += 1
         reply = b""
         with suppress(BrokenPipeError):
@@ -90,31 +90,35 @@ class ParserFork:
         return reply
 
     def close_and_wait(self) -> int:
-        """End the fork and return its exit code."""
+        """End the forked process and return its exit code."""
         os.close(self._requests)
         os.close(self._replies)
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
 
-def serve_requests(requests: int, replies: int) -> None:
-    """In the fork: reply to requests within the limits. Exceeding a limit ends the process."""
-    from runner.scorers.expression_equality import expressions_equal
+def serve_requests_in_fork(request_fd: int, reply_fd: int) -> None:
+    """In the forked process: answer requests within resource limits. Exceeding a limit ends the process."""
+    from runner.scorers.expression_equality import are_expressions_equal
 
     code = _FAILED
     try:
         apply_sandbox_limits()
-        with open(requests, "rb") as lines:
+        with open(request_fd, "rb") as lines:
             for line in lines:
                 among, answer = json.loads(line)
                 signal.setitimer(signal.ITIMER_PROF, CPU_S)
                 signal.setitimer(signal.ITIMER_REAL, CLOCK_S)
                 index = next(
-                    (index for index, candidate in enumerate(among) if expressions_equal(candidate, answer)),
+                    (
+                        index
+                        for index, candidate in enumerate(among)
+                        if are_expressions_equal(candidate, answer)
+                    ),
                     None,
                 )
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                os.write(replies, json.dumps([index, ""]).encode() + b"\n")
+                os.write(reply_fd, json.dumps([index, ""]).encode() + b"\n")
         code = 0
     except MemoryError:
         code = _NO_MEMORY
@@ -125,26 +129,26 @@ def serve_requests(requests: int, replies: int) -> None:
 
 
 def apply_sandbox_limits() -> None:
-    """Limit this process's memory and files, and block operations that no comparison needs."""
+    """Limit this process's memory and files, and block all operations that comparisons do not need."""
     limits = {"AS": MEMORY_MIB * MIB, "FSIZE": 0, "CORE": 0, "NPROC": 0}
     for name, most in limits.items():
         with suppress(ValueError, OSError):  # macOS takes no limit of memory
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
-    sys.addaudithook(block_operation)
+    sys.addaudithook(block_unsafe_operation)
 
 
-def block_operation(event: str, arguments: tuple[Any, ...]) -> None:
-    """Audit hook that blocks outside effects: file writes, processes, network, compiled code."""
-    is_refused = event.startswith(_REFUSED) and event not in _TO_IMPORT
-    if event == "open":
+def block_unsafe_operation(audit_event: str, arguments: tuple[Any, ...]) -> None:
+    """Audit hook that blocks file writes, processes, network access and compiled code."""
+    is_refused = audit_event.startswith(_REFUSED) and audit_event not in _TO_IMPORT
+    if audit_event == "open":
         is_refused = bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
-    elif event == "compile":
+    elif audit_event == "compile":
         source, file = arguments
         is_refused = not str(file).endswith(".py") and not (
             isinstance(source, bytes) and _NUMBER.fullmatch(source)
         )
     if is_refused:
-        raise PermissionError(f"{event} is refused")
+        raise PermissionError(f"{audit_event} is refused")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""The extractors, which find the answer in a text. Each is a function, listed by name in
-EXTRACTORS.
+"""Extractors, which find the answer in a text. EXTRACTORS maps each name to a function.
 
 `strict` and `flexible` are the two filters of lm-evaluation-harness's gsm8k task, with these
 differences: a number is compared as a number (18.00 is 18), and notations that its patterns
@@ -18,54 +17,54 @@ from runner.config.extractors import Extractor
 
 
 class Notation(Protocol):
-    """The patterns of one kind of answer. A notation is a module: numbers.py, letters.py."""
+    """Protocol of a notation module (numbers.py, letters.py) with the patterns of one kind of answer."""
 
     MARKED: re.Pattern[str]  # an answer behind ####
     SAID: re.Pattern[str]  # an answer behind `answer is`
     WITHIN: re.Pattern[str]  # an answer anywhere in a text
 
     def normalize_text(self, text: str) -> str:
-        """Return a text in the form that the patterns expect."""
+        """Return the text in the form that the notation's patterns expect."""
         ...
 
     def canonical_form(self, match: re.Match[str]) -> str:
-        """Return a match in canonical form, so that equal answers are equal texts."""
+        """Return a matched answer in canonical form, so that equal answers are equal strings."""
         ...
 
 
 Match = re.Match[str] | None
 
 
-def find_strict(text: str, notation: Notation) -> Match:
-    """Find the first answer after ####."""
+def find_answer_after_mark(text: str, notation: Notation) -> Match:
+    """Find the first answer after the mark ####."""
     return notation.MARKED.search(text)
 
 
-def find_flexible(text: str, notation: Notation) -> Match:
-    """Find the last answer of a text."""
-    return last_match(notation.WITHIN.finditer(text))
+def find_last_answer(text: str, notation: Notation) -> Match:
+    """Find the last answer in a text."""
+    return last_match_or_none(notation.WITHIN.finditer(text))
 
 
-def find_boxed(text: str, notation: Notation) -> Match:
-    """Find the last answer in the last LaTeX box."""
-    return last_match(notation.WITHIN.finditer(last_box_content(text)))
+def find_answer_in_last_box(text: str, notation: Notation) -> Match:
+    """Find the last answer inside the last LaTeX box."""
+    return last_match_or_none(notation.WITHIN.finditer(last_box_content(text)))
 
 
 def find_after_answer_is(text: str, notation: Notation) -> Match:
-    """Find the last answer after `answer is`."""
-    return last_match(notation.SAID.finditer(text))
+    """Find the last answer after the words `answer is`."""
+    return last_match_or_none(notation.SAID.finditer(text))
 
 
 EXTRACTORS: dict[Extractor, Callable[[str, Notation], Match]] = {
-    Extractor.strict: find_strict,
-    Extractor.flexible: find_flexible,
-    Extractor.boxed: find_boxed,
+    Extractor.strict: find_answer_after_mark,
+    Extractor.flexible: find_last_answer,
+    Extractor.boxed: find_answer_in_last_box,
     Extractor.the_answer_is: find_after_answer_is,
 }
 
 
-def extract_all(text: str, notation: Notation) -> dict[Extractor, str | None]:
-    """Return the answer that each extractor finds, in canonical form. None where it finds none."""
+def extract_by_all_extractors(text: str, notation: Notation) -> dict[Extractor, str | None]:
+    """Return the canonical answer that each extractor finds. None for an extractor that finds nothing."""
     readable = notation.normalize_text(text)
     matches = {extractor: find(readable, notation) for extractor, find in EXTRACTORS.items()}
     return {
@@ -73,19 +72,19 @@ def extract_all(text: str, notation: Notation) -> dict[Extractor, str | None]:
     }
 
 
-def extract(text: str, notation: Notation, extractor: Extractor) -> str | None:
-    """Return the answer that one extractor finds, in canonical form, or None."""
+def extract_by_extractor(text: str, notation: Notation, extractor: Extractor) -> str | None:
+    """Return the canonical answer that one extractor finds. None without an answer."""
     match = EXTRACTORS[extractor](notation.normalize_text(text), notation)
     return notation.canonical_form(match) if match else None
 
 
-def last_match(matches: Iterable[re.Match[str]]) -> Match:
+def last_match_or_none(matches: Iterable[re.Match[str]]) -> Match:
     newest = deque(matches, maxlen=1)
     return newest[0] if newest else None
 
 
 def last_box_content(text: str) -> str:
-    """Return the content of the last LaTeX box. Empty if there is none, or if it is not closed."""
+    """Return the content of the last LaTeX box in a text. Empty without a closed box."""
     start = text.rfind("\\boxed{") + len("\\boxed{")
     if start < len("\\boxed{"):
         return ""

@@ -1,4 +1,4 @@
-"""Patterns for the letter of a choice in answers: a notation for the extractors, like numbers."""
+"""Patterns for answers that are the letter of a choice. The module implements the protocol Notation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ALONE = re.compile(r"\(?(?P<letter>[A-Za-z])[).:]?")
 
 
 def find_gold_letter(answer: str, mark_text: str | None = None) -> str | None:
-    """Return the letter after the last mark of a worked answer, or of an answer that is only a letter.
+    """Return the letter after the last mark in a worked answer, or the letter that is the whole answer.
     None otherwise.
     """
     mark = "####" if mark_text is None else mark_text
@@ -27,10 +27,8 @@ def find_gold_letter(answer: str, mark_text: str | None = None) -> str | None:
     return match["letter"].upper() if match else None
 
 
-def parse_letter(text: str) -> str | None:
-    """Return the letter of a text that is only a letter, such as `b` or `(B)`, or begins with one: `B.
-    blue`.
-    """
+def parse_choice_letter(text: str) -> str | None:
+    """Return the letter of a text such as `b`, `(B)` or `B. blue`. None for other texts."""
     match = _ALONE.fullmatch(text.strip()) or _FIRST.match(text.strip())
     return match["letter"].upper() if match else None
 
@@ -41,5 +39,5 @@ def normalize_text(text: str) -> str:
 
 
 def canonical_form(match: re.Match[str]) -> str:
-    """Return the letter of a match."""
+    """Return the letter of a matched answer."""
     return match["letter"]

@@ -1,4 +1,4 @@
-"""Patterns for numbers in answers, and the canonical form of each, which can be compared exactly.
+"""Patterns for numbers in answers, and a canonical form in which numbers can be compared exactly.
 
 A notation for the extractors. Currencies, fractions, scientific notation, other scripts and
 LaTeX are read.
@@ -32,8 +32,8 @@ _EXPONENT = r"""
 """
 
 
-def _number_pattern(spaced_thousands: str) -> str:
-    """Return the pattern of one number. `spaced_thousands`: the pattern of thousands separated by
+def _build_number_pattern(spaced_thousands: str) -> str:
+    """Return the regular expression for a number. `spaced_thousands` matches thousands separated by
     spaces.
     """
     plain = (
@@ -44,17 +44,19 @@ def _number_pattern(spaced_thousands: str) -> str:
 
 
 _GLUE = r"(?:\\f?boxed\{|[\s*_`$\\(\[{~≈=:+])*"  # between the words and the number: **18**, \(18\), = 18
-_AFTER = rf"{_GLUE} (?:{_number_pattern(_SPACED)})"
+_AFTER = rf"{_GLUE} (?:{_build_number_pattern(_SPACED)})"
 MARKED = re.compile(rf"\#\#\#\#{_AFTER}", re.VERBOSE)
 SAID = re.compile(rf"\banswer\s+is\b{_AFTER}", re.VERBOSE | re.IGNORECASE)
-_ALONE = re.compile(_number_pattern(_SPACED), re.VERBOSE)
+_ALONE = re.compile(_build_number_pattern(_SPACED), re.VERBOSE)
 # In 10-5 the hyphen is not a sign; in x2 the 2 is not a number, and neither is the 3 in 1.2.3.
-WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number_pattern(_SPACED_SURELY)})", re.VERBOSE)
+WITHIN = re.compile(
+    rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_build_number_pattern(_SPACED_SURELY)})", re.VERBOSE
+)
 
 # In a box: words, an equation's left side and a unit may stand around the one number. A single
 # letter that follows it without a space is a variable: 3x is no number, 3 m and 3cm are.
 _BOXED = re.compile(
-    rf"""(?:[^=≈]*[=≈])? \s* (?:[^\W\d_]{{2,}}[,.:']?\s+)* (?:{_number_pattern(_SPACED)})
+    rf"""(?:[^=≈]*[=≈])? \s* (?:[^\W\d_]{{2,}}[,.:']?\s+)* (?:{_build_number_pattern(_SPACED)})
     (?:[%°€£¥₹.\s]|\^\{{?\\circ\}}?)*+
     (?:(?:(?<=[\s%°]) | (?=[^\W\d_]{{2}})) [^\W\d_] [^=≈\\0-9^(){{}}\[\]]*+ (?:\^\{{?[23]\}}?)? )?
     (?:\([^=≈\\0-9^(){{}}\[\]]*\))? [.\s]*""",
@@ -95,20 +97,20 @@ _TEX_FRACTION = re.compile(
 
 
 def find_gold_number(answer: str, mark_text: str | None = None) -> str:
-    """Return the number after the last mark of a worked answer, or of an answer that is only a number.
+    """Return the number after the last mark in a worked answer, or the number that is the whole answer.
 
     The mark is `####`, or the given text, which must then occur.
     """
     if mark_text is not None:
         match = (
-            re.match(_AFTER, _translate_scripts(answer.rpartition(mark_text)[2]), re.VERBOSE)
+            re.match(_AFTER, _translate_to_ascii_numbers(answer.rpartition(mark_text)[2]), re.VERBOSE)
             if mark_text in answer
             else None
         )
         if match is None:
             raise ValueError(f"the answer has no number after {mark_text!r}")
         return canonical_form(match)
-    text = _translate_scripts(answer)
+    text = _translate_to_ascii_numbers(answer)
     if marked := [*MARKED.finditer(text)]:
         return canonical_form(marked[-1])
     if "####" not in text and (alone := _ALONE.fullmatch(text.strip())):
@@ -116,25 +118,25 @@ def find_gold_number(answer: str, mark_text: str | None = None) -> str:
     raise ValueError("the answer is not a number, and has no '#### NUMBER'")
 
 
-def parse_number(text: str) -> str:
-    """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`, `2/6`
-    is `1/3`.
+def to_canonical_number(text: str) -> str:
+    """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`, `2/6` is
+    `1/3`.
     """
-    match = _ALONE.fullmatch(_translate_scripts(text).strip())
+    match = _ALONE.fullmatch(_translate_to_ascii_numbers(text).strip())
     if match is None:
         raise ValueError(f"not a number: {text[:80]!r}")
     return canonical_form(match)
 
 
 def normalize_text(text: str) -> str:
-    """Return a text in the form that the patterns expect: one notation, with plain numbers in its
-    boxes.
+    """Return a text with all numbers, also those in LaTeX boxes, in one plain notation that the patterns
+    expect.
     """
-    return _replace_box_contents(_translate_scripts(text), _parse_box)
+    return _replace_box_contents(_translate_to_ascii_numbers(text), _parse_boxed_number)
 
 
 def canonical_form(match: re.Match[str]) -> str:
-    """Return a match as a decimal, or as a fraction in lowest terms if no decimal equals it."""
+    """Return a matched number as a decimal, or as a reduced fraction if no finite decimal equals it."""
     negative = "-" in (match["sign"] or "")
     if match["top"]:
         value = Fraction(int(match["top"]), int(match["bottom"]))
@@ -150,7 +152,7 @@ def canonical_form(match: re.Match[str]) -> str:
 
 
 def _replace_box_contents(text: str, parse_content: Callable[[str], str | None]) -> str:
-    """Replace the content of each outermost LaTeX box by its parsed value, if there is one."""
+    """Replace the content of each outermost LaTeX box by its parsed value. Unparsable contents stay."""
     pieces: list[str] = []
     copied, depth, begin, is_box = 0, 0, 0, False
     for brace in re.compile(r"(?:\\f?boxed)?\{|\}").finditer(text):
@@ -166,8 +168,8 @@ def _replace_box_contents(text: str, parse_content: Callable[[str], str | None])
     return "".join([*pieces, text[copied:]])
 
 
-def _parse_box(content: str) -> str | None:
-    """Return the number in a box in canonical form. None if the box holds another expression."""
+def _parse_boxed_number(content: str) -> str | None:
+    """Return the number in a LaTeX box in canonical form. None if the box contains another expression."""
     if len(content) > _LONGEST_BOX:
         return None
     while (bare := _WRAPPER.sub(r" \1 ", content)) != content:
@@ -176,8 +178,8 @@ def _parse_box(content: str) -> str | None:
     return canonical_form(match) if match else None
 
 
-def _translate_scripts(text: str) -> str:
-    """Translate digits, signs, separators and fractions of other scripts and LaTeX to ASCII."""
+def _translate_to_ascii_numbers(text: str) -> str:
+    """Translate digits, signs, separators and fractions of other scripts and of LaTeX to ASCII."""
     if not text.isascii():
         text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_ASCII)
         text = _VULGAR.sub(_expand_vulgar_fraction, text)
@@ -199,7 +201,7 @@ def _expand_vulgar_fraction(match: re.Match[str]) -> str:
 
 
 def _fraction_to_decimal(value: Fraction) -> str | None:
-    """Return the decimal that equals a fraction. None if there is none."""
+    """Return the finite decimal that equals a fraction. None if the decimal would not end."""
     remaining, places = value.denominator, 0
     for prime in (2, 5):
         count = 0

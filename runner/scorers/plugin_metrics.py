@@ -10,8 +10,8 @@ from runner_compare import Metric
 
 
 def add_plugin_metrics(metric_names: Sequence[str], samples: Mapping[int, Sample], result: Result) -> None:
-    """Add plug-in metrics of the counted answers to a result. A failing metric becomes a problem note
-    of the job.
+    """Add plug-in metrics, computed from the counted samples, to a result. A failing metric becomes a
+    note.
     """
     counted = [samples[index] for index in sorted(samples) if not samples[index].left_out]
     for name in metric_names:

@@ -1,18 +1,18 @@
-"""Totals over a job's samples: verdicts, tokens, costs, and which models gave the answers."""
+"""Sums over a job's samples: verdicts, tokens, costs, and which models gave the answers."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from runner.core.answer_sources import count_by_source
+from runner.core.answer_sources import count_answers_by_model
 from runner_base import FinishReason, Sample, Verdict
 from runner_compare import ENDS
 from runner_compare.statistics import accuracy_bound_metrics, accuracy_metrics
 
 
 def score_samples(samples: list[Sample]) -> dict[str, float]:
-    """Return verdict counts, tokens, and accuracy: correct ÷ n with its 95 % interval, where n
-    includes errors.
+    """Return verdict counts, token counts, and accuracy = correct ÷ n with its 95 % interval. n includes
+    errors.
 
     With several answers per question, the accuracy is the mean over all of them; the verdicts are
     those of the votes.
@@ -26,12 +26,12 @@ def score_samples(samples: list[Sample]) -> dict[str, float]:
         **accuracy_bound_metrics(at_worst, at_best, families, answers),
         **{verdict.value: counts[verdict] for verdict in Verdict},
         "errors": sum(sample.failed for sample in samples),
-        **token_counts(samples),
+        **total_token_counts(samples),
     }
 
 
 def score_counted_samples(samples: list[Sample]) -> dict[str, float]:
-    """Return the score of the counted samples. If some are excluded, also the score of all, named
+    """Return the score of samples that count. If some samples are excluded, add the score of all, named
     `…_all`.
     """
     counted = [sample for sample in samples if not sample.left_out]
@@ -40,32 +40,32 @@ def score_counted_samples(samples: list[Sample]) -> dict[str, float]:
         return every
     ends_of_all = {f"accuracy_all{end}": every[f"accuracy{end}"] for end in ENDS}
     of_all = {"errors": every["errors"], "correct_all": every["correct"], "n_all": every["n"], **ends_of_all}
-    return score_samples(counted) | token_counts(samples) | of_all
+    return score_samples(counted) | total_token_counts(samples) | of_all
 
 
-def token_counts(samples: list[Sample]) -> dict[str, float]:
-    """Return the total prompt tokens and new tokens."""
+def total_token_counts(samples: list[Sample]) -> dict[str, float]:
+    """Return the total number of prompt tokens and of new tokens."""
     return {
         "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
         "new_tokens": sum(branch.num_tokens for sample in samples for branch in sample.answers),
     }
 
 
-def cost_and_side_metrics(samples: list[Sample]) -> dict[str, float]:
-    """Return the cost, and answers, calls and tokens of each model of a hybrid, if known."""
-    return total_cost(samples) | count_by_source(samples)
+def cost_and_model_metrics(samples: list[Sample]) -> dict[str, float]:
+    """Return the total cost and, for a hybrid, the answers, calls and tokens of each model, where known."""
+    return total_cost_usd(samples) | count_answers_by_model(samples)
 
 
-def total_cost(samples: list[Sample]) -> dict[str, float]:
-    """Return the total cost of the answers in USD, if it is known."""
+def total_cost_usd(samples: list[Sample]) -> dict[str, float]:
+    """Return the total cost of all answers in USD. Empty if it is unknown."""
     costs = [
         sample.cost_usd for sample in samples if sample.cost_usd is not None and sample.reused_from is None
     ]
     return {"cost_usd": sum(costs)} if costs else {}
 
 
-def count_completions(samples: list[Sample]) -> dict[str, float]:
-    """Count completions, tokens and finish reasons. Every branch is a completion."""
+def completion_counts(samples: list[Sample]) -> dict[str, float]:
+    """Return the number of completions, tokens and finish reasons. Each branch counts as a completion."""
     completions = [answer for sample in samples for answer in sample.answers]
     ended = {
         reason: sum(completion.finish_reason is reason for completion in completions)
@@ -73,7 +73,7 @@ def count_completions(samples: list[Sample]) -> dict[str, float]:
     }
     return {
         "n": len(completions),
-        **token_counts(samples),
+        **total_token_counts(samples),
         "stopped": ended[FinishReason.stop],
         "cut_off": ended[FinishReason.length] + ended[FinishReason.context],
         "errors": ended[FinishReason.error],

@@ -1,6 +1,4 @@
-"""Judges whether an answer is right: a number, the letter of a choice, or an answer found by a
-scorer.
-"""
+"""Judges whether an answer is right, for numbers, letters of choices, and answers found by a scorer."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ WHY_NOT = "why_not"
 
 @dataclass(frozen=True)
 class Judgement:
-    """One answer judged by every extractor, or by a single scorer: found answer and verdict by name."""
+    """Judgement of one answer by every extractor or by a scorer: extracted answer and verdict by name."""
 
     found: dict[str, str | None]  # the number, the letter, or what the scorer finds
     verdicts: dict[str, Verdict]
@@ -25,12 +23,13 @@ class Judgement:
 
     @property
     def failure_reason_entry(self) -> dict[str, str | None]:
-        """The reason of a failed comparison, as an entry of a sample. Empty if there is none."""
+        """The reason of a failed comparison as a dictionary entry for the sample. Empty without a failure."""
         return {WHY_NOT: self.why_not} if self.why_not else {}
 
 
-def judge(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
-    """Judge an answer. A truncated answer is not a wrong answer.
+def judge_answer(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
+    """Judge an answer by every extractor, or by a scorer. A truncated answer is judged truncated, not
+    wrong.
 
     Only the text after the thinking is read; a text that ended during the thinking is truncated.
     """

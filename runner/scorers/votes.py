@@ -1,4 +1,4 @@
-"""Majority votes over several answers to one question, and estimates for fewer answers.
+"""Majority votes over several answers to one question, and estimates for smaller numbers of answers.
 
 Each answer votes for the number that was found in it; an answer that has no number or was
 truncated does not vote. The number with the most votes is elected; ties go to the number that
@@ -18,7 +18,7 @@ from runner_compare.statistics import VoteCounts
 
 @dataclass(frozen=True)
 class VoteResult(VoteCounts):
-    """The result of the votes of one question's answers."""
+    """Result of the majority vote over one question's answers."""
 
     answer: str | None  # the number; None without votes
     verdict: Verdict
@@ -26,13 +26,13 @@ class VoteResult(VoteCounts):
     tied: bool  # other numbers had as many votes
 
 
-def count_votes(
+def count_majority_votes(
     judgements: Sequence[Judgement],
     source: str,
     find_equal: Callable[[str, Sequence[str]], str] = lambda number, _: number,
 ) -> VoteResult:
-    """Count the votes of a question's answers by an extractor or scorer. A single answer elects its
-    own number.
+    """Count the votes of a question's answers, as read by an extractor or scorer. A single answer always
+    wins.
 
     Of several answers, a truncated one has no vote, even if its last number happens to be right.
     `find_equal` returns the equal one of other numbers with the same verdict, or the number itself.

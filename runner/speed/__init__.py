@@ -1,1 +1,3 @@
-"""Measures an engine's speed: batches of one shape, machine limits, and timed request arrivals."""
+"""Measures an engine's speed: batches of equal sequences, the machine's limits, and requests that
+arrive over time.
+"""

@@ -1,4 +1,4 @@
-"""Measures latency and throughput with requests that arrive at given times, even if earlier ones
+"""Measures latency and throughput of requests that arrive at given times, even while earlier ones
 are unfinished.
 
 Latency counts from the time at which a request is due. So it includes the wait if the engine is
@@ -32,7 +32,7 @@ DRAWS_PER_RATE = 1_000_000  # so that no two rates have the same prompts
 
 @dataclass
 class TimedRequest:
-    """A scheduled request, with times in seconds from the start."""
+    """A request with its scheduled arrival and its measured times, in seconds from the start."""
 
     request: Request
     due_s: float
@@ -43,7 +43,7 @@ class TimedRequest:
 
 @dataclass
 class RequestLoad:
-    """The requests of one arrival rate, and their answer times."""
+    """All requests of one arrival rate, with their answer times."""
 
     rate: float
     requests: list[TimedRequest] = field(default_factory=list)
@@ -53,7 +53,7 @@ class RequestLoad:
 
     @property
     def metric_suffix(self) -> str:
-        """The suffix of the load's metrics, such as rate_2."""
+        """Suffix of the metric names of this arrival rate, such as rate_2."""
         return f"rate_{self.rate:g}"
 
     @property
@@ -62,9 +62,7 @@ class RequestLoad:
 
     @property
     def answer_times_s(self) -> list[float]:
-        """The seconds until each complete answer. An unanswered request counts with the time waited for
-        it.
-        """
+        """Seconds until each complete answer. An unanswered request counts with the time spent waiting."""
         return [
             (self.seconds if request.ended_s is None else request.ended_s) - request.due_s
             for request in self.requests
@@ -72,7 +70,7 @@ class RequestLoad:
 
     @property
     def first_token_times_s(self) -> list[float]:
-        """The seconds until each first token. Empty if the engine does not report it."""
+        """Seconds until each first token. Empty if the engine does not report these times."""
         if not any(request.first_s is not None for request in self.requests):
             return []
         return [
@@ -82,7 +80,7 @@ class RequestLoad:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of this rate, such as latency percentiles and answers per second."""
+        """Metrics of this arrival rate, such as latency percentiles and answers per second."""
         answered, tokens = (
             self.answered_requests,
             sum(request.new_tokens for request in self.answered_requests),
@@ -97,11 +95,11 @@ class RequestLoad:
             **{f"answer_{rank}_s": value for rank, value in percentiles(self.answer_times_s).items()},
         }
 
-    def offered_rate(self, answer_time_s: float) -> float:
-        """Return the requests per second from the first request to the last answer, if each takes
-        `answer_time_s`.
+    def offered_rate(self, assumed_answer_time_s: float) -> float:
+        """Return the requests per second from the first request to the last answer, if every answer takes
+        the given seconds.
         """
-        return len(self.requests) / (self.requests[-1].due_s + answer_time_s)
+        return len(self.requests) / (self.requests[-1].due_s + assumed_answer_time_s)
 
 
 def draw_arrival_times(rate: float, count: int, seed: int) -> list[float]:
@@ -113,11 +111,11 @@ def draw_arrival_times(rate: float, count: int, seed: int) -> list[float]:
     return list(accumulate(generator.expovariate(1.0) / rate for _ in range(count)))
 
 
-def create_loads(
+def create_request_loads(
     task: SweepConfig, vocab_size: int, seed: int, real_prompts: RealPrompts | None = None
 ) -> list[RequestLoad]:
-    """Return the requests of each rate, lowest first. Each request has one of the cells' lengths at
-    random.
+    """Return the requests of each arrival rate, lowest rate first. Each request gets a random cell's
+    token counts.
 
     Real prompts keep their order, and only their numbers of new tokens are random.
     """
@@ -132,7 +130,7 @@ def create_loads(
                 [request] = real_prompts.next_batch(1, new)
             else:
                 [request] = create_random_requests(
-                    1, prompt, new, vocab_size, seed, draw_number=number * DRAWS_PER_RATE + at
+                    1, prompt, new, vocab_size, seed, draw_index=number * DRAWS_PER_RATE + at
                 )
             load.requests.append(TimedRequest(replace(request, id=at), due_s, new))
         loads.append(load)
@@ -140,7 +138,7 @@ def create_loads(
 
 
 def run_request_load(engine: Engine, request_load: RequestLoad, on_answer: Callable[[], None]) -> None:
-    """Submit the requests of a rate at their times, and record the answers. An out-of-memory error
+    """Submit the requests of one rate at their times, and record the answers. An out-of-memory error
     becomes a note.
     """
     shortages_before = len(engine.stats.row_shortages)
@@ -183,7 +181,7 @@ def _run_session(session: Session, request_load: RequestLoad, on_answer: Callabl
             for event in session.step():
                 if isinstance(event, Completion):
                     unanswered -= 1
-                    _record_answer(request_load, event, started)
+                    _record_answer_times(request_load, event, started)
                     on_answer()
     finally:
         enough.set()
@@ -196,8 +194,8 @@ def _run_session(session: Session, request_load: RequestLoad, on_answer: Callabl
         request_load.note = note("unanswered", count=unanswered, total=total, seconds=request_load.seconds)
 
 
-def _record_answer(request_load: RequestLoad, answer: Completion, started: float) -> None:
-    """Record the times of an answer. An error does not count as an answer."""
+def _record_answer_times(request_load: RequestLoad, answer: Completion, started: float) -> None:
+    """Record the times of an answer. Errors do not count as answers."""
     timed = request_load.requests[int(answer.id)]
     if answer.error:
         request_load.note = request_load.note or note("answer_failed", reason=to_one_line(answer.error, 200))
@@ -209,7 +207,7 @@ def _record_answer(request_load: RequestLoad, answer: Completion, started: float
 
 @dataclass(frozen=True)
 class SustainableRate:
-    """The highest rate that the engine sustains, or None if even the lowest is too high."""
+    """Highest request rate that the engine sustains. None if even the lowest measured rate is too high."""
 
     rate: float | None
     is_highest: bool  # of all measured rates: then no knee was found
@@ -227,8 +225,8 @@ class SustainableRate:
         )
 
 
-def is_sustained(request_load: RequestLoad, lowest: RequestLoad) -> bool:
-    """Return whether a rate's p95 latency stays near the lowest rate's, and answers keep up with
+def is_rate_sustained(request_load: RequestLoad, lowest: RequestLoad) -> bool:
+    """Return whether a rate's p95 latency stays near that of the lowest rate, and answers keep up with
     requests.
     """
     if len(request_load.answered_requests) < len(request_load.requests):
@@ -241,20 +239,22 @@ def is_sustained(request_load: RequestLoad, lowest: RequestLoad) -> bool:
 
 
 def offered_rate_of_load(request_load: RequestLoad, lowest: RequestLoad) -> float:
-    """Return the actual rate of the drawn arrivals, for comparison with the rate of answers."""
+    """Return the actual request rate of the randomly drawn arrivals, for comparison with the rate of
+    answers.
+    """
     return request_load.offered_rate(median(lowest.answer_times_s))
 
 
 def find_sustainable_rate(loads: Sequence[RequestLoad]) -> SustainableRate | None:
-    """Return the highest rate up to which the engine sustains every rate. None if nothing was
-    measured.
+    """Return the highest rate up to which the engine sustains every measured rate. None without
+    measurements.
     """
     measured = [load for load in loads if load.seconds]
     if not measured:
         return None
     sustained: list[RequestLoad] = []
     for load in measured:
-        if not is_sustained(load, measured[0]):
+        if not is_rate_sustained(load, measured[0]):
             break
         sustained.append(load)
     rate = sustained[-1].rate if sustained else None

@@ -1,5 +1,5 @@
-"""Runs and times a batch of one shape: first token, gaps between tokens, prefill, decode, memory,
-energy.
+"""Runs and times batches of equal sequences: first token, gaps between tokens, prefill, decode,
+memory, energy.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ENOUGH_TO_TELL = 3  # repeats
 
 @dataclass
 class Cell:
-    """One combination of the sweep's axes, and its measurements."""
+    """One combination of a sweep's settings, and its measurements."""
 
     batch_size: int
     prompt_tokens: int
@@ -60,12 +60,12 @@ class Cell:
 
     @property
     def shared_prefix_tokens(self) -> int:
-        """The number of first prompt tokens that all sequences share."""
+        """Number of prompt tokens, from the beginning, that all sequences of the batch share."""
         return int(self.shared_prefix * self.prompt_tokens)
 
     @property
     def metric_names(self) -> list[str]:
-        """The names of the metrics that every repeat has."""
+        """Names of the metrics that every repeat of this cell has measured."""
         return (
             [name for name in FIGURES if all(name in repeat for repeat in self.repeats)]
             if self.repeats
@@ -73,7 +73,7 @@ class Cell:
         )
 
     def values(self, name: str) -> list[float]:
-        """Return one metric of every run after the warm-up."""
+        """Return the values of one metric in all runs after the warm-up."""
         return [repeat[name] for repeat in self.repeats]
 
     def median(self, name: str) -> float:
@@ -81,19 +81,21 @@ class Cell:
 
     @property
     def noise(self) -> float | None:
-        """The interquartile range of a speed relative to its median. None with too few repeats."""
+        """Interquartile range of the cell's speed relative to its median. None with too few repeats."""
         if self.note or len(self.repeats) < ENOUGH_TO_TELL:
             return None
         return max(relative_spread(self.values(name)) for name in SPEEDS if name in self.metric_names)
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the machine was too noisy for a conclusion."""
+        """Whether the measured speeds vary too much for a conclusion."""
         return self.noise is not None and self.noise > NOISY
 
 
-def create_cells(task: SweepConfig) -> list[Cell]:
-    """Return every combination of the axes. A cell's key names only axes with several values."""
+def create_sweep_cells(task: SweepConfig) -> list[Cell]:
+    """Return all combinations of the sweep's settings. A cell's key names only settings with several
+    values.
+    """
     cells = []
     # the lengths of real ones are known after they have been sent
     prompts = task.prompt_tokens or [0]
@@ -106,7 +108,7 @@ def create_cells(task: SweepConfig) -> list[Cell]:
 
 
 class BatchShortageError(Exception):
-    """Raised when the engine lacks the memory for a whole batch."""
+    """Raised when the engine lacks the memory to run a whole batch at once."""
 
     def __init__(self, shortage: SequenceShortage) -> None:
         super().__init__(shortage)
@@ -115,7 +117,7 @@ class BatchShortageError(Exception):
 
 @dataclass
 class TimedBatch:
-    """A batch that was run once, with its duration and energy."""
+    """A batch after one run, with its duration and energy."""
 
     completions: list[Completion]
     started: float
@@ -129,14 +131,14 @@ class TimedBatch:
 
     @property
     def speed(self) -> dict[str, float]:
-        """The engine's own speeds, or else new tokens per second of whole answers."""
+        """Speeds that the engine reports, or otherwise new tokens per second of whole answers."""
         known = {name: self.spent.speed_metrics[name] for name in SPEEDS if name in self.spent.speed_metrics}
         return known or {"output_tok_per_s": self.new_tokens / self.seconds}
 
 
 @dataclass
 class CellRunner:
-    """Runs and times cells on a loaded engine."""
+    """Runs and times sweep cells on a loaded engine."""
 
     engine: Engine
     report: EngineReport
@@ -149,12 +151,12 @@ class CellRunner:
 
     @property
     def vocab_size(self) -> int:
-        """The number of token ids for random prompts."""
+        """Number of token ids from which random prompts are drawn."""
         return int(self.report.metrics.get("vocab_size", VOCABULARY))
 
     def run_cell(self, cell: Cell, round_number: int) -> dict[str, float] | None:
-        """Run a cell once and return its metrics. None, with a note in the cell, if it does not fit in
-        memory.
+        """Run a cell once and return its metrics. If it does not fit in memory, return None and add a note
+        to the cell.
         """
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
@@ -165,7 +167,7 @@ class CellRunner:
             requests = self.real.next_batch(cell.batch_size, cell.new_tokens)
         if round_number == 0:
             machine.reset_peak_rss()  # only once: it frees memory, and allocating it again costs time
-            gpu.reset_peak_memory()
+            gpu.reset_peak_gpu_memory()
         try:
             if self.guesses:
                 timed, gains = run_speculation_pair(requests, round_number, self._run_batch)
@@ -179,7 +181,7 @@ class CellRunner:
                 raise
             cell.note = note("out_of_memory", reason=to_one_line(error, 200))
             return None
-        cell.note = find_failure(timed.completions, cell.new_tokens)
+        cell.note = find_run_failure(timed.completions, cell.new_tokens)
         if cell.note is not None:
             return None
         self.in_pieces |= has_chunked_times(timed.completions)
@@ -189,13 +191,13 @@ class CellRunner:
             cell.lengths += lengths
             prompt_tokens = round(mean(lengths))
         if round_number == 0:
-            cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.get_peak_memory_mib()
+            cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.get_peak_gpu_memory_mib()
         figures = (
             latency_metrics(timed.completions, timed.started)
             | timed.speed
             | {"seconds": timed.seconds}
             # a pass that checks guesses is no single step, and the draft computes and reads, too
-            | ({} if self.guesses else self._work_rates(cell, prompt_tokens, timed.spent))
+            | ({} if self.guesses else self._compute_and_read_rates(cell, prompt_tokens, timed.spent))
             | gains
         )
         joules, new = timed.joules, timed.new_tokens
@@ -214,14 +216,14 @@ class CellRunner:
         return TimedBatch(completions, started, seconds, joules, engine.stats - before)
 
     def _raise_on_shortage(self, shortages_before: int) -> None:
-        """Raise BatchShortageError at once if the engine continues with fewer sequences: that is another
+        """Raise BatchShortageError as soon as the engine runs fewer sequences, because that would be another
         cell.
         """
         if shortages := self.engine.stats.row_shortages[shortages_before:]:
             raise BatchShortageError(shortages[0])
 
-    def _work_rates(self, cell: Cell, prompt_tokens: int, stats: EngineStats) -> dict[str, float]:
-        """Return the rates of computing and reading. Empty if the model's arithmetic is unknown."""
+    def _compute_and_read_rates(self, cell: Cell, prompt_tokens: int, stats: EngineStats) -> dict[str, float]:
+        """Return the achieved FLOP/s and bytes/s. Empty if the model's arithmetic is unknown."""
         if self.arithmetic is None or not (stats.prefill_s and stats.decode_s):
             return {}
         shared = round(stats.shared_tokens / cell.batch_size)  # the engine may not use it
@@ -233,8 +235,8 @@ class CellRunner:
         }
 
 
-def find_failure(completions: Sequence[Completion], new_tokens: int) -> Note | None:
-    """Return why a run does not count, or None if it counts."""
+def find_run_failure(completions: Sequence[Completion], new_tokens: int) -> Note | None:
+    """Return a note on why a run does not count. None if the run is valid."""
     for completion in completions:
         if completion.error:
             return note("error", reason=completion.error)
@@ -248,17 +250,17 @@ def latency_metrics(completions: Sequence[Completion], start_time: float) -> dic
         completion.token_times[0] - start_time if completion.token_times else completion.first_token_s
         for completion in completions
     ]
-    gaps = percentiles(gap for completion in completions for gap in inter_token_gaps(completion))
+    gaps = percentiles(gap for completion in completions for gap in iterate_token_gaps_s(completion))
     return {"ttft_s": median(firsts), **{f"itl_{rank}_s": gap for rank, gap in gaps.items()}}
 
 
-def inter_token_gaps(completion: Completion) -> Iterator[float]:
-    """Yield the seconds from each token of an answer to the next one."""
+def iterate_token_gaps_s(completion: Completion) -> Iterator[float]:
+    """Yield the seconds between consecutive tokens of an answer."""
     return (later - earlier for earlier, later in pairwise(completion.token_times or ()))
 
 
 def has_chunked_times(completions: Sequence[Completion]) -> bool:
-    """Return whether times are those of text chunks, which may have several tokens."""
+    """Return whether the times belong to chunks of text, which may contain several tokens."""
     return any(
         completion.token_times is not None and len(completion.token_times) != completion.answer.num_tokens
         for completion in completions

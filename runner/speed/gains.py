@@ -1,4 +1,4 @@
-"""Gain of speculative decoding in each cell of a sweep, as table rows, metrics and notes."""
+"""Gain by speculative decoding in each cell of a sweep, as table rows, metrics and notes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from runner_base.spreads import median_confidence_interval, min_values_for_inter
 from runner_compare.statistics import exact_interval
 
 
-def gain_interval(cell: Cell) -> tuple[float, float] | None:
-    """Return the confidence interval of a cell's median gain, or None with too few pairs."""
+def speculation_gain_interval(cell: Cell) -> tuple[float, float] | None:
+    """Return the confidence interval of a cell's median gain by speculation. None with too few pairs of
+    runs.
+    """
     return median_confidence_interval(cell.values(GAIN))
 
 
 def describe_gain(interval: tuple[float, float] | None) -> str:
-    """Return whether an interval shows a gain or a loss."""
+    """Return as text whether a confidence interval shows a gain, a loss or neither."""
     if interval is None:
         return "too few pairs to tell"
     low, high = interval
     return "faster" if low > 1 else "slower" if high < 1 else "no difference shown"
 
 
-def gain_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Return the table of gains: both speeds, ratio with interval, and acceptance rate."""
+def speculation_gain_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Return table rows with the speeds with and without speculation, their ratio with interval, and the
+    acceptance rate.
+    """
     table = []
     for cell in cells:
         if GAIN not in cell.metric_names:
@@ -35,7 +39,7 @@ def gain_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         row |= {"new_tokens": cell.new_tokens, "with_tok_per_s": round(cell.median(SPEED), 1)}
         row |= {"without_tok_per_s": round(cell.median(OFF_SPEED), 1)}
         row["times_as_fast"] = round(cell.median(GAIN), 3)
-        ends = gain_interval(cell)
+        ends = speculation_gain_interval(cell)
         row["interval_95"] = None if ends is None else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
         row["verdict"] = describe_gain(ends)
         right = cell.median(ACCEPTED) if ACCEPTED in cell.metric_names else None
@@ -44,12 +48,12 @@ def gain_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return table
 
 
-def gain_metrics(cells: Sequence[Cell]) -> dict[str, float]:
-    """Return the interval ends of the gains, and the number of differing answers."""
+def speculation_gain_metrics(cells: Sequence[Cell]) -> dict[str, float]:
+    """Return metrics with the confidence intervals of the gains, and the number of differing answers."""
     compared = [cell for cell in cells if GAIN in cell.metric_names]
     found: dict[str, float] = {}
     for cell in compared:
-        if (ends := gain_interval(cell)) is not None:
+        if (ends := speculation_gain_interval(cell)) is not None:
             low, high = ends
             found |= {f"{GAIN}_low/{cell.key}": low, f"{GAIN}_high/{cell.key}": high}
     if compared:
@@ -57,12 +61,12 @@ def gain_metrics(cells: Sequence[Cell]) -> dict[str, float]:
     return found
 
 
-def gain_notes(cells: Sequence[Cell], dtype: str, has_real_prompts: bool) -> list[Note]:
+def speculation_gain_notes(cells: Sequence[Cell], dtype: str, has_real_prompts: bool) -> list[Note]:
     compared = [cell for cell in cells if GAIN in cell.metric_names]
     if not compared:
         return []
     found = [] if has_real_prompts else [note("random_prompts")]
-    if any(gain_interval(cell) is None for cell in compared):
+    if any(speculation_gain_interval(cell) is None for cell in compared):
         found.append(note("too_few_repeats", fewest=min_values_for_interval()))
     differing = int(sum(sum(cell.values(DIFFERING)) for cell in compared))
     answers = sum(cell.batch_size * len(cell.repeats) for cell in compared)

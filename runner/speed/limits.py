@@ -1,5 +1,5 @@
-"""Measures the machine's limits between the runs of a sweep, and the share of them that each cell
-reaches.
+"""Measures the machine's compute and bandwidth limits between a sweep's runs, and how close each
+cell comes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ MATRIX, READING = "matrix rate", "bandwidth"
 
 @dataclass
 class MachineLimits:
-    """All measurements of matmul and read rates. The best ones count as limits."""
+    """All measurements of the machine's matmul and read rates. The highest ones count as limits."""
 
     arithmetic: ModelArithmetic | None
     measured: list[HardwareRates] = field(default_factory=list)
 
     def measure_once(self) -> None:
-        """Measure the rates once more, if that is possible and memory suffices."""
+        """Measure the matmul and read rates once more, if possible and if memory suffices."""
         if self.arithmetic is None:
             return
         try:
@@ -34,7 +34,7 @@ class MachineLimits:
 
     @property
     def best_rates(self) -> HardwareRates | None:
-        """The highest of each rate. None if nothing was measured."""
+        """Highest measured matmul rate and read rate. None without measurements."""
         if not self.measured:
             return None
         matrix, read = (max(values) for values in self._values_by_rate)
@@ -42,7 +42,7 @@ class MachineLimits:
 
     @property
     def noise(self) -> float:
-        """The interquartile range of a rate relative to its median. 0 with too few measurements."""
+        """Interquartile range of a rate relative to its median. 0 with too few measurements."""
         if len(self.measured) < ENOUGH_TO_TELL:
             return 0.0
         return max(relative_spread(values) for values in self._values_by_rate)
@@ -54,7 +54,9 @@ class MachineLimits:
         ]
 
     def limit_shares(self, cell: Cell) -> dict[str, float]:
-        """Return the shares of the limits that a cell reached. Empty if either is unknown."""
+        """Return the shares of the machine's limits that a cell reached. Empty if cell or limits are
+        unknown.
+        """
         best = self.best_rates
         if best is None or "decode_gb_per_s" not in cell.metric_names:
             return {}
@@ -65,6 +67,6 @@ class MachineLimits:
         }
 
 
-def nearest_limit(limit_shares: dict[str, float]) -> str:
-    """Return the name of the limit that decoding came nearer to."""
+def nearest_limit_name(limit_shares: dict[str, float]) -> str:
+    """Return the name of the limit to which decoding came closest: compute or bandwidth."""
     return MATRIX if limit_shares["decode_matrix_share"] > limit_shares["decode_read_share"] else READING

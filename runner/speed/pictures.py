@@ -27,39 +27,44 @@ SPEED_WORDS = {DECODE: "decode speed, tokens/s", OUTPUT: "speed of whole answers
 Cell = dict[str, Any]
 
 
-def create_pictures(points: dict[str, Any]) -> list[Picture]:
-    """Return the pictures of a sweep. A curve needs at least two points."""
-    cells = [cell for cell in points["cells"] if not cell["note"]]
+def create_pictures(picture_data: dict[str, Any]) -> list[Picture]:
+    """Return all pictures of a sweep. A curve is drawn only with at least two points."""
+    cells = [cell for cell in picture_data["cells"] if not cell["note"]]
     speed = DECODE if any(DECODE in cell for cell in cells) else OUTPUT
     latency = "itl_p50_s" if any("itl_p50_s" in cell for cell in cells) else "seconds"
     several = {
-        axis: len({cell[axis] for cell in points["cells"]}) > 1 for axis in ("batch_size", "prompt_tokens")
+        axis: len({cell[axis] for cell in picture_data["cells"]}) > 1
+        for axis in ("batch_size", "prompt_tokens")
     }
     pictures = []
     if any(several.values()):
-        title = f"Throughput against latency: {points['title']}"
+        title = f"Throughput against latency: {picture_data['title']}"
         pictures.append(
             Picture(
                 "throughput_latency",
                 title,
-                lambda: _draw_throughput_vs_latency(points, speed, latency, title),
+                lambda: _draw_throughput_vs_latency(picture_data, speed, latency, title),
             )
         )
     if several["batch_size"]:
-        title_b = f"Speed against batch size: {points['title']}"
+        title_b = f"Speed against batch size: {picture_data['title']}"
         pictures.append(
-            Picture("speed_batch", title_b, lambda: _draw_speed_by_batch_size(points, speed, title_b))
+            Picture("speed_batch", title_b, lambda: _draw_speed_by_batch_size(picture_data, speed, title_b))
         )
     if several["prompt_tokens"]:
-        title_p = f"Time to first token against prompt length: {points['title']}"
-        pictures.append(Picture("ttft_prompt", title_p, lambda: _draw_ttft_by_prompt_length(points, title_p)))
-    if len(points["loads"]) > 1:
-        title_l = f"Latency against load: {points['title']}"
-        pictures.append(Picture("latency_load", title_l, lambda: _draw_latency_by_rate(points, title_l)))
+        title_p = f"Time to first token against prompt length: {picture_data['title']}"
+        pictures.append(
+            Picture("ttft_prompt", title_p, lambda: _draw_ttft_by_prompt_length(picture_data, title_p))
+        )
+    if len(picture_data["loads"]) > 1:
+        title_l = f"Latency against load: {picture_data['title']}"
+        pictures.append(
+            Picture("latency_load", title_l, lambda: _draw_latency_by_rate(picture_data, title_l))
+        )
     return pictures
 
 
-def _create_axes(title: str) -> tuple[Figure, Axes]:
+def _create_titled_axes(title: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, layout="constrained")
@@ -70,8 +75,12 @@ def _create_axes(title: str) -> tuple[Figure, Axes]:
     return figure, pane
 
 
-def _group_into_lines(cells: Sequence[Cell], shared_axes: Sequence[str]) -> list[tuple[str, list[Cell]]]:
-    """Group cells into lines by the axes they share, each labelled by the values that differ."""
+def _group_cells_into_lines(
+    cells: Sequence[Cell], shared_axes: Sequence[str]
+) -> list[tuple[str, list[Cell]]]:
+    """Group cells into plotted lines by their shared settings. Each line is labelled by the values that
+    differ.
+    """
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(cell[axis] for axis in shared_axes), []).append(cell)
@@ -97,7 +106,9 @@ def _format_axis_value(axis: str, value: float) -> str:
 def _draw_curves(
     axes: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[[Cell], float], metric: str
 ) -> None:
-    """Draw a line for each group, with bars from the lowest to the highest repeat of each point."""
+    """Draw one line per group of cells, with error bars from the lowest to the highest repeat of each
+    point.
+    """
     for (line_label, line_cells), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
         points = sorted((x_of(cell), *cell[metric]) for cell in line_cells if metric in cell)
         if not points:
@@ -115,7 +126,7 @@ def _draw_error_bars(
     is_vertical: bool,
     colour: str,
 ) -> None:
-    """Draw a bar from the lowest to the highest repeat of each point. None with a single repeat."""
+    """Draw an error bar from the lowest to the highest repeat of each point. Single repeats have no bar."""
     where = [
         (at, other, *spread) for at, other, spread in zip(x, y, spreads, strict=True) if spread[0] < spread[1]
     ]
@@ -131,17 +142,17 @@ def _draw_error_bars(
 
 
 def _join_legend_notes(*notes: str, has_bars: bool) -> str:
-    """Return the explanation of the marks. Bars are explained only if there are any."""
+    """Return a text that explains the plot's marks, with the error bars if there are any."""
     return "; ".join([*notes, *(["bars: lowest and highest repeat"] if has_bars else [])])
 
 
 def _has_error_bars(cells: Sequence[Cell], *metrics: str) -> bool:
-    """Return whether repeats differ in one of these metrics."""
+    """Return whether the repeats of any cell differ in one of the plotted metrics."""
     return any(cell[name][1] < cell[name][2] for cell in cells for name in metrics if name in cell)
 
 
 def _add_legend_or_note(axes: Axes, num_lines: int, note: str) -> None:
-    """Explain lines and marks in a legend, or below a single line."""
+    """Explain lines and marks in a legend, or in a note below a single line."""
     if num_lines > MAX_LINES:
         note = "; ".join(filter(None, (note, f"{MAX_LINES} of {num_lines} lines")))
     if axes.get_legend_handles_labels()[0]:
@@ -151,7 +162,7 @@ def _add_legend_or_note(axes: Axes, num_lines: int, note: str) -> None:
 
 
 def _add_legend(axes: Axes, title: str | None = None) -> None:
-    """Put the legend next to the picture, where it covers nothing."""
+    """Put the legend next to the plot, where it hides no points."""
     axes.legend(
         title=title,
         loc="upper left",
@@ -183,7 +194,7 @@ def _use_log10_y_axis(axes: Axes) -> None:
 
 
 def _mark_failed_cells(axes: Axes, cells: Sequence[Cell], axis: str) -> None:
-    """Mark cells without measurements on the x axis, such as those that did not fit in memory."""
+    """Mark cells without measurements, such as those that did not fit in memory, on the x axis."""
     places = sorted({cell[axis] for cell in cells if cell["note"]})
     if places:
         axes.plot(places, [0.0] * len(places), linestyle="", marker="x", color=BAD, markersize=8, clip_on=False,
@@ -191,9 +202,9 @@ def _mark_failed_cells(axes: Axes, cells: Sequence[Cell], axis: str) -> None:
 
 
 def _draw_throughput_vs_latency(points: dict[str, Any], speed: str, latency: str, title: str) -> Figure:
-    figure, pane = _create_axes(title)
+    figure, pane = _create_titled_axes(title)
     cells = [cell for cell in points["cells"] if not cell["note"]]
-    lines = _group_into_lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
+    lines = _group_cells_into_lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
     for number, ((line_label, some), colour, marker) in enumerate(zip(lines, COLOURS, MARKERS, strict=False)):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
@@ -230,9 +241,9 @@ def _draw_throughput_vs_latency(points: dict[str, Any], speed: str, latency: str
 
 
 def _draw_speed_by_batch_size(points: dict[str, Any], speed: str, title: str) -> Figure:
-    figure, pane = _create_axes(title)
+    figure, pane = _create_titled_axes(title)
     cells = points["cells"]
-    lines = _group_into_lines(
+    lines = _group_cells_into_lines(
         [cell for cell in cells if not cell["note"]], ("prompt_tokens", "new_tokens", "shared_prefix")
     )
     _draw_curves(pane, lines, lambda cell: cell["batch_size"], speed)
@@ -246,9 +257,9 @@ def _draw_speed_by_batch_size(points: dict[str, Any], speed: str, title: str) ->
 
 
 def _draw_ttft_by_prompt_length(points: dict[str, Any], title: str) -> Figure:
-    figure, pane = _create_axes(title)
+    figure, pane = _create_titled_axes(title)
     cells = points["cells"]
-    lines = _group_into_lines(
+    lines = _group_cells_into_lines(
         [cell for cell in cells if not cell["note"]], ("batch_size", "new_tokens", "shared_prefix")
     )
     _draw_curves(pane, lines, lambda cell: cell["prompt_tokens"], "ttft_s")
@@ -262,7 +273,7 @@ def _draw_ttft_by_prompt_length(points: dict[str, Any], title: str) -> Figure:
 
 
 def _draw_latency_by_rate(points: dict[str, Any], title: str) -> Figure:
-    figure, pane = _create_axes(title)
+    figure, pane = _create_titled_axes(title)
     loads = points["loads"]
     rates = [load["rate"] for load in loads]
     shown = (("answer_p50_s", "whole answer"), ("answer_p95_s", "whole answer"), ("answer_p99_s", "whole answer"),

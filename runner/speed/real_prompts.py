@@ -1,5 +1,4 @@
-"""Prompts of a data set or file for a sweep, instead of random tokens, with their own lengths and
-text.
+"""Prompts from a data set or file for a sweep, with their own lengths, instead of random tokens.
 
 They are sent in order, each once before any is repeated: a model that caches prompts would
 otherwise save work.
@@ -20,11 +19,11 @@ from runner.config.prompts import Framing, PromptsConfig
 from runner.config.questions import QuestionsConfig
 from runner.datasets.prompts import (
     BranchedPrompt,
-    build_prompt,
     describe_prompts,
     hash_prompts,
     is_prompt_file,
-    load_prompts,
+    load_user_prompts,
+    to_chat_or_raw_prompt,
 )
 from runner.datasets.questions import describe_dataset, load_questions
 from runner_base import ConfigError
@@ -37,7 +36,7 @@ MAX_PROMPTS = 1000  # of a data set: a sweep of the default size needs 126
 
 @dataclass
 class RealPrompts:
-    """The prompts of a sweep, and how many of them have been sent."""
+    """The real prompts of a sweep, and how many of them have been sent."""
 
     name: str
     prompts: list[Prompt]
@@ -48,7 +47,9 @@ class RealPrompts:
     _taken: int = 0
 
     def omit_too_long(self, engine: Engine, max_tokens: float, new_tokens: int) -> None:
-        """Omit prompts that exceed the context length. A server's token counts are unknown."""
+        """Omit all prompts that exceed the context length. Token counts of a server are unknown, so its
+        prompts stay.
+        """
         fits = [
             len(engine.encode(Request(0, prompt))[1]) + new_tokens <= max_tokens for prompt in self.prompts
         ]
@@ -67,7 +68,7 @@ class RealPrompts:
             self.prompts = [prompt for prompt, is_short in zip(self.prompts, fits, strict=True) if is_short]
 
     def next_batch(self, count: int, new_tokens: int) -> list[Request]:
-        """Return the next prompts as a batch in which each sequence decodes `new_tokens`."""
+        """Return the next prompts as a batch of requests that each decode `new_tokens` tokens."""
         positions = range(self._taken, self._taken + count)
         self._taken += count
         chosen = (self.prompts[position % len(self.prompts)] for position in positions)
@@ -76,13 +77,13 @@ class RealPrompts:
             for row, prompt in enumerate(chosen)
         ]
 
-    def skip_sent(self, count: int, lengths: Sequence[int]) -> None:
-        """Skip the next prompts, which an earlier start has sent, and record their lengths."""
-        self._taken += count
+    def skip_sent(self, num_prompts: int, lengths: Sequence[int]) -> None:
+        """Skip prompts that an earlier start has sent, and record their lengths in tokens."""
+        self._taken += num_prompts
         self.lengths += lengths
 
     def record_lengths(self, completions: Sequence[Completion]) -> list[int]:
-        """Record and return the lengths of sent prompts, as counted by engine or server."""
+        """Record and return the lengths of sent prompts in tokens, as counted by engine or server."""
         lengths = [completion.prompt_tokens for completion in completions]
         self.lengths += lengths
         return lengths
@@ -93,9 +94,9 @@ class RealPrompts:
 
     @property
     def description(self) -> str:
-        """The prompts' name, number and lengths."""
+        """Text with the prompts' source, number and lengths."""
         return (
-            f"{self.name} · {len(self.prompts):,} prompts · {format_range(self.lengths)} "
+            f"{self.name} · {len(self.prompts):,} prompts · {format_length_range(self.lengths)} "
             f"tokens, median {self.median_length:,}"
         )
 
@@ -107,19 +108,19 @@ class RealPrompts:
         return notes
 
 
-def format_range(lengths: Sequence[int]) -> str:
-    """Return the shortest and the longest length as text."""
+def format_length_range(lengths: Sequence[int]) -> str:
+    """Return shortest and longest length as text."""
     return f"{min(lengths):,}–{max(lengths):,}" if lengths else "unknown"
 
 
-def read_prompts(task: SweepConfig) -> RealPrompts | None:
-    """Return the prompts that the task names, or None for random tokens."""
+def read_sweep_prompts(task: SweepConfig) -> RealPrompts | None:
+    """Return the prompts that the sweep's config names. None for random tokens."""
     if task.prompts is None:
         return None
     prompts_config = PromptsConfig(prompts=task.prompts, format=task.format)
     path = Path(task.prompts).expanduser()
     if path.suffix == ".txt" or (path.suffix == ".jsonl" and path.is_file() and is_prompt_file(path)):
-        raw_prompts = load_prompts(prompts_config)[:MAX_PROMPTS]
+        raw_prompts = load_user_prompts(prompts_config)[:MAX_PROMPTS]
         if any(isinstance(raw_prompt, BranchedPrompt) for raw_prompt in raw_prompts):
             raise ConfigError(
                 "branches: task=sweep does not use them. Remove them from the lines",
@@ -129,19 +130,19 @@ def read_prompts(task: SweepConfig) -> RealPrompts | None:
             )
         name, data = path.name, describe_prompts(prompts_config, hash_prompts(raw_prompts))
     else:
-        raw_prompts = [*_read_questions(task)]
+        raw_prompts = [*_read_data_set_questions(task)]
         data = describe_dataset(task.prompts, task.split, hash_prompts(raw_prompts))
         name = data["name"]
     hashed = f"{hash_prompts(raw_prompts)} {task.format.value}"
-    prompts = [build_prompt(prompts_config, raw_prompt) for raw_prompt in raw_prompts]
+    prompts = [to_chat_or_raw_prompt(prompts_config, raw_prompt) for raw_prompt in raw_prompts]
     format_words = "as chats" if task.format is Framing.chat else "as raw text"
     return RealPrompts(
         f"{name}, {format_words}", prompts, hashlib.sha256(json.dumps(hashed).encode()).hexdigest(), data
     )
 
 
-def _read_questions(task: SweepConfig) -> list[str]:
-    """Return the first questions of a data set, unchanged."""
+def _read_data_set_questions(task: SweepConfig) -> list[str]:
+    """Return the first questions of a data set, without a prompt template."""
     questions = QuestionsConfig(data=str(task.prompts), split=task.split, limit=MAX_PROMPTS)
     try:
         return [item.question for item in load_questions(questions)]

@@ -1,4 +1,4 @@
-"""Runs batches with and without speculative decoding alternately, so that other load slows both
+"""Runs batches alternately with and without speculative decoding, so that other load slows both
 equally.
 """
 
@@ -17,7 +17,7 @@ SPEED = "decode_tok_per_s"
 
 
 class Batch(Protocol):
-    """A batch that was run once."""
+    """Protocol of a batch that was run once, with its speeds."""
 
     completions: list[Completion]
     spent: EngineStats
@@ -33,8 +33,8 @@ Timed = TypeVar("Timed", bound=Batch)
 def run_speculation_pair(
     requests: Sequence[Request], round_number: int, run_batch: Callable[[Sequence[Request]], Timed]
 ) -> tuple[Timed, dict[str, float]]:
-    """Run a batch with and without speculation, in alternating order. Returns the speculative one and
-    the gains.
+    """Run a batch with and without speculation in alternating order. Returns the run with speculation
+    and its gains.
     """
     plain = [replace(request, is_guessed=False) for request in requests]
     if round_number % 2:

@@ -11,13 +11,13 @@ from runner_engine import EngineReport, Request
 VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary
 
 
-def max_positions(report: EngineReport) -> float:
-    """Return the loaded model's context length. Infinity for a server that does not report it."""
+def context_length_of_report(report: EngineReport) -> float:
+    """Return the context length of the loaded model. Infinity for a server that does not report it."""
     return report.metrics.get("max_positions", inf)
 
 
 def check_context_length(max_tokens: float, prompt_tokens: int, new_tokens: int, hint: str = "") -> None:
-    """Raise ConfigError unless prompt and new tokens fit the context length.
+    """Raise ConfigError unless prompt and new tokens together fit the context length.
 
     hint: how the model can read more, as the end of the message.
     """
@@ -38,10 +38,10 @@ def create_random_requests(
     new_tokens: int,
     vocab_size: int,
     seed: int,
-    draw_number: int = 0,
+    draw_index: int = 0,
     shared_prefix_tokens: int = 0,
 ) -> list[Request]:
-    """Return a batch of random token-id prompts. The same arguments give the same batch.
+    """Return a batch of prompts of random token ids. The same arguments always give the same batch.
 
     Another `draw_number` gives other prompts of the same shape. Sequences, and usually draws,
     differ from their first token on: otherwise an engine that computes a shared prefix once would
@@ -52,11 +52,11 @@ def create_random_requests(
     # the middle half, since special tokens and padding rows are at the ends of the vocabulary
     low = vocab_size // 4
     high = max(low + 1, vocab_size - low)
-    random_ids = random.Random(f"{seed}/{draw_number}/{batch_size}/{prompt_tokens}")
+    random_ids = random.Random(f"{seed}/{draw_index}/{batch_size}/{prompt_tokens}")
     firsts: list[int] = []
     while len(firsts) < batch_size:  # without repetition, if there are enough ids
         firsts += random_ids.sample(range(low, high), min(batch_size - len(firsts), high - low))
-    shared_ids = random.Random(f"{seed}/{draw_number}/{prompt_tokens}/shared")
+    shared_ids = random.Random(f"{seed}/{draw_index}/{prompt_tokens}/shared")
     shared = [shared_ids.randrange(low, high) for _ in range(min(shared_prefix_tokens, prompt_tokens))]
     return [
         Request(

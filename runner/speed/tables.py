@@ -1,4 +1,4 @@
-"""Converts a sweep's results to metrics, table rows, MLflow series and picture data."""
+"""Converts a sweep's results to metrics, table rows, MLflow series and data for pictures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from statistics import median
 from typing import Any
 
 from runner.config.measures import SweepConfig
-from runner.speed.arrivals import RequestLoad, is_sustained, offered_rate_of_load
+from runner.speed.arrivals import RequestLoad, is_rate_sustained, offered_rate_of_load
 from runner.speed.cells import ENERGY, GAPS, SPEEDS, Cell
-from runner.speed.limits import MachineLimits, nearest_limit
-from runner.speed.real_prompts import format_range
+from runner.speed.limits import MachineLimits, nearest_limit_name
+from runner.speed.real_prompts import format_length_range
 from runner.speed.speculation_pairs import GAIN
 
 Series = dict[str, list[tuple[int, float]]]
@@ -23,12 +23,12 @@ AGGREGATES: dict[str, Callable[[list[float]], float]] = {"": median, "_min": min
 
 
 def main_speed_metric(cells: Sequence[Cell]) -> str:
-    """Return the metric of the engine's speed: decoding, or whole answers."""
+    """Return the name of the main speed metric: decode speed, or for servers the speed of whole answers."""
     return "decode_tok_per_s" if "decode_tok_per_s" in cells[0].metric_names else "output_tok_per_s"
 
 
 def cell_metrics(cells: Sequence[Cell], limits: MachineLimits) -> dict[str, float]:
-    """Return every metric of every measured cell: median, lowest and highest value."""
+    """Return every metric of every measured cell, each as median, lowest and highest value."""
     metrics: dict[str, float] = {}
     for cell in cells:
         for name, (suffix, aggregate) in product(cell.metric_names, AGGREGATES.items()):
@@ -39,8 +39,8 @@ def cell_metrics(cells: Sequence[Cell], limits: MachineLimits) -> dict[str, floa
     return metrics
 
 
-def load_metrics(loads: Sequence[RequestLoad]) -> dict[str, float]:
-    """Return every metric of every measured rate."""
+def request_rate_metrics(loads: Sequence[RequestLoad]) -> dict[str, float]:
+    """Return every metric of every measured request rate."""
     return {
         f"{name}/{load.metric_suffix}": value
         for load in loads
@@ -49,10 +49,10 @@ def load_metrics(loads: Sequence[RequestLoad]) -> dict[str, float]:
     }
 
 
-def _cell_axes(cell: Cell, task: SweepConfig) -> dict[str, Any]:
-    """Return a cell's position on the axes. Axes with one value are omitted."""
+def _cell_settings(cell: Cell, task: SweepConfig) -> dict[str, Any]:
+    """Return the settings of a cell, without settings that have the same value in all cells."""
     position: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
-    position |= {"prompt_tokens": format_range(cell.lengths)} if not task.prompt_tokens else {}
+    position |= {"prompt_tokens": format_length_range(cell.lengths)} if not task.prompt_tokens else {}
     position |= {"new_tokens": cell.new_tokens} if len(task.new_tokens) > 1 else {}
     return position | ({"shared_prefix": cell.shared_prefix} if len(task.shared_prefix) > 1 else {})
 
@@ -67,13 +67,13 @@ def _num_decimals(metric: str) -> int:
     )
 
 
-def speed_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, Any]]:
-    """Return the table of speeds: medians, and the range of the main speed."""
+def speed_table_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, Any]]:
+    """Return the table of speeds: medians of all metrics, and the range of the main speed."""
     measured = [cell for cell in cells if not cell.note]
     speed, rows = main_speed_metric(measured), []
     figures = [name for name in ("ttft_s", *SPEEDS, "seconds") if name in measured[0].metric_names]
     for cell in cells:
-        row = _cell_axes(cell, task)
+        row = _cell_settings(cell, task)
         for name in figures:
             row[name] = None if cell.note else round(cell.median(name), _num_decimals(name))
             if name == speed:
@@ -91,8 +91,8 @@ def speed_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, Any]]
     return rows
 
 
-def limit_rows(cells: Sequence[Cell], task: SweepConfig, limits: MachineLimits) -> list[dict[str, Any]]:
-    """Return the table of token gaps, energy, and the reached shares of the machine's limits."""
+def limit_table_rows(cells: Sequence[Cell], task: SweepConfig, limits: MachineLimits) -> list[dict[str, Any]]:
+    """Return the table of token gaps, energy, and shares of the machine's limits that each cell reached."""
     rows = []
     for cell in cells:
         names = (*GAPS, "prefill_gflop_per_s", "decode_gb_per_s", *ENERGY)
@@ -102,14 +102,14 @@ def limit_rows(cells: Sequence[Cell], task: SweepConfig, limits: MachineLimits) 
         if shares := limits.limit_shares(cell):
             row["prefill_share"] = f"{shares['prefill_matrix_share']:.0%}"
             row["decode_share"] = f"{shares['decode_read_share']:.0%}"
-            row["decode_nearer_to"] = nearest_limit(shares)
+            row["decode_nearer_to"] = nearest_limit_name(shares)
         if row:
-            rows.append(_cell_axes(cell, task) | row)
+            rows.append(_cell_settings(cell, task) | row)
     return rows
 
 
-def load_rows(loads: Sequence[RequestLoad], sustainable_rate: float | None) -> list[dict[str, Any]]:
-    """Return the table of request rates."""
+def request_rate_rows(loads: Sequence[RequestLoad], sustainable_rate: float | None) -> list[dict[str, Any]]:
+    """Return the table of measured request rates."""
     rows: list[dict[str, Any]] = []
     lowest = next((load for load in loads if load.seconds), loads[0])
     for load in loads:
@@ -125,14 +125,18 @@ def load_rows(loads: Sequence[RequestLoad], sustainable_rate: float | None) -> l
                 if name.startswith(("ttft_", "answer_"))
             }
             row["keeps_up"] = (
-                "knee" if load.rate == sustainable_rate else "yes" if is_sustained(load, lowest) else "no"
+                "knee"
+                if load.rate == sustainable_rate
+                else "yes"
+                if is_rate_sustained(load, lowest)
+                else "no"
             )
         rows.append(row | ({"note": load.note} if any(load.note for load in loads) else {}))
     return rows
 
 
-def create_series(cells: Sequence[Cell], loads: Sequence[RequestLoad], task: SweepConfig) -> Series:
-    """Return the curves for MLflow: by batch size, by prompt length, by requests per minute."""
+def create_mlflow_series(cells: Sequence[Cell], loads: Sequence[RequestLoad], task: SweepConfig) -> Series:
+    """Return curves for MLflow by batch size, by prompt length, and by requests per minute."""
     series: Series = {}
     for cell in cells:
         rest = f"_new_{cell.new_tokens}" if len(task.new_tokens) > 1 else ""
@@ -151,7 +155,7 @@ def create_series(cells: Sequence[Cell], loads: Sequence[RequestLoad], task: Swe
     return {name: sorted(points) for name, points in series.items()}
 
 
-def picture_data(
+def build_picture_data(
     title: str, cells: Sequence[Cell], loads: Sequence[RequestLoad], sustainable_rate: float | None
 ) -> dict[str, Any]:
     return {

@@ -1,5 +1,4 @@
-"""Tasks, one file or folder each; no task imports another. These names are the interface for
-tasks.
+"""Interface for task modules. Each task is one file or folder, and no task imports another.
 
 base.py defines the Task protocol, and CONTRIBUTING.md shows an example task. Names are imported
 at first use, because a plan needs few.
@@ -15,24 +14,24 @@ if TYPE_CHECKING:
     from runner.config.root import PrintMode as PrintMode
     from runner.config.root import RunnerConfig as RunnerConfig
     from runner.datasets.items import Item as Item
-    from runner.datasets.one_prompt import prompt_file as prompt_file
+    from runner.datasets.one_prompt import parse_prompt_file as parse_prompt_file
     from runner.datasets.prompts import BranchedPrompt as BranchedPrompt
     from runner.datasets.prompts import GivenPrompt as GivenPrompt
-    from runner.datasets.prompts import build_prompt as build_prompt
+    from runner.datasets.prompts import completions_to_jsonl as completions_to_jsonl
     from runner.datasets.prompts import describe_prompts as describe_prompts
-    from runner.datasets.prompts import format_completions as format_completions
     from runner.datasets.prompts import hash_prompts as hash_prompts
-    from runner.datasets.prompts import load_prompts as load_prompts
+    from runner.datasets.prompts import load_user_prompts as load_user_prompts
+    from runner.datasets.prompts import to_chat_or_raw_prompt as to_chat_or_raw_prompt
     from runner.datasets.questions import describe_dataset as describe_dataset
-    from runner.datasets.questions import hash_items as hash_items
+    from runner.datasets.questions import hash_questions as hash_questions
     from runner.datasets.questions import load_questions as load_questions
     from runner.datasets.stdin import STDIN as STDIN
-    from runner.engines import open_engine as open_engine
-    from runner.engines.kinds import model_kind as model_kind
+    from runner.engines import create_lazy_engine as create_lazy_engine
+    from runner.engines.kinds import get_model_kind as get_model_kind
     from runner.records.jobs import Job as Job
     from runner.records.jobs import Recorder as Recorder
     from runner.records.jobs import read_samples as read_samples
-    from runner.scorers import count_completions as count_completions
+    from runner.scorers import completion_counts as completion_counts
     from runner.scorers import score_counted_samples as score_counted_samples
     from runner.tasks.answer_collection import collect_answers as collect_answers
     from runner.tasks.base import TaskContext as TaskContext
@@ -48,8 +47,8 @@ if TYPE_CHECKING:
     from runner.tasks.collecting import build_sample as build_sample
     from runner.tasks.collecting import collect_extra_answers as collect_extra_answers
     from runner.tasks.collecting import report_saved_on_interrupt as report_saved_on_interrupt
-    from runner.tasks.collecting import unanswered_messages as unanswered_messages
-    from runner.tasks.context_length import beyond_hint as beyond_hint
+    from runner.tasks.collecting import unanswered_messages_or_fail as unanswered_messages_or_fail
+    from runner.tasks.context_length import exceed_context_hint as exceed_context_hint
     from runner.tasks.context_length import sample_scaling_notes as sample_scaling_notes
     from runner.tasks.rendered_prompts import add_prompt_facts as add_prompt_facts
     from runner.tasks.rendered_prompts import render_prompts as render_prompts
@@ -74,34 +73,34 @@ PLACES = {
     "StoredAnswers": "runner.tasks.collecting",  # the requests of a file of answers, and those that have none
     "collect_extra_answers": "runner.tasks.collecting",  # further answers, in a file of their own
     "build_sample": "runner.tasks.collecting",  # the completions of a request as a sample
-    "unanswered_messages": "runner.tasks.collecting",  # messages about questions without an answer
+    "unanswered_messages_or_fail": "runner.tasks.collecting",  # messages about questions without an answer
     "report_saved_on_interrupt": "runner.tasks.collecting",  # the message that an interrupted job prints
     # the engine and the model, before and besides asking
-    "model_kind": "runner.engines.kinds",  # properties of a kind of model: prompts, positions, tokens
-    "open_engine": "runner.engines",  # opens another engine than the job's
+    "get_model_kind": "runner.engines.kinds",  # properties of a kind of model: prompts, positions, tokens
+    "create_lazy_engine": "runner.engines",  # opens another engine than the job's
     "add_prompt_facts": "runner.tasks.rendered_prompts",  # facts about the form of prompts, for the report
     "render_prompts": "runner.tasks.rendered_prompts",  # prompts as the model sees them
     "sample_scaling_notes": "runner.tasks.context_length",  # notes on texts that need no RoPE scaling, or exceed it
-    "beyond_hint": "runner.tasks.context_length",  # how to allow longer texts, for an error message
+    "exceed_context_hint": "runner.tasks.context_length",  # how to allow longer texts, for an error message
     # data: the user's own prompts, and questions with right answers
-    "load_prompts": "runner.datasets.prompts",  # the prompts of a job: a key's, a file's or those of stdin
-    "build_prompt": "runner.datasets.prompts",  # a prompt in the form that the model gets: a chat, or unchanged
+    "load_user_prompts": "runner.datasets.prompts",  # the prompts of a job: a key's, a file's or those of stdin
+    "to_chat_or_raw_prompt": "runner.datasets.prompts",  # a prompt as the model gets it: a chat, or unchanged
     "hash_prompts": "runner.datasets.prompts",  # the hash of prompts, for `Inputs.hashes`
     "describe_prompts": "runner.datasets.prompts",  # where they come from, for `Inputs.data`
-    "format_completions": "runner.datasets.prompts",  # the text of completions.jsonl
+    "completions_to_jsonl": "runner.datasets.prompts",  # the text of completions.jsonl
     "GivenPrompt": "runner.datasets.prompts",  # a text, a conversation, or a prompt with branches
     "BranchedPrompt": "runner.datasets.prompts",  # a prompt with the beginnings of its branches
-    "prompt_file": "runner.datasets.one_prompt",  # the file that a prompt names by @FILE
+    "parse_prompt_file": "runner.datasets.one_prompt",  # the file that a prompt names by @FILE
     "STDIN": "runner.datasets.stdin",  # the name of stdin
     "load_questions": "runner.datasets.questions",  # the questions of task.data, by all keys that choose some
     "Item": "runner.datasets.items",  # a question with its right answer
-    "hash_items": "runner.datasets.questions",  # the hash of questions, for `Inputs.hashes`
+    "hash_questions": "runner.datasets.questions",  # the hash of questions, for `Inputs.hashes`
     "describe_dataset": "runner.datasets.questions",  # where they come from, for `Inputs.data`
     # what is kept, and totals of it
     "Job": "runner.records.jobs",  # a job's id and folder
     "Recorder": "runner.records.jobs",  # writes samples line by line, and knows those of earlier starts
     "read_samples": "runner.records.jobs",  # the samples of a job's file, by number
-    "count_completions": "runner.scorers.totals",  # completions, tokens, and how they ended
+    "completion_counts": "runner.scorers.totals",  # completions, tokens, and how they ended
     "score_counted_samples": "runner.scorers.totals",  # verdicts, and accuracy with its interval
 }
 __all__ = [*PLACES]

@@ -1,5 +1,5 @@
-"""Collects the answers to a job's questions: existing and new ones. Each answer is on disk
-immediately.
+"""Collects the answers to a job's questions, stored or newly generated. Each new answer is written
+to disk at once.
 
 The same command resumes an interrupted job from its answers on disk. Deviations from answering
 each question once are policies (collecting/policy.py).
@@ -23,7 +23,7 @@ from runner.tasks.collecting import (
     StoredAnswers,
     ThinkingReuse,
     answer_requests,
-    build_result,
+    build_collected_answers,
 )
 from runner_base import announce
 from runner_engine import Request
@@ -36,8 +36,8 @@ def collect_answers(
     policies: Sequence[Policy] = (),
     num_questions: int | None = None,
 ) -> CollectedAnswers:
-    """Return the answers to all requests in order, or to the first ones if a policy considers these
-    enough.
+    """Return the answers to all requests, in order. If a policy decides that fewer are enough, return
+    only the first ones.
 
     Unanswered requests are sent, judged and recorded. A job without any answer has failed.
     `num_questions` is the number of questions, where a question is several requests; progress is
@@ -63,7 +63,9 @@ def collect_answers(
         kept.record_reused()
     policy.finish(recorder.done.values())
     partial.delete()  # also one that a kill after the last sample has left
-    done = build_result(kept, enough, measured, policy.notes(), asked_again, context.config.task.name)
+    done = build_collected_answers(
+        kept, enough, measured, policy.notes(), asked_again, context.config.task.name
+    )
     if measured is not None:
         done.metrics |= measured.cost_metrics(done.samples, context.config.price_kwh)
         done.note_values += measured.energy_notes(context.config.price_kwh)

@@ -1,4 +1,4 @@
-"""The contract of a task, which is a module. Tasks never import each other.
+"""The contract that every task module fulfils. Tasks never import each other.
 
 `USES` names the resources of a task. Plans, checks before loading, the job id and the number of
 workers depend on it alone, so no code outside this folder asks for a task's name.
@@ -21,7 +21,9 @@ Own = TypeVar("Own")
 
 
 class Uses(StrEnum):
-    """Resources that a task works on."""
+    """What a task needs at run time: model weights, model files, an engine, a quiet machine, or fresh
+    processes.
+    """
 
     weights = "weights"  # loads what the model group names: its hashes count, and memory is checked before
     model_files = "model_files"  # reads files of the model group without loading them
@@ -33,7 +35,7 @@ class Uses(StrEnum):
 
 @dataclass
 class TaskInputs:
-    """What a task reads before it runs. A task adds its own fields in a subclass."""
+    """Inputs that a task reads before it runs. Each task adds attributes in a subclass."""
 
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
     # the hashes and config keys in which two jobs may differ and still reuse each other's answers
@@ -70,7 +72,7 @@ class TaskContext:
 
 
 class Task(Protocol):
-    """Attributes and functions of every task module.
+    """Protocol of a task module: the attributes and functions that every task defines.
 
     Optional functions: deliver(inputs, resolved, job, result): for a recorded job, apply keys that
     are not part of the job id. questions_left(inputs, job): number of questions without an answer
@@ -85,7 +87,7 @@ class Task(Protocol):
     FROM_LEDGER: bool  # False: a recorded result is not reused, the job runs again
 
     def prepare(self, config: RunnerConfig) -> TaskInputs:
-        """Read and hash the inputs once. Reject invalid inputs before anything is loaded."""
+        """Read and hash the task's inputs once. Invalid inputs raise an error before any model is loaded."""
         ...
 
     def run(self, inputs: Any, context: TaskContext) -> Result:
@@ -93,8 +95,10 @@ class Task(Protocol):
         ...
 
 
-def apply_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
-    """Return the job with the keys that its inputs decide, and with a second model if they need one."""
+def apply_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
+    """Return the job with the config keys that the task's inputs determine, and with a second model if
+    the inputs need one.
+    """
     if inputs.decided:
         before = resolved.config.task
         task = replace(before, **inputs.decided)
@@ -105,12 +109,12 @@ def apply_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
     return resolved.with_second_model(inputs.second)
 
 
-def typed_task_config(config: RunnerConfig, config_class: type[Own]) -> Own:
-    """Return `config.task` as an instance of the task's own config class."""
-    assert isinstance(config.task, config_class)
+def typed_task_config(config: RunnerConfig, task_config_class: type[Own]) -> Own:
+    """Return `config.task`, typed as the given task config class."""
+    assert isinstance(config.task, task_config_class)
     return config.task
 
 
-def import_task(config: RunnerConfig) -> Task:
-    """Import the task's module. A job imports only its own task."""
+def import_task_module(config: RunnerConfig) -> Task:
+    """Import the module of the job's task, and no other task."""
     return cast(Task, importlib.import_module(config.task.module))

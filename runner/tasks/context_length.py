@@ -1,4 +1,4 @@
-"""Context length checks of the tasks, and notes on whether a RoPE scaling can help.
+"""Checks the context lengths that tasks need, and notes whether RoPE scaling would help.
 
 Not a task. A RoPE scaling is for texts that are longer than the model was trained on; on
 shorter ones it changes the model.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from runner.config.resolved import ResolvedJob
 from runner.datasets.scored_texts import ScoredItem, TextContext
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.render.notes import render_notes
 from runner_base import ConfigError, Sample, announce
 from runner_base.notes import Note, note
@@ -21,21 +21,23 @@ READ_BEYOND = "rope.beyond_trained=true"
 TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 
 
-def beyond_hint(resolved: ResolvedJob) -> str:
-    """Return a hint on how to exceed the context length, for the end of an error message."""
+def exceed_context_hint(resolved: ResolvedJob) -> str:
+    """Return a hint on how to exceed the model's context length, to be appended to an error message."""
     return (
         ""
-        if model_kind(resolved.config.model).positions(resolved).made_for is None
+        if get_model_kind(resolved.config.model).positions(resolved).made_for is None
         else f", or {READ_BEYOND}"
     )
 
 
 def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens: int) -> None:
-    """Reject a length beyond the model's context length, and name a RoPE scaling that reaches further."""
-    room = model_kind(resolved.config.model).positions(resolved).room
+    """Raise ConfigError for more tokens than the model's context length, and name a RoPE scaling that
+    would suffice.
+    """
+    room = get_model_kind(resolved.config.model).positions(resolved).room
     if longest_tokens <= room:
         return
-    further = beyond_hint(resolved)  # nothing of an engine that takes no scaling
+    further = exceed_context_hint(resolved)  # nothing of an engine that takes no scaling
     factor = f"rope=linear rope.factor={longest_tokens / room:.3g}"
     fix = f", or a RoPE scaling for longer contexts, such as {factor}{further}" if further else ""
     raise ConfigError(
@@ -50,11 +52,11 @@ def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens:
 
 
 def needless_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
-    """Return a note if RoPE is scaled although no text is longer than the trained length."""
+    """Return a note if RoPE is scaled but no text exceeds the context length of the model's training."""
     rope = resolved.config.rope
     if getattr(rope, "factor", 1) == 1:
         return []
-    own = model_kind(resolved.config.model).positions(resolved).own
+    own = get_model_kind(resolved.config.model).positions(resolved).own
     # of some scalings
     trained: int | None = getattr(rope, "original_max_position_embeddings", None)
     own = trained or own  # the user knows better than the model's config
@@ -65,17 +67,17 @@ def needless_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> list[N
 
 
 def sample_scaling_notes(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[Note]:
-    """Return context length notes about the texts that the model has read and written."""
+    """Return notes that compare the lengths of all prompts and answers with the context length."""
     lengths = (
         sample.prompt_tokens + max(answer.num_tokens for answer in sample.answers) for sample in samples
     )
     longest = max(lengths, default=0)
-    return needless_scaling_notes(resolved, longest) + beyond_trained_notes(resolved, longest)
+    return needless_scaling_notes(resolved, longest) + beyond_training_length_notes(resolved, longest)
 
 
-def beyond_trained_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
-    """Return a note on the text read beyond the context length. Empty without rope.beyond_trained."""
-    rope, limit = resolved.config.rope, model_kind(resolved.config.model).positions(resolved).made_for
+def beyond_training_length_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
+    """Return a note on texts longer than the trained context length. Empty without rope.beyond_trained."""
+    rope, limit = resolved.config.rope, get_model_kind(resolved.config.model).positions(resolved).made_for
     if not rope.beyond_trained or limit is None or math.isinf(limit):
         return []
     if longest_tokens <= limit:
@@ -85,7 +87,9 @@ def beyond_trained_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Not
 
 
 def scaling_notes_for_requests(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Note]:
-    """Return the needless-scaling note before the load: a text has no more tokens than bytes."""
+    """Return a note on needless RoPE scaling before the model is loaded. Bytes are an upper bound of
+    tokens.
+    """
     if not resolved.config.rope.is_scaling:
         return []
     longest = max((_num_bytes(request) for request in requests), default=0)
@@ -97,7 +101,7 @@ def scaling_notes_for_requests(resolved: ResolvedJob, requests: Sequence[Request
 def scaling_notes_for_documents(
     resolved: ResolvedJob, items: Sequence[ScoredItem], window: int
 ) -> list[Note]:
-    """Return the needless-scaling note before the load: no window is longer than task.window."""
+    """Return a note on needless RoPE scaling before the model is loaded. task.window limits all lengths."""
     if not resolved.config.rope.is_scaling:
         return []
     longest = 0
@@ -112,7 +116,7 @@ def scaling_notes_for_documents(
 
 
 def print_notes_early(notes: Sequence[Note]) -> None:
-    """Print notes on stderr before the load, so that the user can stop the job early."""
+    """Print notes on stderr before the model is loaded, so that the user can stop the job early."""
     for text in render_notes(notes):
         announce(f"note: {text}")
 

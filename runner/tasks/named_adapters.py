@@ -1,4 +1,4 @@
-"""Notes on LoRA adapters that requests select by name, for a plan."""
+"""Notes for a plan on LoRA adapters that requests select by name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from runner_base import BYTES, MIB
 from runner_base.notes import Note, note
 
 
-def adapter_notes(resolved: ResolvedJob) -> list[Note]:
-    """Return a note with the memory of each adapter in MiB. Empty without named adapters."""
+def adapter_memory_notes(resolved: ResolvedJob) -> list[Note]:
+    """Return a note with the memory of each named LoRA adapter in MiB. Empty without named adapters."""
     mib = {
         name: one.files.num_adapter_parameters * BYTES["float32"] / MIB
         for name, one in zip(

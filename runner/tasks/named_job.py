@@ -1,4 +1,4 @@
-"""Finds and awaits the job that a config key names, by overrides or by its id.
+"""Finds the other job that a config key names, by overrides or by job id, and waits for its result.
 
 `task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides
 are applied on top of the job's own config, so `quantization=none` is the same job without
@@ -19,7 +19,7 @@ from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.core.typed_command import equivalent_grid_command
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.records.jobs import LOCK, Job, identify, lock_job
 from runner_base import ConfigError, Record, unknown_choice_message
 from runner_base.files import is_locked
@@ -32,26 +32,26 @@ SCORING = (*MODEL_GROUPS, "generation.kv_cache")
 def find_named_job(
     config: RunnerConfig,
     key: str,
-    named_as: str,
+    job_reference: str,
     version: int,
     hashes: dict[str, str],
     groups: Sequence[str] = MODEL_GROUPS,
 ) -> Job | None:
-    """Return the job that a key names, finished or not. None if that is the job itself.
+    """Return the job that a config key names, finished or not. None if the job names itself.
 
     `hashes` are the input hashes that both jobs share. Overrides may change `groups` only.
     """
     own = build_job(config, version, hashes)
-    if is_job_id(named_as, config.task):
-        named = job_by_id(config, named_as)
+    if is_job_id(job_reference, config.task):
+        named = find_job_by_id(config, job_reference)
     else:
-        named = build_job(apply_named_overrides(config, key, named_as, groups), version, hashes)
+        named = build_job(apply_named_overrides(config, key, job_reference, groups), version, hashes)
     return None if named.job_id == own.job_id else named
 
 
-def parse_named_overrides(named_as: str | None, task: TaskConfig) -> list[str]:
-    """Return the overrides that a key contains. Empty without a value, or for a job id."""
-    return [] if named_as is None or is_job_id(named_as, task) else shlex.split(named_as)
+def parse_named_overrides(job_reference: str | None, task: TaskConfig) -> list[str]:
+    """Return the overrides by which a config key names a job. Empty if the key is unset or has a job id."""
+    return [] if job_reference is None or is_job_id(job_reference, task) else shlex.split(job_reference)
 
 
 def build_job(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job:
@@ -59,20 +59,20 @@ def build_job(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job
     return identify(config, version, _model_fingerprint(config) | hashes, is_measurement=False)
 
 
-def job_by_id(config: RunnerConfig, job_id: str) -> Job:
+def find_job_by_id(config: RunnerConfig, job_id: str) -> Job:
     """Return the job with this id in the config's output folder."""
     return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id)
 
 
 def is_job_id(text: str, task: TaskConfig) -> bool:
-    """Return whether the text is the id of a job of this task."""
+    """Return whether a text is a job id of this task."""
     return re.fullmatch(rf"{task.name}-[0-9a-f]{{12}}", text) is not None
 
 
 def apply_named_overrides(
     config: RunnerConfig, key: str, overrides_text: str, groups: Sequence[str]
 ) -> RunnerConfig:
-    """Return the config with overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for the keys of a choice.
+    """Return the config after GROUP=CHOICE and GROUP.KEY=VALUE overrides from the text of a config key.
 
     Without GROUP=CHOICE, keys of a group change the job's own choice. `groups` are groups, or
     single keys of other groups.
@@ -105,66 +105,68 @@ def apply_named_overrides(
     own = {where: value for where, value in values.items() if where.partition(".")[0] not in chosen}
     others = {where: value for where, value in values.items() if where not in own}
     # imports Hydra, which most jobs' processes do not need
-    from runner.config.compose import build_groups, update_groups
+    from runner.config.compose import build_group_configs, update_group_configs
 
     try:
-        return replace(config, **build_groups(chosen, chosen, others), **update_groups(config, own))
+        return replace(
+            config, **build_group_configs(chosen, chosen, others), **update_group_configs(config, own)
+        )
     except ConfigError as error:
         raise ConfigError(str(error), key=key, value=overrides_text, code=error.code) from error
 
 
 def _model_fingerprint(config: RunnerConfig) -> dict[str, str]:
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    return model_kind(config.model).fingerprint(resolve_job(config), hashes)
+    return get_model_kind(config.model).fingerprint(resolve_job(config), hashes)
 
 
 def wait_for_record(job: Job) -> Record | None:
-    """Wait for the process that runs the job, and return the record. None if the job has not been run."""
+    """Wait until no process runs the job, and return its record. None if the job has never been run."""
     if job.read_last_record() is None and is_locked(job.folder / LOCK):
         with lock_job(job):
             pass
     return job.read_finished_record()
 
 
-def require_finished(job: Job, key: str, named_as: str) -> Record:
-    """Wait for the job and return its record. ConfigError says which command runs it."""
+def wait_for_finished_record(job: Job, key: str, job_reference: str) -> Record:
+    """Wait for the job and return its record. A ConfigError names the command that runs a missing job."""
     record = wait_for_record(job)
     if record is None:
-        raise not_finished_error(key, named_as, job)
+        raise not_finished_error(key, job_reference, job)
     return record
 
 
-def not_finished_error(key: str, named_as: str, job: Job, extra_overrides: str = "") -> ConfigError:
-    """Return the error for a named job that has not been run, with the command that runs it."""
-    if named_as == job.job_id:
+def not_finished_error(key: str, job_reference: str, job: Job, extra_overrides: str = "") -> ConfigError:
+    """Build the error for a named job that has not been run, with the command that runs it."""
+    if job_reference == job.job_id:
         return ConfigError(
             f"no completed job with that id in {job.folder.parent}. Run it first",
             key=key,
-            value=named_as,
+            value=job_reference,
             code="not_found",
         )
     what = f"that job ({job.job_id}) is not complete in {job.folder.parent}"
     command = equivalent_grid_command()  # a grid makes what its jobs name
     fix = (
-        f"Run it first: the same command with {named_as}{extra_overrides} and without {key}"
+        f"Run it first: the same command with {job_reference}{extra_overrides} and without {key}"
         if command is None
         else f"This command runs that job first, then this one: {command}"
     )
-    return ConfigError(f"{what}. {fix}", key=key, value=named_as, code="not_found")
+    return ConfigError(f"{what}. {fix}", key=key, value=job_reference, code="not_found")
 
 
-def missing_question_error(key: str, named_as: str, job: Job, question_number: int) -> ConfigError:
+def missing_question_error(key: str, job_reference: str, job: Job, question_number: int) -> ConfigError:
     return ConfigError(
         (
             f"{job.job_id} has not answered question {question_number} of this job: its data, "
             "task.split, task.offset, task.shuffle_seed, task.only or task.limit differs"
         ),
         key=key,
-        value=named_as,
+        value=job_reference,
         code="mismatch",
     )
 
 
-def describe_state(job: Job) -> str:
-    """Return whether a job is done, for a plan."""
+def describe_job_state(job: Job) -> str:
+    """Return a text on whether a job is done, for a plan."""
     return "done" if job.read_finished_record() is not None else "must run first"

@@ -1,4 +1,4 @@
-"""Prompts in the form that the model sees: their text, and facts about template and special
+"""Renders prompts in the form that the model sees, and records facts about chat template and special
 tokens.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from runner.config.resolved import ResolvedJob
 from runner.core.prompt_facts import BEGINNINGS, PromptFact
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner_base.thinking import ends_in_thinking
 from runner_engine import Engine, EngineReport, Request, prompt_sha256
 
@@ -16,13 +16,13 @@ HASH_CHARACTERS = 12
 
 
 def add_prompt_facts(
-    description: Sequence[str],
+    prompt_description: Sequence[str],
     empty_request: Request,
     first_request: Request,
     engine: Engine,
     report: EngineReport,
 ) -> None:
-    """Add facts about all prompts to the engine report. `empty_request` is a prompt without a
+    """Add facts about all of a job's prompts to the engine report. `empty_request` is a prompt without a
     question.
     """
     seen, form_ids = engine.encode(empty_request)
@@ -35,7 +35,7 @@ def add_prompt_facts(
         use = "there, and not used" if isinstance(empty_request.prompt, str) else "used"
         report.facts["chat_template"] = use if report.has_chat_template else "none"
     form_sha256 = prompt_sha256(seen)[:HASH_CHARACTERS]
-    fact = PromptFact(tuple(description), form_sha256, report.facts.get("bos"))
+    fact = PromptFact(tuple(prompt_description), form_sha256, report.facts.get("bos"))
     report.facts["prompt"] = fact.to_fact()
     if ends_in_thinking(seen):
         report.facts["thinking"] = "begun by the chat template"
@@ -44,7 +44,7 @@ def add_prompt_facts(
 def render_prompts(resolved: ResolvedJob, requests: Sequence[Request]) -> str:
     """Return prompts in the form that the model sees. Only the tokenizer is loaded."""
     seen = {
-        request.id: model_kind(resolved.config.model).render_prompt(resolved, request.prompt)
+        request.id: get_model_kind(resolved.config.model).render_prompt(resolved, request.prompt)
         for request in requests
     }
     return "\n".join(f"prompt {number} after the chat template:\n{text}" for number, text in seen.items())

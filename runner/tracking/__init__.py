@@ -1,1 +1,1 @@
-"""MLflow tracking: stores, connections, runs of jobs and grids, and runner-sync."""
+"""MLflow tracking: stores, connections, runs of jobs and grids, and the command runner-sync."""

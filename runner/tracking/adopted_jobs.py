@@ -1,10 +1,10 @@
-"""Adopts jobs that another host has run for this one: records and logs their files here."""
+"""Stores and logs jobs that another host has run on behalf of this one."""
 
 from __future__ import annotations
 
 from runner.config.root import RunnerConfig
 from runner.records import flat_config, job_records
-from runner.records.job_archives import unpack_job
+from runner.records.job_archives import unpack_job_folder
 from runner.records.jobs import Job, lock_job
 from runner.tracking.sink import MlflowSink
 from runner.tracking.stores import store_from_config
@@ -15,8 +15,8 @@ OF_THE_HOST = ("output_dir", "tracking.")
 
 
 def adopt_job(archive: bytes, job: Job, config: RunnerConfig, ignore_earlier: bool) -> Record:
-    """Write the files of a job that ran on another host to this folder, and log it as if it had run
-    here.
+    """Store the files of a job that another host has run in this output folder, and log the job as if it
+    had run here.
     """
     with lock_job(job):
         store = store_from_config(config)
@@ -27,10 +27,10 @@ def adopt_job(archive: bytes, job: Job, config: RunnerConfig, ignore_earlier: bo
             and done.status is Status.FINISHED
         ):
             # another process was quicker
-            return sink.attach_recorded(job_records.reuse_record(config, job, done))
+            return sink.attach_recorded(job_records.reuse_finished_record(config, job, done))
         if ignore_earlier:
             job.set_aside() if config.rerun else job.delete_earlier_files()
-        unpack_job(archive, job)
+        unpack_job_folder(archive, job)
         record = job.read_last_record()
         if record is None:
             raise RunRecordError(

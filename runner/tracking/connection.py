@@ -1,4 +1,4 @@
-"""Connects to an MLflow store: probes, opens or creates it, and converts its errors to one
+"""Connects to an MLflow store: probes it, opens or creates it, and converts its errors to one
 message.
 
 MLflow is imported inside the functions: it costs more than a second.
@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.core.deferred_imports import without_garbage_collection
-from runner.render.notes import note_text
+from runner.core.deferred_imports import pause_garbage_collection
+from runner.render.notes import format_note
 from runner.tracking import empty_database, moved_folders, run_table, store_probes
 from runner.tracking.stores import DATABASES, Store
 from runner.tracking.waiting_client import WaitingClient
-from runner_base import ConfigError, TrackingError, lock_file, redact_secrets, write_error
+from runner_base import ConfigError, TrackingError, convert_write_error, lock_file, redact_secrets
 from runner_base.notes import Note, note
 from runner_base.uris import sqlite_path, sqlite_uri
 
@@ -29,7 +29,7 @@ STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")
 
 
 def set_mlflow_environment() -> None:
-    """Set MLflow's environment variables before its import: no telemetry, no output, short timeouts."""
+    """Set MLflow's environment variables before it is imported: no telemetry, no output, short timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -41,9 +41,9 @@ def set_mlflow_environment() -> None:
 
 
 def import_mlflow(store: Store) -> None:
-    """Import the parts of MLflow that a job needs, without opening a store."""
+    """Import the parts of MLflow that a job needs, without opening the store."""
     set_mlflow_environment()
-    with without_garbage_collection():
+    with pause_garbage_collection():
         importlib.import_module("mlflow")
         if not store.uri.startswith("http"):
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
@@ -53,7 +53,7 @@ def import_mlflow(store: Store) -> None:
 
 
 class Experiment(NamedTuple):
-    """A client and an experiment id of an open store."""
+    """MLflow client and experiment id of an open store."""
 
     client: Any  # MLflow's
     id: str
@@ -63,24 +63,26 @@ _opened: dict[Store, Experiment] = {}  # a worker runs many jobs with one store
 
 
 @contextmanager
-def connect(store: Store) -> Iterator[Experiment]:
-    """Connect to the store, and create its experiment if missing. Any error becomes one message."""
-    with require_reachable(store):
+def connect_to_store(store: Store) -> Iterator[Experiment]:
+    """Connect to the store, and create its experiment if missing. Any store error in this block becomes
+    one message.
+    """
+    with require_reachable_store(store):
         yield _open_experiment(store)
 
 
 @contextmanager
 def connect_for_reading(store: Store) -> Iterator[Experiment | None]:
-    """Connect to the store and create nothing. Yields None without the experiment. Any error becomes
-    one message.
+    """Connect to a store without creating anything. Yields None if the experiment is missing. Store
+    errors become one message.
     """
     with simplify_store_errors(store):
         yield _find_experiment(store)
 
 
 @contextmanager
-def require_reachable(store: Store, result_folder: Path | None = None) -> Iterator[None]:
-    """Probe the store before an open client is used. Any error becomes one message.
+def require_reachable_store(store: Store, result_folder: Path | None = None) -> Iterator[None]:
+    """Probe the store before an open client is used. Any store error in this block becomes one message.
 
     result_folder: the folder that has the result if the store cannot be written.
     """
@@ -90,17 +92,17 @@ def require_reachable(store: Store, result_folder: Path | None = None) -> Iterat
 
 
 def _open_experiment(store: Store) -> Experiment:
-    """Open the experiment. A process opens each store once."""
+    """Open the store's experiment. Each process opens a store only once."""
     key = replace(store, parent_run_id=None)
     if key not in _opened or (
         store.sqlite_file is not None and not store.sqlite_file.stat().st_size
     ):  # the database was deleted, and the probe has created an empty file
-        _opened[key] = _open_first_time(key)
+        _opened[key] = _open_store_under_lock(key)
     return _opened[key]
 
 
 def opened_experiment_id(store: Store) -> str | None:
-    """Return the id of the experiment if this process has opened the store."""
+    """Return the experiment's id if this process has opened the store. None otherwise."""
     experiment = _opened.get(replace(store, parent_run_id=None))
     return None if experiment is None else experiment.id
 
@@ -118,16 +120,16 @@ def _find_experiment(store: Store) -> Experiment | None:
     return None if is_missing else Experiment(client, experiment.experiment_id)
 
 
-def _open_first_time(store: Store) -> Experiment:
-    """Open the store with a lock, so that only one process creates the database."""
+def _open_store_under_lock(store: Store) -> Experiment:
+    """Open the store under a lock, so that only one process creates its database."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
     try:
         lock = lock_file(output_dir / ".mlflow.lock")
     except OSError as error:
-        raise write_error(output_dir / ".mlflow.lock", error) from error
+        raise convert_write_error(output_dir / ".mlflow.lock", error) from error
     with lock:
         import_mlflow(store)
-        _create_sqlite(store.sqlite_file)
+        _create_sqlite_atomically(store.sqlite_file)
         if store.is_folder_database:
             moved_folders.repair_moved_paths(output_dir)
         client = open_client(uri, "tracking.uri")
@@ -144,7 +146,7 @@ def _open_first_time(store: Store) -> Experiment:
                     value=name,
                     code="not_found",
                 )
-            run_table.store_view(client, experiment)
+            run_table.store_current_view(client, experiment)
             return Experiment(client, experiment.experiment_id)
         # A server keeps files itself; for a database, MLflow would put them in the working
         # directory.
@@ -153,7 +155,7 @@ def _open_first_time(store: Store) -> Experiment:
 
 
 def open_client(uri: str, config_key: str) -> Any:
-    """Return an MLflow client for a store; `config_key` is named in error messages."""
+    """Return an MLflow client for a store. Error messages name `config_key`."""
     from mlflow import MlflowClient
 
     try:
@@ -171,11 +173,11 @@ def open_client(uri: str, config_key: str) -> Any:
 
 
 def _create_experiment(client: Any, name: str, location: str | None) -> str:
-    """Create the experiment, or return the one that another machine has created meanwhile."""
+    """Create the experiment and return its id. If another machine has just created it, return that id."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.create_experiment(name, location, {run_table.TAG: run_table.build_view()}))
+        return str(client.create_experiment(name, location, {run_table.TAG: run_table.build_view_json()}))
     except MlflowException:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -184,7 +186,9 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
 
 
 def _probe_store(store: Store) -> None:
-    """Probe the store before MLflow does: MLflow's own errors are long, and take minutes."""
+    """Check that the store is reachable before MLflow does, because MLflow's errors are long and take
+    minutes.
+    """
     if store.sqlite_file is not None:
         store_probes.probe_sqlite(store.sqlite_file, store.redacted_uri)
         return
@@ -195,33 +199,35 @@ def _probe_store(store: Store) -> None:
         store_probes.probe_database(store.uri, store.redacted_uri)
 
 
-def _create_sqlite(path: Path | None) -> None:
-    """Create a new database under another name and rename it, because a kill during MLflow's
-    migrations would damage it.
+def _create_sqlite_atomically(database_path: Path | None) -> None:
+    """Create a database under another name and rename it, because a kill during MLflow's migrations
+    would damage it.
     """
-    if path is None or path.stat().st_size:
+    if database_path is None or database_path.stat().st_size:
         return
     from mlflow import MlflowClient
 
-    with lock_file(path):  # jobs with other output folders may be creating it, too
-        if path.stat().st_size:
+    with lock_file(database_path):  # jobs with other output folders may be creating it, too
+        if database_path.stat().st_size:
             return
-        fresh = path.with_name(f".{path.name}.new")
+        fresh = database_path.with_name(f".{database_path.name}.new")
         for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
             leftover.unlink(missing_ok=True)
         was_kept = empty_database.copy_cached_database(fresh)
         MlflowClient(sqlite_uri(fresh)).search_experiments(max_results=1)
         if not was_kept:
-            empty_database.cache_database(fresh)
-        fresh.replace(path)
+            empty_database.cache_new_database(fresh)
+        fresh.replace(database_path)
 
 
 # ------------------------------------------------------------------------------------------- errors
 
 
 @contextmanager
-def errors_as_one_message(build_message: Callable[[str], str]) -> Iterator[None]:
-    """Convert any error of a store to a TrackingError; `build_message` receives the error's text."""
+def convert_store_errors(build_message: Callable[[str], str]) -> Iterator[None]:
+    """Convert any store error in this block to a TrackingError. `build_message` receives the error's
+    text.
+    """
     try:
         yield
     except Exception as error:
@@ -237,7 +243,9 @@ def errors_as_one_message(build_message: Callable[[str], str]) -> Iterator[None]
 
 
 def simplify_store_errors(store: Store, result_folder: Path | None = None) -> AbstractContextManager[None]:
-    """Convert an error of the store to one message with a remedy and the location of saved results."""
+    """Convert any store error in this block to one message with a remedy and the location of saved
+    results.
+    """
 
     def build_message(text: str) -> str:
         reason: Note | str = text
@@ -245,6 +253,6 @@ def simplify_store_errors(store: Store, result_folder: Path | None = None) -> Ab
             reason = note("database_locked")
         elif "readonly" in text or "unable to open" in text or "Permission" in text:
             reason = note("store_not_writable", reason=text)
-        return note_text(note("store_failed", store=store.redacted_uri, reason=reason, kept=result_folder))
+        return format_note(note("store_failed", store=store.redacted_uri, reason=reason, kept=result_folder))
 
-    return errors_as_one_message(build_message)
+    return convert_store_errors(build_message)

@@ -1,4 +1,4 @@
-"""Downloads jobs that another host has finished from an MLflow server, found by their job ids.
+"""Downloads jobs that other hosts have finished from an MLflow server, found by their job ids.
 
 Hosts that share only a server then share their work: a job that one host has done is not
 repeated by others.
@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.config.root import RunnerConfig
-from runner.records.job_archives import move_into_job
+from runner.records.job_archives import move_files_into_job
 from runner.records.jobs import Job, read_samples
-from runner.tracking.connection import connect
-from runner.tracking.stored_runs import read_runs
+from runner.tracking.connection import connect_to_store
+from runner.tracking.stored_runs import read_stored_runs
 from runner.tracking.stores import Store, store_from_config
 from runner_base import Record, RunRecordError, Status, TrackingError, to_one_line
 
@@ -26,35 +26,35 @@ SERVERS = ("http://", "https://")
 
 
 def mlflow_server_store(config: RunnerConfig) -> Store | None:
-    """Return the store of a job if it is a server."""
+    """Return a job's MLflow store if it is a server. None for other stores."""
     store = store_from_config(config)
     return store if store is not None and store.uri.startswith(SERVERS) else None
 
 
-def download_job(store: Store, job: Job) -> Record | None:
-    """Download a job if an MLflow server has it finished, else return None. The caller holds the job's
-    lock.
+def download_finished_job(store: Store, job: Job) -> Record | None:
+    """Download a job that an MLflow server has finished. None if the server has no such job. The caller
+    holds the job's lock.
     """
     if not store.uri.startswith(SERVERS):
         return None
     try:
-        run_id = read_runs(store, [job.job_id]).find_run(job.job_id, None)
-        return None if run_id is None else download_run(store, run_id, job)
+        run_id = read_stored_runs(store, [job.job_id]).find_run(job.job_id, None)
+        return None if run_id is None else download_run_files(store, run_id, job)
     except TrackingError:
         if store.parent_run_id is None:
             raise
         return None  # a grid goes on without its server
 
 
-def download_run(store: Store, run_id: str, job: Job) -> Record | None:
-    """Download the files of a finished run into a job's folder. None, with a warning, if they are
+def download_run_files(store: Store, run_id: str, job: Job) -> Record | None:
+    """Download a finished run's files into a job's folder. None, with a warning, if the files are
     damaged.
     """
     with tempfile.TemporaryDirectory() as scratch:
         there = replace(job, folder=Path(scratch, job.job_id))
         there.folder.mkdir()
         try:
-            with connect(store) as experiment:
+            with connect_to_store(store) as experiment:
                 experiment.client.download_artifacts(run_id, "", str(there.folder))
             record = there.read_last_record()
             read_samples(there.samples_path)
@@ -74,7 +74,7 @@ def download_run(store: Store, run_id: str, job: Job) -> Record | None:
             return None
         if record.result.artifacts:  # files that only the other host has
             return None
-        move_into_job(there.folder, job)
+        move_files_into_job(there.folder, job)
     record = replace(record, output_dir=str(job.folder), mlflow_run_id=run_id, mlflow_uri=store.redacted_uri)
     job.write_record(record)
     log.info("%s ran on %s: its result comes from %s (rerun=all runs the job again)", job.job_id,

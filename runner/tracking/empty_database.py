@@ -1,5 +1,5 @@
-"""Caches MLflow's empty sqlite database for all projects, because MLflow creates it through all
-its migrations.
+"""Caches MLflow's empty sqlite database for all projects, because MLflow needs long to create one
+through its migrations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAKERS = ("mlflow", "alembic", "sqlalchemy")  # whose versions decide what is in
 
 
 def copy_cached_database(new_file: Path) -> bool:
-    """Write the cached database to a new file, and return whether the cache had one."""
+    """Copy the cached empty database to a new file. Returns False if the cache has none."""
     for file in _cached_files():
         try:
             content = file.read_bytes()
@@ -34,8 +34,8 @@ def copy_cached_database(new_file: Path) -> bool:
     return False
 
 
-def cache_database(new_file: Path) -> None:
-    """Cache a database that MLflow has just created, without its experiment, which names a folder."""
+def cache_new_database(new_file: Path) -> None:
+    """Cache a database that MLflow has just created, without its experiment, which refers to a folder."""
     if (cache := user_cache_folder()) is None:
         return
     try:

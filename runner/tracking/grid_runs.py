@@ -1,6 +1,4 @@
-"""MLflow runs of grids: one parent run for the jobs of each grid, reused when the grid is started
-again.
-"""
+"""MLflow runs of grids: one parent run per grid, which is reused when the grid is started again."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from typing import Any, TextIO
 
 from runner.records.jobs import LOCK
 from runner.tracking import job_runs, pending_runs, published_index, resumed_runs
-from runner.tracking.connection import connect, require_reachable, simplify_store_errors
-from runner.tracking.stored_runs import GRID, GRID_STARTED_MS, PARENT, StoredRuns, read_runs
+from runner.tracking.connection import connect_to_store, require_reachable_store, simplify_store_errors
+from runner.tracking.stored_runs import GRID, GRID_STARTED_MS, PARENT, StoredRuns, read_stored_runs
 from runner.tracking.stores import Store
 from runner_base import Status, TrackingError, lock_file, machine, redact_secrets, short_hash
 from runner_base.files import is_locked
@@ -33,7 +31,7 @@ GRIDS = ".grids"  # in output_dir: a lock and a file of pending runs for each gr
 
 @dataclass(frozen=True)
 class GridName:
-    """A grid's hash, its title, and its fixed params."""
+    """A grid's hash, its title and its unchanging params."""
 
     digest: str  # which follows from its jobs
     title: str
@@ -42,7 +40,9 @@ class GridName:
 
 @dataclass
 class GridRun:
-    """A grid's run in one store, and the lock that tells other processes that the grid is running."""
+    """A grid's parent run in one store, and the lock by which other processes see that the grid is
+    running.
+    """
 
     store: Store
     client: Any
@@ -57,16 +57,16 @@ def start_grid_run(
     plan: Mapping[str, Any],
     finished_job_ids: Collection[str],
 ) -> GridRun:
-    """Start or reopen the parent run of a grid, and move runs of finished jobs below it."""
-    end_dead_grids(store.output_dir)
-    with connect(store) as (client, experiment_id):
+    """Start or reopen a grid's parent run, and move the runs of finished jobs below it."""
+    end_dead_grid_runs(store.output_dir)
+    with connect_to_store(store) as (client, experiment_id):
         pending_file = store.output_dir / GRIDS / uuid.uuid4().hex
         lock = lock_file(pending_file.with_suffix(".lock"))
         pending = pending_runs.add_pending_run(pending_file, store)
         with lock_file(
             store.output_dir / f"{GRIDS}.lock"
         ):  # the same grid may be started twice at the same time
-            stored = read_runs(store, finished_job_ids, grid.digest)
+            stored = read_stored_runs(store, finished_job_ids, grid.digest)
             run_id = next((run for run, _ in stored.grids.get(grid.digest, [])), None)
             if run_id is not None:
                 client.set_tag(run_id, pending_runs.TAG, pending.tag)
@@ -79,7 +79,7 @@ def start_grid_run(
                     RUN_NAME: grid.title,
                     "mlflow.source.name": "runner",
                 }
-                run_id = resumed_runs.create_run(client, experiment_id, tags)
+                run_id = resumed_runs.create_run_once(client, experiment_id, tags)
                 job_runs.log_params(client, run_id, grid.params)
         for key, value in start_tags.items():
             client.set_tag(run_id, key, value)
@@ -93,7 +93,7 @@ def start_grid_run(
 
 
 def build_start_tags(overrides: list[str]) -> dict[str, str]:
-    """Return the tags of a start: time, overrides, machine and versions."""
+    """Return the MLflow tags of a grid's start: time, overrides, machine and versions."""
     git = machine.read_git_state()
     return {
         GRID_STARTED_MS: str(time.time_ns() // 1_000_000),
@@ -106,10 +106,10 @@ def build_start_tags(overrides: list[str]) -> dict[str, str]:
     }
 
 
-def log_notes(
+def log_grid_results(
     run: GridRun, metrics: Mapping[str, float], tags: Mapping[str, str], note: str, first_metric: str
 ) -> None:
-    """Log the results of a grid. A description that somebody has written in MLflow stays.
+    """Log a grid's results to its parent run. A description that a user has written in MLflow stays.
 
     MLflow's charts begin with the experiment's first metric, or alphabetically if none is named.
     """
@@ -117,7 +117,9 @@ def log_notes(
         its_run = run.client.get_run(run.run_id)
         there, experiment = its_run.data.tags, its_run.info.experiment_id
         if first_metric and FIRST_METRIC not in run.client.get_experiment(experiment).tags:
-            run.client.set_experiment_tag(experiment, FIRST_METRIC, job_runs.sanitize_name(first_metric))
+            run.client.set_experiment_tag(
+                experiment, FIRST_METRIC, job_runs.sanitize_mlflow_name(first_metric)
+            )
         texts = dict(tags)
         is_own = NOTE not in there or short_hash(there[NOTE]) == there.get(OWN_NOTE)
         if is_own:
@@ -127,9 +129,9 @@ def log_notes(
 
 
 def finish_grid_run(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bool:
-    """End the grid's run, and return whether the store was written. No result is lost otherwise."""
+    """End a grid's parent run. Returns True if the store was written. A failure loses no results."""
     try:
-        with require_reachable(run.store):
+        with require_reachable_store(run.store):
             run.client.log_dict(run.run_id, plan, PLAN)
             run.client.set_terminated(run.run_id, status.value)
             if status is Status.FINISHED and not any(
@@ -146,23 +148,25 @@ def finish_grid_run(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bo
         run.lock.close()
 
 
-def end_dead_grids(output_dir: Path) -> None:
-    """End the runs of this folder's grids whose process has died. Without any, MLflow is not imported."""
+def end_dead_grid_runs(output_dir: Path) -> None:
+    """End the runs of this folder's grids whose process has died. If there are none, MLflow is not
+    imported.
+    """
     for path in sorted((output_dir / GRIDS).glob("*.lock")):
         with suppress(OSError), lock_file(path, wait=False) as lock:  # fails while the grid's process lives
             pending_file = path.with_suffix("")
-            pending_runs.end_dead_runs(pending_file, output_dir, Status.KILLED)
+            pending_runs.end_pending_runs(pending_file, output_dir, Status.KILLED)
             if not pending_runs.has_pending_runs(pending_file):
                 _delete_lock_files(lock)
     # jobs may never be started again
     for pending_file in sorted((output_dir / "jobs").glob(f"*/{pending_runs.FILE}")):
         with suppress(OSError), lock_file(pending_file.with_name(LOCK), wait=False):
-            pending_runs.end_dead_runs(pending_file, output_dir, Status.KILLED)
+            pending_runs.end_pending_runs(pending_file, output_dir, Status.KILLED)
 
 
 def end_abandoned_runs(store: Store, stored_runs: StoredRuns) -> None:
-    """End the runs that a store shows as RUNNING without a process: it was unreachable when the
-    process died.
+    """End runs that a store shows as RUNNING without a process, because the store was unreachable at the
+    process's death.
     """
     locks = sorted((store.output_dir / GRIDS).glob("*.lock"))
     live_tags = set().union(
@@ -174,7 +178,7 @@ def end_abandoned_runs(store: Store, stored_runs: StoredRuns) -> None:
         job_lock = store.output_dir / "jobs" / (job_id or "") / LOCK
         is_alive = is_locked(job_lock) if job_id else tags.get(pending_runs.TAG) in live_tags
         dead += [run_id] if pending_runs.belongs_to_folder(store, tags) and not is_alive else []
-    pending_runs.end_runs(store, dead, Status.KILLED)
+    pending_runs.end_running_runs(store, dead, Status.KILLED)
 
 
 def _delete_lock_files(lock: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""Writes a job to MLflow as one run: params, batched metrics, artifacts and status.
+"""Writes a job to MLflow as one run with params, metrics, artifacts and status.
 
 logged_models and traces write the model and the samples. MLflow is imported inside the
 functions: that takes more than a second, which a job that is recorded already or has
@@ -21,8 +21,8 @@ from typing import Any
 from runner.records.jobs import Job
 from runner.records.partial_answers import PARTIAL
 from runner.tracking import logged_metrics, logged_models, pending_runs, published_index, resumed_runs, traces
-from runner.tracking.connection import connect, errors_as_one_message, require_reachable
-from runner.tracking.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
+from runner.tracking.connection import connect_to_store, convert_store_errors, require_reachable_store
+from runner.tracking.stored_runs import JOB_ID, PARENT, StoredRuns, read_stored_runs
 from runner.tracking.stores import Store
 from runner_base import Record, Status
 from runner_compare import BetterDirection, find_metric
@@ -35,7 +35,7 @@ COMMIT = "git.commit"
 
 @dataclass
 class JobRun:
-    """A job's run in MLflow."""
+    """A job's MLflow run."""
 
     store: Store
     job: Job
@@ -46,10 +46,10 @@ class JobRun:
     pending: pending_runs.PendingRun  # the run's entry until it has ended
 
     def wait_until_started(self) -> None:
-        """Do nothing, because the run has been started."""
+        """Do nothing, because the run has already been started."""
 
     def log_result(self, record: Record) -> None:
-        """Log metrics, artifacts and status. If MLflow fails here, the result is already on disk."""
+        """Log metrics, artifacts and status. Even if MLflow fails here, the result is on disk."""
         from mlflow.entities import Metric, RunTag
 
         client, run_id, job, result = self.client, self.run_id, self.job, record.result
@@ -58,22 +58,22 @@ class JobRun:
         name, digest = _dataset_name_and_digest(record.data) if record.data else (None, None)
         about = {"model_id": self.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
         finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
-        shown = logged_metrics.select_metrics(finite)
+        shown = logged_metrics.select_logged_metrics(finite)
         metrics = [
-            Metric(sanitize_name(key), value, ended_ms, 0, **(about if _is_model_metric(key) else {}))
+            Metric(sanitize_mlflow_name(key), value, ended_ms, 0, **(about if _is_model_metric(key) else {}))
             for key, value in shown.items()
         ]
         for key, points in result.series.items():
             metrics += [
-                Metric(sanitize_name(key), value, ended_ms, step)
+                Metric(sanitize_mlflow_name(key), value, ended_ms, step)
                 for step, value in points
                 if math.isfinite(value)
             ]
-        tags = [RunTag(key, value) for key, value in build_tags(job, record).items()]
+        tags = [RunTag(key, value) for key, value in build_run_tags(job, record).items()]
         tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
         if left_out := len(finite) - len(shown):
             tags.append(RunTag(logged_metrics.LEFT_OUT, str(left_out)))
-        with require_reachable(self.store, result_folder=job.folder):
+        with require_reachable_store(self.store, result_folder=job.folder):
             for begin in range(0, len(metrics), METRICS_A_CALL):
                 client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
             client.log_batch(run_id, tags=tags)
@@ -87,29 +87,28 @@ class JobRun:
         pending_runs.remove_pending_run(job.folder / pending_runs.FILE, self.pending)
 
     def end_without_record(self, status: Status) -> None:
-        """End the run of a job whose folder was deleted together with its pending-run entry, because no
-        later start would end it.
+        """End the run of a job whose folder was deleted with its list of pending runs, because no later
+        start would end it.
         """
         file = self.store.sqlite_file
         if file is not None and not file.exists():
             return
-        with require_reachable(self.store):
+        with require_reachable_store(self.store):
             self.client.set_terminated(self.run_id, status.value)
 
 
 def start_job_run(store: Store, job: Job, record: Record, is_resumed: bool = False) -> JobRun:
-    """Open MLflow and start the job's run. The store's errors are raised before anything expensive
-    happens.
+    """Open MLflow and start the job's run. Store errors are raised here, before any expensive work.
 
     A resumed job continues its earlier run.
     """
-    with connect(store) as (client, experiment_id):
+    with connect_to_store(store) as (client, experiment_id):
         if store.parent_run_id is None:
-            end_dead_runs(store, job)
+            end_dead_job_runs(store, job)
         else:  # the grid has read the runs of all its jobs at once
-            pending_runs.end_dead_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
+            pending_runs.end_pending_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
         pending = pending_runs.add_pending_run(job.folder / pending_runs.FILE, store)
-        tags = build_tags(job, record) | {
+        tags = build_run_tags(job, record) | {
             pending_runs.TAG: pending.tag,
             "mlflow.runName": record.name or job.job_id,
             "mlflow.source.name": "runner",
@@ -118,24 +117,28 @@ def start_job_run(store: Store, job: Job, record: Record, is_resumed: bool = Fal
             tags["mlflow.source.git.commit"] = record.versions[COMMIT]
         if store.parent_run_id is not None:
             tags[PARENT] = store.parent_run_id
-        params = build_params(record)
-        begun = resumed_runs.reopen_run(client, experiment_id, tags, params) if is_resumed else None
+        params = build_run_params(record)
+        begun = (
+            resumed_runs.reopen_interrupted_run(client, experiment_id, tags, params) if is_resumed else None
+        )
         run_id = (
-            resumed_runs.create_run(client, experiment_id, tags) if begun is None else str(begun.info.run_id)
+            resumed_runs.create_run_once(client, experiment_id, tags)
+            if begun is None
+            else str(begun.info.run_id)
         )
         there = {} if begun is None else begun.data.params
         log_params(client, run_id, {key: value for key, value in params.items() if key not in there})
         model_id = logged_models.log_model(client, store, experiment_id, run_id, record)
         if begun is None or not (begun.inputs and begun.inputs.dataset_inputs):
-            _log_inputs(client, run_id, record.data, model_id)
+            _log_run_inputs(client, run_id, record.data, model_id)
     return JobRun(store, job, client, run_id, experiment_id, model_id, pending)
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
-    """Log the params of a run. They cannot be changed afterwards."""
+    """Log the params of a run. Logged params cannot be changed afterwards."""
     from mlflow.entities import Param  # after opening the store, which sets MLflow's variables
 
-    given = [Param(sanitize_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
+    given = [Param(sanitize_mlflow_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
     for begin in range(0, len(given), PARAMS_A_CALL):
         client.log_batch(run_id, params=given[begin : begin + PARAMS_A_CALL])
 
@@ -143,26 +146,28 @@ def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
 def log_metrics_and_tags(
     client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
 ) -> None:
-    """Log metrics and tags of a grid's run, and replace earlier ones."""
+    """Log metrics and tags of a grid's run, replacing earlier values."""
     from mlflow.entities import Metric, RunTag
 
     now_ms = int(time.time() * 1000)
     numbers = [
-        Metric(sanitize_name(key), value, now_ms, 0) for key, value in metrics.items() if math.isfinite(value)
+        Metric(sanitize_mlflow_name(key), value, now_ms, 0)
+        for key, value in metrics.items()
+        if math.isfinite(value)
     ]
     client.log_batch(
         run_id, metrics=numbers, tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()]
     )
 
 
-def build_params(record: Record) -> dict[str, str]:
+def build_run_params(record: Record) -> dict[str, str]:
     """Return the params of a job's run, with names and lengths that MLflow accepts."""
-    return {sanitize_name(key): value[:MAX_PARAM_CHARACTERS] for key, value in record.params.items()}
+    return {sanitize_mlflow_name(key): value[:MAX_PARAM_CHARACTERS] for key, value in record.params.items()}
 
 
-def build_tags(job: Job, record: Record) -> dict[str, str]:
-    """Return the tags of a job's run: job id, task, folder, and the facts of its result."""
-    facts = {sanitize_name(f"fact.{key}"): value[:8000] for key, value in record.result.facts.items()}
+def build_run_tags(job: Job, record: Record) -> dict[str, str]:
+    """Return the tags of a job's run: job id, task, folder, and the recorded facts."""
+    facts = {sanitize_mlflow_name(f"fact.{key}"): value[:8000] for key, value in record.result.facts.items()}
     return facts | {
         JOB_ID: job.job_id,
         "task": record.task,
@@ -171,46 +176,46 @@ def build_tags(job: Job, record: Record) -> dict[str, str]:
     }
 
 
-def build_metrics(record: Record) -> dict[str, float]:
-    """Return the metrics of a job's run as MLflow shows them: the last point of each series."""
+def build_run_metrics(record: Record) -> dict[str, float]:
+    """Return the metrics that MLflow shows for a job's run, with the last point of each series."""
     finite = {
         key: [point for point in points if math.isfinite(point[1])]
         for key, points in record.result.series.items()
     }
     values = record.result.metrics | {key: max(points)[1] for key, points in finite.items() if points}
-    return {sanitize_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
+    return {sanitize_mlflow_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
 
 
-def end_dead_runs(store: Store, job: Job) -> StoredRuns:
-    """End the runs of a job that a dead process left RUNNING, and return the job's runs. The caller
-    holds the job's lock.
+def end_dead_job_runs(store: Store, job: Job) -> StoredRuns:
+    """End a job's runs that a dead process left RUNNING, and return the job's runs. The caller holds the
+    job's lock.
     """
-    pending_runs.end_dead_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
+    pending_runs.end_pending_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
     may_know = store.sqlite_file is not None and store.parent_run_id is None
-    if may_know and (noted := published_index.latest_if_unchanged(store, job.job_id)) is not None:
+    if may_know and (noted := published_index.find_current_entry(store, job.job_id)) is not None:
         # without MLflow, whose import takes seconds
         return StoredRuns({job.job_id: {noted.mlflow_id: noted.parent}})
-    stored = read_runs(store, [job.job_id])
+    stored = read_stored_runs(store, [job.job_id])
     dead = (run for run, tags in stored.running.items() if pending_runs.belongs_to_folder(store, tags))
-    pending_runs.end_runs(store, dead, Status.KILLED)
+    pending_runs.end_running_runs(store, dead, Status.KILLED)
     return stored
 
 
 def move_below_parent(store: Store, run_id: str) -> None:
-    with connect(store) as experiment:
+    with connect_to_store(store) as experiment:
         experiment.client.set_tag(run_id, PARENT, store.parent_run_id)
 
 
 def cache_run_id(store: Store, job_or_grid_id: str, run_id: str) -> None:
-    """Cache the run id of a job or grid, so that an unchanged store is not queried again."""
-    noted = published_index.latest_if_unchanged(store, job_or_grid_id)
+    """Cache the run id of a job or grid, so that an unchanged store need not be queried again."""
+    noted = published_index.find_current_entry(store, job_or_grid_id)
     if noted is None or noted.mlflow_id != run_id:
-        with connect(store) as experiment:
+        with connect_to_store(store) as experiment:
             published_index.index_run(store, experiment.client, run_id)
 
 
-def _log_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | None) -> None:
-    """Log the data set and the model as inputs of the run."""
+def _log_run_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | None) -> None:
+    """Log the data set and the model as inputs of a run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
     from mlflow.exceptions import MlflowException
 
@@ -237,14 +242,14 @@ def _dataset_name_and_digest(data: dict[str, str]) -> tuple[str, str]:
 
 
 def log_missing_traces(store: Store, run_id: str, record: Record, job: Job) -> None:
-    """Log the samples of a recorded job as traces, unless its run already has traces."""
-    with connect(store) as experiment:
+    """Log the samples of a recorded job as traces, unless the run already has traces."""
+    with connect_to_store(store) as experiment:
         traces.log_traces(store.uri, experiment.id, run_id, record, job.folder)
 
 
 def _end_time_ms(record: Record) -> int:
-    """Return when a job ended, from its record. Early versions recorded no start: then the current
-    time.
+    """Return when a job ended, in ms. Early records have no start time, so that the current time is
+    returned.
     """
     if not record.started_at:
         return int(time.time() * 1000)
@@ -254,18 +259,18 @@ def _end_time_ms(record: Record) -> int:
 def log_comparison_files(
     client: Any, run_id: str, folder: Path, names: list[str], artifact_path: str
 ) -> None:
-    """Copy the files of a comparison to a run's artifacts, replacing those with the same names."""
-    with errors_as_one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
+    """Copy comparison files to a run's artifacts, replacing files with the same names."""
+    with convert_store_errors(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
         for name in names:
             client.log_artifact(run_id, str(folder / name), artifact_path)
 
 
 def _is_model_metric(key: str) -> bool:
-    """Return whether MLflow shows the metric with the model and the data: qualities and costs."""
+    """Return whether MLflow shows this metric with the model and the data, as for qualities and costs."""
     return "/" not in key and find_metric(key).better is not BetterDirection.neither
 
 
 @cache
-def sanitize_name(key: str) -> str:
-    """Replace the characters that MLflow does not allow in a name."""
+def sanitize_mlflow_name(key: str) -> str:
+    """Replace all characters in a name that MLflow does not allow."""
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]

@@ -1,4 +1,5 @@
-"""Selects the metrics that MLflow receives: of a likelihood job only 40; result.json has all.
+"""Selects which metrics MLflow receives: only 40 of a likelihood job. result.json contains all
+metrics.
 
 Percentiles and the ends of all intervals make more than a hundred metrics of a likelihood job,
 among which nobody finds the divergence. The omitted ones are in the run's artifact result.json,
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.jobs import RESULT
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner.tracking.stored_runs import download_artifact
 from runner_base import Record, print_message, to_one_line
 from runner_base.notes import note
@@ -38,15 +39,17 @@ FIRST = ("n", "errors", "rank_1_share", "kl_median_nats", "kl_p95_nats", "kl_p99
 ORDER = {key: at for at, key in enumerate([*(f"{key}{end}" for key in WITH_ENDS for end in ENDS), *FIRST])}
 
 
-def select_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that MLflow receives."""
+def select_logged_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that MLflow receives, without rarely used ones."""
     if LOG_LIKELIHOOD not in metrics or len(metrics) <= MOST:
         return dict(metrics)
-    chosen = {*sorted(metrics, key=_priority)[:MOST]}  # sorting keeps the task's own order among equals
+    chosen = {
+        *sorted(metrics, key=_metric_priority)[:MOST]
+    }  # sorting keeps the task's own order among equals
     return {key: value for key, value in metrics.items() if key in chosen}
 
 
-def _priority(key: str) -> tuple[int, int]:
+def _metric_priority(key: str) -> tuple[int, int]:
     if key in ORDER:
         return 0, ORDER[key]
     is_plain = "/" not in key and not key.endswith(ENDS[1:])
@@ -58,7 +61,9 @@ def _priority(key: str) -> tuple[int, int]:
 def read_all_metrics(
     client: Any, run_id: str, tags: Mapping[str, str], metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Return all metrics of a run in MLflow. Those omitted there are read from its artifact."""
+    """Return all metrics of an MLflow run. Metrics that were not logged are read from the run's
+    artifact.
+    """
     if LEFT_OUT not in tags:
         return metrics
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,5 +74,5 @@ def read_all_metrics(
             return metrics | Record.from_json(file.read_text(encoding="utf-8")).result.metrics
         except (OSError, ValueError, KeyError, TypeError) as error:
             missing = note("metrics_unreadable", run=run_id, count=tags[LEFT_OUT], reason=to_one_line(error))
-            print_message(f"note: {note_text(missing)}")
+            print_message(f"note: {format_note(missing)}")
             return metrics

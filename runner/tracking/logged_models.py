@@ -1,5 +1,5 @@
 """Logs a job's model to MLflow by name and params, without weights. Jobs with the same model share
-one.
+one entry.
 
 MLflow creates a model for each training run. Here a model is evaluated many times, and its page
 is useful only if it has all its results.
@@ -25,7 +25,7 @@ _known: dict[tuple[str, str, str], str] = {}  # uri, experiment, digest -> the m
 
 
 def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record: Record) -> str | None:
-    """Return the MLflow id of a job's model, which is created if missing. None if the store keeps no
+    """Return the MLflow id of a job's model, created if missing. None if the store does not support
     models.
     """
     from mlflow.exceptions import MlflowException
@@ -35,7 +35,10 @@ def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record
     digest = record.model["digest"]
     try:
         key = store.uri, experiment_id, digest
-        if key not in _known and (model_id := find_model(client, store, experiment_id, digest)) is not None:
+        if (
+            key not in _known
+            and (model_id := find_model_id(client, store, experiment_id, digest)) is not None
+        ):
             _known[key] = model_id
         if key in _known:
             return _known[key]
@@ -53,8 +56,8 @@ def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record
     return _known.setdefault(key, str(made.model_id))
 
 
-def find_model(client: Any, store: Store, experiment_id: str, digest: str) -> str | None:
-    """Return the id of the model with this digest, or None.
+def find_model_id(client: Any, store: Store, experiment_id: str, digest: str) -> str | None:
+    """Return the MLflow id of the model with this digest, or None.
 
     MLflow returns a model together with the metrics of all its jobs. So an id is cached for a while
     after it was found in a database.
@@ -62,7 +65,7 @@ def find_model(client: Any, store: Store, experiment_id: str, digest: str) -> st
     experiment = store.redacted_uri, experiment_id
     noted = [
         model
-        for model in published_index.read_entries(store.output_dir, digest)
+        for model in published_index.read_index_entries(store.output_dir, digest)
         if (model.experiment, model.identity) == experiment
     ]
     if (
@@ -74,7 +77,7 @@ def find_model(client: Any, store: Store, experiment_id: str, digest: str) -> st
     found = client.search_logged_models([experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
     if found and store.sqlite_file is not None:
         now_ms = int(time.time() * 1000)
-        published_index.append_entry(
+        published_index.append_index_entry(
             store, published_index.PublishedEntry(digest, found[0].model_id, *experiment, now_ms, None, "")
         )
     return str(found[0].model_id) if found else None

@@ -11,8 +11,8 @@ LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 
 
 def repair_moved_paths(output_dir: Path) -> None:
-    """Correct the paths in the database of a moved or copied folder. No other process may use it
-    meanwhile.
+    """Correct the absolute paths in the database of a moved or copied folder. No other process may use
+    the database meanwhile.
 
     Earlier paths are stored: the database may be missing when the folder is first used under its
     new path, and be restored later.
@@ -38,16 +38,16 @@ def _rewrite_paths(database: Path, old: Path, new: Path) -> None:
         ):  # an update would wait for other writers in vain
             return
         for table, column in LOCATIONS:
-            _replace_prefix(
+            _replace_column_prefix(
                 connection, f"update {table} set {column} = ", column, f"{old.as_uri()}/", f"{new.as_uri()}/"
             )
         tags = "update tags set value = "
-        _replace_prefix(connection, tags, "value", f"{old}/", f"{new}/", " and key = 'output_dir'")
+        _replace_column_prefix(connection, tags, "value", f"{old}/", f"{new}/", " and key = 'output_dir'")
 
 
 def _has_experiment_in(connection: sqlite3.Connection, folder: str) -> bool:
-    """Return whether a database has experiments with artifacts in this folder. An empty database has
-    none.
+    """Return whether a database contains experiments whose artifacts are in this folder. False for an
+    empty database.
     """
     if not connection.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():
         return False
@@ -55,10 +55,12 @@ def _has_experiment_in(connection: sqlite3.Connection, folder: str) -> bool:
     return connection.execute(query, (len(folder), folder)).fetchone() is not None
 
 
-def _replace_prefix(
+def _replace_column_prefix(
     connection: sqlite3.Connection, update: str, column: str, old: str, new: str, extra_condition: str = ""
 ) -> None:
-    """Replace the prefix of a column's values. LIKE would treat a % in a path as a wildcard."""
+    """Replace the prefix of all values in a database column. LIKE would read a % in a path as a
+    wildcard.
+    """
     condition = f" where substr({column}, 1, ?) = ?{extra_condition}"
     values = (new, len(old) + 1, len(old), old)
     connection.execute(f"{update}? || substr({column}, ?){condition}", values)

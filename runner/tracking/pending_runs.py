@@ -1,4 +1,4 @@
-"""Lists MLflow runs that were started and have not ended, so that the next start ends runs of dead
+"""Lists MLflow runs that have started but not ended, so that a later start ends the runs of dead
 processes.
 
 An entry names the store and the experiment of a run, and a tag that the run has there. It is
@@ -33,41 +33,41 @@ FILE = ".begun"  # in a job's folder
 
 @dataclass(frozen=True)
 class PendingRun:
-    """The store and experiment of a started run, and its unique tag."""
+    """Store, experiment and unique tag of a started MLflow run."""
 
     uri: str | None  # None: the database of the output folder, which may be moved
     experiment: str
     tag: str
 
 
-def add_pending_run(file: Path, store: Store) -> PendingRun:
-    """Record that a run is about to start, with a unique tag."""
+def add_pending_run(pending_file: Path, store: Store) -> PendingRun:
+    """Record, before an MLflow run starts, its store and its unique tag."""
     pending = PendingRun(None if store.is_folder_database else store.uri, store.experiment, uuid.uuid4().hex)
-    _write_entries(file, [*_read_entries(file), pending])
+    _write_entries(pending_file, [*_read_entries(pending_file), pending])
     return pending
 
 
-def remove_pending_run(file: Path, pending: PendingRun) -> None:
-    """Remove a run that has ended in its store."""
-    _write_entries(file, [other for other in _read_entries(file) if other != pending])
+def remove_pending_run(pending_file: Path, pending: PendingRun) -> None:
+    """Remove the entry of an MLflow run that has ended."""
+    _write_entries(pending_file, [other for other in _read_entries(pending_file) if other != pending])
 
 
-def end_dead_runs(file: Path, output_dir: Path, status: Status) -> None:
-    """End the runs that a process left RUNNING, each in its store. The caller knows that the process
-    is dead.
-    """
-    for pending in _read_entries(file):
+def end_pending_runs(pending_file: Path, output_dir: Path, status: Status) -> None:
+    """End the pending runs of a process in their stores. The caller must know that the process is dead."""
+    for pending in _read_entries(pending_file):
         store = Store(pending.uri or default_sqlite_uri(output_dir), pending.experiment, output_dir)
         try:
             _end_run(store, pending, status)
         except RunnerError as error:
             log.warning("a run may still have the status RUNNING in MLflow: %s", error)
         else:
-            remove_pending_run(file, pending)
+            remove_pending_run(pending_file, pending)
 
 
-def end_runs(store: Store, run_ids_to_end: Iterable[str], status: Status) -> None:
-    """End runs that a store shows as RUNNING. The caller knows that their process is dead."""
+def end_running_runs(store: Store, run_ids_to_end: Iterable[str], status: Status) -> None:
+    """End the given runs if a store shows them as RUNNING. The caller must know that their process is
+    dead.
+    """
     if not (run_ids := list(run_ids_to_end)):
         return
     try:
@@ -80,20 +80,20 @@ def end_runs(store: Store, run_ids_to_end: Iterable[str], status: Status) -> Non
 
 
 def belongs_to_folder(store: Store, tags: dict[str, str]) -> bool:
-    """Return whether a run belongs to the store's output folder. Several folders may share a store, or
-    be moved.
+    """Return whether a run's tags name the store's output folder. Folders may be moved, and several may
+    share a store.
     """
     path = Path(tags.get("output_dir", ""))
     folder = path.parents[1] if "job_id" in tags and len(path.parents) > 1 else path
     return folder == store.output_dir.resolve() or (store.is_folder_database and not path.exists())
 
 
-def has_pending_runs(file: Path) -> bool:
-    return bool(_read_entries(file))
+def has_pending_runs(pending_file: Path) -> bool:
+    return bool(_read_entries(pending_file))
 
 
-def read_pending_tags(file: Path) -> set[str]:
-    return {pending.tag for pending in _read_entries(file)}
+def read_pending_tags(pending_file: Path) -> set[str]:
+    return {pending.tag for pending in _read_entries(pending_file)}
 
 
 def _end_run(store: Store, pending: PendingRun, status: Status) -> None:
@@ -113,15 +113,17 @@ def _read_entries(file: Path) -> list[PendingRun]:
     return []
 
 
-def _write_entries(file: Path, pending: list[PendingRun]) -> None:
-    """Write the file atomically, readable only by the user, because a uri may contain a token."""
-    if not pending:
-        file.unlink(missing_ok=True)
+def _write_entries(pending_file: Path, pending_runs: list[PendingRun]) -> None:
+    """Write the file atomically with access only for the user, because a store's uri may contain a
+    token.
+    """
+    if not pending_runs:
+        pending_file.unlink(missing_ok=True)
         return
 
     def write_json(fresh: Path) -> None:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump([asdict(run) for run in pending], stream)
+            json.dump([asdict(run) for run in pending_runs], stream)
 
-    replace_atomically(file, write_json, make_parents=False)
+    replace_atomically(pending_file, write_json, make_parents=False)

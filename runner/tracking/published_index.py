@@ -1,4 +1,4 @@
-"""Index of the runs and models that an output folder has published to MLflow, one JSON line each.
+"""Index of the runs and models that an output folder has published to MLflow, as JSON lines.
 
 With it, the folder's records replace their runs, which MLflow's client reads much more slowly.
 Entries that the index lacks, of another host or an earlier version, are read from MLflow; so
@@ -22,7 +22,7 @@ FILE = ".published.jsonl"  # in the output folder
 
 @dataclass(frozen=True)
 class PublishedEntry:
-    """A run or a model as it was in MLflow when the line was written."""
+    """A run or model in its state in MLflow when the index line was written."""
 
     key: str  # the id of the job, the name of the grid, or the digest of the model
     mlflow_id: str
@@ -36,16 +36,16 @@ class PublishedEntry:
 
 
 def experiment_identity(experiment: Any) -> str:
-    """Return the experiment's id and creation time, which identify it uniquely."""
+    """Return an experiment's id and creation time, which together are unique."""
     return f"{experiment.experiment_id} {experiment.creation_time}"
 
 
 def index_run(store: Store, client: Any, run_id: str) -> None:
-    """Add the run of a job or a grid to the index, as it is in the store now."""
+    """Add the run of a job or grid to the index in its current state."""
     run = client.get_run(run_id)
     experiment, tags = client.get_experiment(run.info.experiment_id), run.data.tags
     key, identity = tags.get(JOB_ID) or tags[GRID], experiment_identity(experiment)
-    append_entry(
+    append_index_entry(
         store,
         PublishedEntry(
             key,
@@ -54,13 +54,13 @@ def index_run(store: Store, client: Any, run_id: str) -> None:
             identity,
             run.info.start_time,
             tags.get(PARENT),
-            database_state(store),
+            sqlite_file_state(store),
         ),
     )
 
 
-def append_entry(store: Store, entry: PublishedEntry) -> None:
-    """Append an entry. If the file cannot be written, MLflow is queried the next time."""
+def append_index_entry(store: Store, entry: PublishedEntry) -> None:
+    """Append an entry to the index. If that fails, MLflow is queried the next time."""
     file = store.output_dir / FILE
     with suppress(OSError):
         if file.is_file() or not file.exists():  # a pipe would wait for its reader
@@ -68,10 +68,8 @@ def append_entry(store: Store, entry: PublishedEntry) -> None:
                 stream.write(json.dumps(asdict(entry)) + "\n")
 
 
-def read_entries(output_dir: Path, key: str = "") -> Iterator[PublishedEntry]:
-    """Yield the entries of the index, all or those of one key. Incomplete lines after a kill are
-    skipped.
-    """
+def read_index_entries(output_dir: Path, key: str = "") -> Iterator[PublishedEntry]:
+    """Yield the index entries, all or those of one key. Lines that a kill left incomplete are skipped."""
     file = output_dir / FILE
     with suppress(OSError):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
@@ -82,17 +80,19 @@ def read_entries(output_dir: Path, key: str = "") -> Iterator[PublishedEntry]:
                         yield published
 
 
-def latest_if_unchanged(store: Store, key: str) -> PublishedEntry | None:
-    """Return the last entry for a key in the store's experiment, if its database has not changed
-    since.
+def find_current_entry(store: Store, key: str) -> PublishedEntry | None:
+    """Return the latest index entry of a key, if the store's database has not changed since. None
+    otherwise.
     """
-    now = store.experiment, database_state(store)
-    found = [run for run in read_entries(store.output_dir, key) if (run.experiment, run.database) == now]
+    now = store.experiment, sqlite_file_state(store)
+    found = [
+        run for run in read_index_entries(store.output_dir, key) if (run.experiment, run.database) == now
+    ]
     return found[-1] if found else None
 
 
-def database_state(store: Store) -> str:
-    """Return inode, size and mtime of a sqlite store, which every write changes. Empty for other
+def sqlite_file_state(store: Store) -> str:
+    """Return inode, size and mtime of a sqlite store, which change on every write. Empty for other
     stores.
     """
     if (file := store.sqlite_file) is None:

@@ -1,5 +1,5 @@
-"""Creates each MLflow run once even if the answer is lost, and reopens interrupted runs, so that a
-job has one run.
+"""Creates MLflow runs only once even if a response is lost, and reopens interrupted runs, so that
+each job has one run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from runner_base import Status
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow reads it for each request
 
 
-def create_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str:
-    """Create a run with the tag of a pending run, and return its id.
+def create_run_once(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str:
+    """Create an MLflow run with the unique tag of a pending run, and return its id.
 
     A server may have created it and died before it answered. MLflow would retry at once and so
     create another: here the tag, which no other run has, is searched first.
@@ -25,7 +25,7 @@ def create_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        with _without_retries():
+        with _without_mlflow_retries():
             return str(client.create_run(experiment_id, tags=tags).info.run_id)
     except MlflowException:
         begun = client.search_runs(
@@ -33,13 +33,13 @@ def create_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str:
         )
         if begun:
             return str(begun[0].info.run_id)
-        with _without_retries():
+        with _without_mlflow_retries():
             return str(client.create_run(experiment_id, tags=tags).info.run_id)
 
 
 @contextmanager
-def _without_retries() -> Iterator[None]:
-    """Let MLflow send each request only once."""
+def _without_mlflow_retries() -> Iterator[None]:
+    """Make MLflow send each request only once in this block."""
     before = os.environ.get(RETRIES)
     os.environ[RETRIES] = "0"
     try:
@@ -51,10 +51,10 @@ def _without_retries() -> Iterator[None]:
             os.environ[RETRIES] = before
 
 
-def reopen_run(
+def reopen_interrupted_run(
     client: Any, experiment_id: str, tags: Mapping[str, str], params: Mapping[str, str]
 ) -> Any | None:
-    """Reopen the newest interrupted run of a job. Returns None if there is none with the same params.
+    """Reopen a job's newest interrupted run. None if no such run has the same params.
 
     MLflow cannot change a run's params: where a key has another value now, even one that changes no
     answer, the job gets a new run. A run may lack params if its server died while it was created.
@@ -89,5 +89,5 @@ def reopen_run(
 
 
 def _identifying_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Return the params of the config groups, without those on output and tracking."""
+    """Return the params of all config groups except output and tracking."""
     return {key: value for key, value in params.items() if "." in key and not key.startswith("tracking.")}

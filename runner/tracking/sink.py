@@ -1,4 +1,4 @@
-"""Writes a job's record to disk first and then to MLflow, so that a failing store loses no result."""
+"""Writes a job's record to disk and then to MLflow, so that a failing store loses no result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.records import job_records
 from runner.records.jobs import Job, lock_job
 from runner.tracking import downloaded_jobs, job_runs, pending_runs, tracking_process
-from runner.tracking.connection import connect
+from runner.tracking.connection import connect_to_store
 from runner.tracking.stores import Store, store_from_config
 from runner_base import Record, RunnerError, Status, TrackingError, errors, heartbeat, report_step, signals
 
@@ -22,7 +22,7 @@ NEW_DATABASE_BYTES = 2 * 2**20  # MLflow's empty tables in sqlite take half of i
 
 
 class NotLogged(TrackingError):
-    """The job's result is on disk, but MLflow could not be written."""
+    """Raised if a job's result is on disk but could not be written to MLflow."""
 
     def __init__(self, error: TrackingError, record: Record) -> None:
         super().__init__(error.reason, key=error.key, value=error.value, code=error.code)
@@ -30,7 +30,7 @@ class NotLogged(TrackingError):
 
 
 class MlflowSink:
-    """Writes one job's record, and publishes it as a run in MLflow unless tracking=none.
+    """Writes one job's record to disk and, unless tracking=none, to an MLflow run.
 
     A job below a grid's run continues without a store that has become unreachable, and is logged
     later.
@@ -42,17 +42,17 @@ class MlflowSink:
         self._problem: TrackingError | None = None  # why the run could not be started
 
     def download_result(self) -> Record | None:
-        """Download the job's result from a server that has it. The caller holds the job's lock."""
-        return None if self._store is None else downloaded_jobs.download_job(self._store, self._job)
+        """Download the job's result if an MLflow server has it. The caller holds the job's lock."""
+        return None if self._store is None else downloaded_jobs.download_finished_job(self._store, self._job)
 
     def check_store(self) -> None:
-        """Raise the store's errors before the job's files are changed."""
+        """Raise the store's errors before any file of the job is changed."""
         if (store := self._store) is not None:
-            with self._deferring_errors_in_grid(store), connect(store):
+            with self._deferring_errors_in_grid(store), connect_to_store(store):
                 pass
 
     def start_run(self, record: Record, is_resumed: bool = False, in_background: bool = False) -> None:
-        """Start the job's run.
+        """Start the job's MLflow run, optionally in a background process.
 
         in_background: the caller has other work before `wait_until_started`, so a fork of this process
         may start the run.
@@ -70,7 +70,9 @@ class MlflowSink:
 
     @contextmanager
     def _deferring_errors_in_grid(self, store: Store) -> Iterator[None]:
-        """Defer a store's error to the job's end if the job belongs to a grid's run, else raise it."""
+        """Defer store errors in this block to the job's end if the job is part of a grid. Otherwise, raise
+        them.
+        """
         try:
             yield
         except TrackingError as error:
@@ -79,17 +81,17 @@ class MlflowSink:
             self._problem = error
 
     def wait_until_started(self) -> None:
-        """Wait until the run is started, and raise the store's error."""
+        """Wait until the MLflow run is started, or raise the store's error."""
         if self._run is not None:
             self._run.wait_until_started()
 
     def finish(self, record: Record) -> None:
-        """Write the record to disk, and then its metrics, artifacts and status to MLflow."""
+        """Write the record to disk, then metrics, artifacts and status to MLflow."""
         # on disk before MLflow has it, so that a kill in between can be repaired
         record.mlflow_run_id = self._run.run_id if self._run is not None else None
         try:
             self._job.write_record(record)
-            job_records.clean_up_set_aside(self._job, record)
+            job_records.delete_or_report_set_aside(self._job, record)
             if self._problem is not None:
                 raise self._problem
             if self._run is not None:
@@ -97,7 +99,9 @@ class MlflowSink:
         except RunnerError as error:
             record.mlflow_run_id = None
             if not self._job.folder.is_dir():
-                self._end_run(Status.FAILED if record.status is Status.FINISHED else record.status)
+                self._end_run_of_deleted_job(
+                    Status.FAILED if record.status is Status.FINISHED else record.status
+                )
             if record.status is Status.FINISHED:
                 raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
             # else it has ended the job itself, or what ended the job says that its folder is gone
@@ -108,8 +112,8 @@ class MlflowSink:
         if record.status is Status.FINISHED:
             self._job.write_record(record)
 
-    def _end_run(self, status: Status) -> None:
-        """End the run of a job whose folder was deleted: no later start would find it there."""
+    def _end_run_of_deleted_job(self, status: Status) -> None:
+        """End the run of a job whose folder was deleted, because a later start would not find the run."""
         try:
             if self._run is not None:
                 self._run.end_without_record(status)
@@ -117,7 +121,9 @@ class MlflowSink:
             log.warning("the job's run may still have the status RUNNING in MLflow: %s", error)
 
     def attach_recorded(self, record: Record) -> Record:
-        """Log a recorded result unless the store has it. Raises NotLogged if the store fails and lacks it."""
+        """Log a recorded result unless the store has it. Raises NotLogged if the store fails and lacks the
+        result.
+        """
         try:
             self.log_recorded(record)
         except TrackingError as error:
@@ -127,12 +133,12 @@ class MlflowSink:
         return record
 
     def log_recorded(self, record: Record) -> bool:
-        """Log a recorded result below the store's parent run unless the store has it. Returns whether it
-        was logged.
+        """Log a recorded result below the store's parent run unless the store has it. Returns True if it was
+        logged.
         """
         if (store := self._store) is None:
             return False
-        stored = job_runs.end_dead_runs(store, self._job)
+        stored = job_runs.end_dead_job_runs(store, self._job)
         run_id = stored.find_run(self._job.job_id, store.parent_run_id)
         if run_id is None and (run_id := stored.find_run_without_parent(self._job.job_id)) is not None:
             job_runs.move_below_parent(store, run_id)
@@ -149,12 +155,12 @@ class MlflowSink:
 
 
 def create_sink(config: RunnerConfig, job: Job) -> MlflowSink:
-    """Return the sink of a job with this config. Nothing is opened yet."""
+    """Return the sink for a job. No store is opened yet."""
     return MlflowSink(store_from_config(config), job)
 
 
-def check_free_space(config: RunnerConfig) -> None:
-    """Refuse to start on a full disk, because a write would fail only after a long load."""
+def require_free_space(config: RunnerConfig) -> None:
+    """Raise an error if the disk is full, because a write would fail only after a long load."""
     errors.check_free_space("output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES)
     store = store_from_config(config)
     if store is not None and store.sqlite_file is not None:
@@ -162,22 +168,22 @@ def check_free_space(config: RunnerConfig) -> None:
         errors.check_free_space("tracking.uri", store.sqlite_file.absolute().parent, needed)
 
 
-def record_death(config: RunnerConfig, job: Job, task_version: int, status: Status, message: str) -> None:
-    """Record how a job ended whose process died before it could record it."""
+def record_job_death(config: RunnerConfig, job: Job, task_version: int, status: Status, message: str) -> None:
+    """Record how a job ended whose process died before recording it."""
     try:
-        with lock_job(job, wait=False):
+        with lock_job(job, should_wait=False):
             record = job.read_last_record()
             if record is None or record.status is not Status.FINISHED:
-                dead = job_records.create_record(config, job, task_version)
+                dead = job_records.create_job_record(config, job, task_version)
                 job.write_record(replace(dead, status=status, error=message))
-            pending_runs.end_dead_runs(job.folder / pending_runs.FILE, job.folder.parents[1], status)
+            pending_runs.end_pending_runs(job.folder / pending_runs.FILE, job.folder.parents[1], status)
     except RunnerError as error:
         # another process has the job, or the store is unreachable: the next start corrects it
         log.warning("%s", error)
 
 
 def was_logged_to(store: Store, record: Record) -> bool:
-    """Return whether the record was logged to this store. Relevant only while the store is
+    """Return whether a record says that it was logged to this store. Used only while the store is
     unreachable.
     """
     return record.mlflow_uri == store.redacted_uri

@@ -1,4 +1,4 @@
-"""Probes whether a store answers. Reports long waits, and ends them at a signal.
+"""Probes whether a store answers. Long waits are reported, and a signal ends them.
 
 The probe runs in a thread of its own, because database drivers wait in C, or for minutes, and a
 job starts and ends its run with signals deferred.
@@ -25,10 +25,10 @@ OBEY_AFTER_S = 0.5
 LOOK_EVERY_S = 0.05
 
 
-def wait_for_answer(
+def run_probe_with_limit(
     store_name: str, probe: Callable[[], None], limit_s: float, signal_delay_s: float = OBEY_AFTER_S
 ) -> None:
-    """Run a probe in another thread, and raise its error, or TimeoutError after `limit_s`.
+    """Run a probe in another thread, and raise its error, or TimeoutError after `limit_s` seconds.
 
     A signal ends the wait after `signal_delay_s`.
     """
@@ -65,7 +65,7 @@ def no_answer_message(limit_s: float) -> str:
 
 
 def probe_sqlite(file: Path, store_name: str) -> None:
-    """Acquire sqlite's write lock once, without MLflow."""
+    """Check that a sqlite database is writable by acquiring its write lock once, without MLflow."""
     import sqlite3
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -80,31 +80,29 @@ def probe_sqlite(file: Path, store_name: str) -> None:
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
             raise
-        wait_for_answer(store_name, lambda: acquire_lock(ANSWER_S), ANSWER_S + 1)
+        run_probe_with_limit(store_name, lambda: acquire_lock(ANSWER_S), ANSWER_S + 1)
 
 
 def probe_server(uri: str, store_name: str) -> None:
-    """Raise OSError if a server does not answer."""
+    """Raise OSError if an MLflow server does not answer."""
     _probe_unless_recently_down(uri, store_name, _request_health)
 
 
 def probe_database(uri: str, store_name: str) -> None:
-    """Log in to a database server directly, because MLflow itself would try ten times with long
-    timeouts.
-    """
-    _probe_unless_recently_down(uri, store_name, _log_in)
+    """Log in to a database server directly, because MLflow would try ten times with long timeouts."""
+    _probe_unless_recently_down(uri, store_name, _log_in_to_database)
 
 
 _away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and with which error
 
 
 def _probe_unless_recently_down(uri: str, store_name: str, probe: Callable[[str], None]) -> None:
-    """Probe a server. After a failure, the error is raised again for AWAY_S without a new probe."""
+    """Probe a server. For AWAY_S seconds after a failure, raise the same error without a new probe."""
     since, error = _away.get(uri, (-AWAY_S, None))
     if error is not None and time.monotonic() - since < AWAY_S:
         raise error
     try:
-        wait_for_answer(store_name, lambda: probe(uri), ANSWER_S)
+        run_probe_with_limit(store_name, lambda: probe(uri), ANSWER_S)
     except OSError as error:
         _away[uri] = time.monotonic(), error
         raise
@@ -112,7 +110,7 @@ def _probe_unless_recently_down(uri: str, store_name: str, probe: Callable[[str]
 
 
 def _request_health(uri: str) -> None:
-    """Raise OSError if a server does not answer at all. Any HTTP answer is accepted."""
+    """Raise OSError if an MLflow server gives no HTTP response at all. Any response is accepted."""
     import http.client  # late: these imports take a while, and most stores are files
     import ssl
     import urllib.error
@@ -135,8 +133,8 @@ def _request_health(uri: str) -> None:
             raise
 
 
-def _log_in(uri: str) -> None:
-    """Raise the error of a database login that fails."""
+def _log_in_to_database(uri: str) -> None:
+    """Raise the database's error if the login fails."""
     import sqlalchemy
 
     try:

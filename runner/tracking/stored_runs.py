@@ -1,4 +1,4 @@
-"""Reads the runs of a store through MLflow's client with few queries."""
+"""Reads a store's runs through MLflow's client with few queries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from runner.tracking.connection import (
     Experiment,
     connect_for_reading,
-    errors_as_one_message,
+    convert_store_errors,
     open_client,
-    require_reachable,
+    require_reachable_store,
     set_mlflow_environment,
 )
 from runner.tracking.stores import Store
@@ -34,7 +34,7 @@ Tags = tuple[str, str, dict[str, str]]  # id, status and tags of a run
 
 @dataclass
 class StoredRuns:
-    """The runs of an experiment that were not deleted, newest first."""
+    """All runs of an experiment that are not deleted, newest first."""
 
     # FINISHED runs: job -> run -> its parent
     jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)
@@ -44,7 +44,9 @@ class StoredRuns:
     running: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def find_run(self, job_id: str, parent_run_id: str | None) -> str | None:
-        """Return a run of a job below this parent, or any run of the job if the parent is None."""
+        """Return the id of a job's run below this parent run, or of any run of the job if the parent is
+        None.
+        """
         runs = self.jobs.get(job_id, {})
         return next((run for run, above in runs.items() if parent_run_id in (None, above)), None)
 
@@ -52,13 +54,15 @@ class StoredRuns:
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above is None), None)
 
     def find_orphan_run(self, job_id: str) -> str | None:
-        """Return a run of a job that has no parent, or whose parent was deleted."""
+        """Return the id of a job's run without a parent run, or with a deleted one."""
         grids = {run for runs in self.grids.values() for run, _ in runs}
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
 
 
-def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | None = None) -> StoredRuns:
-    """Return the runs of all grids and jobs in the store, or at least those of some jobs and one grid.
+def read_stored_runs(
+    store: Store, job_ids: Collection[str] | None = None, grid_id: str | None = None
+) -> StoredRuns:
+    """Return the runs of all grids and jobs in a store, or at least those of the given jobs and grid.
 
     For a single job without a grid, only that job's runs.
     """
@@ -66,7 +70,7 @@ def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | Non
     with connect_for_reading(store) as experiment:
         if experiment is None:
             return stored
-        for run_id, (status, tags) in _read_statuses(experiment, jobs, grid).items():
+        for run_id, (status, tags) in _read_run_statuses(experiment, job_ids, grid_id).items():
             if status == RUNNING:
                 stored.running[run_id] = tags
             if JOB_ID in tags and status == Status.FINISHED:
@@ -76,20 +80,24 @@ def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | Non
     return stored
 
 
-def _read_statuses(
-    experiment: Experiment, jobs: Collection[str] | None, grid: str | None
+def _read_run_statuses(
+    experiment: Experiment, job_ids: Collection[str] | None, grid_id: str | None
 ) -> dict[str, tuple[str, dict[str, str]]]:
-    """Return status and tags of the runs, by run id, in the order of the store."""
-    if jobs is None:
+    """Return status and tags of runs by run id, in the order of the store."""
+    if job_ids is None:
         found = _query_all(*experiment)
     else:
-        is_one = len(jobs) == 1 and grid is None
-        found = _query_single_job(*experiment, jobs) if is_one else _query_some_jobs(*experiment, jobs, grid)
+        is_one = len(job_ids) == 1 and grid_id is None
+        found = (
+            _query_single_job(*experiment, job_ids)
+            if is_one
+            else _query_some_jobs(*experiment, job_ids, grid_id)
+        )
     return {run_id: (status, tags) for run_id, status, tags in found}
 
 
 def _summarize_run(run: Any) -> Tags:
-    """Return id, status and tags of a run, because a whole run takes 100 KiB."""
+    """Return only id, status and tags of a run, because a whole run takes 100 KiB of memory."""
     return run.info.run_id, run.info.status, run.data.tags
 
 
@@ -99,17 +107,17 @@ def _query_all(client: Any, experiment_id: str) -> Iterator[Tags]:
         yield from map(_summarize_run, search_runs(client, experiment_id, query))
 
 
-def _query_single_job(client: Any, experiment_id: str, job: Collection[str]) -> Iterator[Tags]:
+def _query_single_job(client: Any, experiment_id: str, job_ids: Collection[str]) -> Iterator[Tags]:
     for status in (FINISHED, RUNNING):
         yield from search_runs_of_jobs(
-            client, experiment_id, f"attributes.status = '{status}'", job, _summarize_run
+            client, experiment_id, f"attributes.status = '{status}'", job_ids, _summarize_run
         )
 
 
 def _query_some_jobs(
-    client: Any, experiment_id: str, jobs: Collection[str], grid: str | None
+    client: Any, experiment_id: str, job_ids: Collection[str], grid_id: str | None
 ) -> Iterator[Tags]:
-    """Yield the runs of grids, the finished runs of some jobs, and the runs that are running."""
+    """Yield the runs of all grids, the finished runs of the given jobs, and all running runs."""
 
     def find_runs(query: str) -> list[Tags]:
         return [*map(_summarize_run, search_runs(client, experiment_id, query))]
@@ -117,9 +125,11 @@ def _query_some_jobs(
     finished = f"attributes.status = '{FINISHED}'"
     grids = find_runs(f"tags.{GRID} LIKE '%'")
     runs: list[Tags] = []
-    for run_id in [run_id for run_id, _, tags in grids if tags[GRID] == grid][:1]:  # most jobs are below it
+    for run_id in [run_id for run_id, _, tags in grids if tags[GRID] == grid_id][
+        :1
+    ]:  # most jobs are below it
         runs += find_runs(f"{finished} and tags.`{PARENT}` = '{run_id}'")
-    others = {*jobs} - {tags.get(JOB_ID) for _, _, tags in runs}
+    others = {*job_ids} - {tags.get(JOB_ID) for _, _, tags in runs}
     runs += search_runs_of_jobs(client, experiment_id, finished, others, _summarize_run)
     yield from (*grids, *runs)
     yield from find_runs(f"attributes.status = '{RUNNING}'")
@@ -129,34 +139,34 @@ def search_runs_of_jobs(
     client: Any,
     experiment_id: str,
     condition: str,
-    jobs: Collection[str | None],
-    transform: Callable[[Any], T],
+    job_ids: Collection[str | None],
+    convert_run: Callable[[Any], T],
 ) -> Iterator[T]:
-    """Yield the transformed runs of some jobs that fulfil a condition.
+    """Yield the converted runs of the given jobs that fulfil a query condition.
 
     MLflow has no query for several jobs: each job is queried, unless there are few other runs. So
     the time grows with the jobs and not with the runs of others.
     """
-    most, found = RUNS_A_QUERY * len(jobs), []
-    if len(jobs) > 1:
+    most, found = RUNS_A_QUERY * len(job_ids), []
+    if len(job_ids) > 1:
         for number, run in enumerate(search_runs(client, experiment_id, condition, min(PAGE, most + 1))):
             if number == most:
                 break
-            if run.data.tags.get(JOB_ID) in jobs:
-                found.append(transform(run))
+            if run.data.tags.get(JOB_ID) in job_ids:
+                found.append(convert_run(run))
         else:
             yield from found
             return
-    for job in jobs:
+    for job in job_ids:
         yield from map(
-            transform, search_runs(client, experiment_id, f"{condition} and tags.{JOB_ID} = '{job}'")
+            convert_run, search_runs(client, experiment_id, f"{condition} and tags.{JOB_ID} = '{job}'")
         )
 
 
 def search_runs(
     client: Any, experiment_id: str, query: str, page_size: int = PAGE, view: int = ACTIVE_ONLY
 ) -> Iterator[Any]:
-    """Yield the runs that an MLflow query finds, newest first, page by page."""
+    """Yield all runs that an MLflow query finds, newest first, requested page by page."""
     token: str | None = None
     while True:
         found = client.search_runs(
@@ -169,7 +179,9 @@ def search_runs(
 
 
 def conditions_excluding(run_ids: Collection[str]) -> Iterator[str]:
-    """Yield query conditions that together find every run but these, each for the ids with one prefix."""
+    """Yield MLflow query conditions that together find all runs except the given ones, one condition per
+    id prefix.
+    """
     digits = 0
     while len(run_ids) > IDS_A_QUERY * 16**digits:
         digits += 1
@@ -186,7 +198,7 @@ def conditions_excluding(run_ids: Collection[str]) -> Iterator[str]:
 def search_jobs_and_grid(
     client: Any, experiment_id: str, query: str, job_ids: Collection[str] | None, grid_run_id: str
 ) -> Iterator[Any]:
-    """Yield the runs that an MLflow query finds: all, or those of some jobs and one grid."""
+    """Yield the runs that an MLflow query finds, optionally only those of the given jobs and grid."""
     if job_ids is None:
         yield from search_runs(client, experiment_id, query)
         return
@@ -194,25 +206,25 @@ def search_jobs_and_grid(
     yield from search_runs_of_jobs(client, experiment_id, query, job_ids, lambda run: run)
 
 
-def open_for_reading(store: Store) -> Any:
-    """Return a client for a store that a command only reads. A database may be read-only."""
+def open_client_for_reading(store: Store) -> Any:
+    """Return an MLflow client for a store that is only read. Its database may be read-only."""
     set_mlflow_environment()
     if store.sqlite_file is None:
-        with require_reachable(store):
+        with require_reachable_store(store):
             pass
-    with errors_as_one_message(lambda text: f"cannot open {store.redacted_uri}: {text}"):
+    with convert_store_errors(lambda text: f"cannot open {store.redacted_uri}: {text}"):
         return open_client(store.uri, "--tracking-uri")
 
 
-def find_experiment(client: Any, experiment: str) -> Any:
-    """Return an experiment. Raises ConfigError with the existing names if it is missing."""
-    found = client.get_experiment_by_name(experiment)
+def find_experiment(client: Any, experiment_name: str) -> Any:
+    """Return an MLflow experiment. If it is missing, raise ConfigError with the existing names."""
+    found = client.get_experiment_by_name(experiment_name)
     if found is None:
         names = [item.name for item in client.search_experiments()]
         raise ConfigError(
-            unknown_choice_message("experiment", experiment, names),
+            unknown_choice_message("experiment", experiment_name, names),
             key="--experiment",
-            value=experiment,
+            value=experiment_name,
             code="unknown_choice",
         )
     return found
@@ -225,7 +237,7 @@ def read_error_message(text: str) -> str:
 def download_artifact(client: Any, run_id: str, name: str, target_folder: Path) -> Path | None:
     """Download one artifact of a run into a folder. None if the run has no such artifact."""
     target_folder.mkdir(parents=True, exist_ok=True)
-    with errors_as_one_message(lambda text: f"cannot fetch {name} of run {run_id}: {text}"):
+    with convert_store_errors(lambda text: f"cannot fetch {name} of run {run_id}: {text}"):
         try:
             return Path(client.download_artifacts(run_id, name, str(target_folder)))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Selects the MLflow store by config, command options or MLflow's environment variables."""
+"""Selects the MLflow store from config, command options or MLflow's environment variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # the beginnings of uris
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store, an experiment in it, and the parent run of a grid's jobs."""
+    """An MLflow store, one of its experiments, and the parent run of a grid's jobs."""
 
     uri: str
     experiment: str
@@ -34,38 +34,40 @@ class Store:
 
     @property
     def redacted_uri(self) -> str:
-        """The uri without secrets, which may be printed and recorded."""
+        """The store's uri without secrets, which may be printed and recorded."""
         return redact_secrets(self.uri)
 
     @cached_property
     def sqlite_file(self) -> Path | None:
-        """The file of a sqlite database, or None for other stores."""
+        """The store's sqlite file. None for other stores."""
         return sqlite_path(self.uri)
 
     @cached_property
     def is_folder_database(self) -> bool:
-        """Whether it is the output folder's own database, which moves with the folder."""
+        """Whether the store is the output folder's own database, which moves with the folder."""
         file, own = self.sqlite_file, self.output_dir / "mlflow.db"
         return file is not None and file.name == own.name and file.parent.resolve() == own.parent.resolve()
 
 
 def store_from_config(config: RunnerConfig) -> Store | None:
-    """Return the store for results, or None with tracking=none."""
+    """Return the MLflow store that a job's config names. None with tracking=none."""
     tracking = config.tracking  # its defaults are MLflow's variables, see conf/tracking/sqlite.yaml
     if tracking.name == "none":
         return None
     output_dir = Path(config.output_dir).expanduser().absolute()
-    uri = _with_absolute_path(tracking.uri or default_sqlite_uri(output_dir))
+    uri = _with_absolute_sqlite_path(tracking.uri or default_sqlite_uri(output_dir))
     return Store(uri, tracking.experiment, output_dir, tracking.parent_run_id, tracking.traces)
 
 
 def store_from_options(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
-    """Return a command's store: from its options, else from MLflow's variables, else sqlite in
-    output_dir.
+    """Return the MLflow store from a command's options, otherwise from MLflow's variables, otherwise
+    sqlite in output_dir.
     """
     uri = uri or get_variable(URI_VARIABLE) or default_sqlite_uri(output_dir)
     return Store(
-        _with_absolute_path(uri), experiment or get_variable(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir
+        _with_absolute_sqlite_path(uri),
+        experiment or get_variable(EXPERIMENT_VARIABLE) or EXPERIMENT,
+        output_dir,
     )
 
 
@@ -74,8 +76,8 @@ def default_sqlite_uri(output_dir: Path) -> str:
     return sqlite_uri(output_dir / "mlflow.db")
 
 
-def ui_address_or_command(uri: str) -> str:
-    """Return the address of a server, or the command that opens MLflow's web interface for the store."""
+def ui_url_or_command(uri: str) -> str:
+    """Return a server's URL, or the command that opens MLflow's web interface for the store."""
     shown = redact_secrets(uri)
     if shown.startswith(("http://", "https://")):
         return shown
@@ -96,12 +98,14 @@ def compare_command(store: Store) -> str:
 
 
 def relative_to_cwd(path: Path) -> Path:
-    """Return a path relative to the working directory if it is below that."""
+    """Return a path relative to the working directory if the path is inside it. Other paths are
+    unchanged.
+    """
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else Path(relative)
 
 
-def _with_absolute_path(uri: str) -> str:
-    """Return the uri of a sqlite store with an absolute path. Other uris are unchanged."""
+def _with_absolute_sqlite_path(uri: str) -> str:
+    """Return a sqlite store's uri with an absolute path. Other uris are unchanged."""
     file = sqlite_path(uri)
     return uri if file is None or file.is_absolute() else sqlite_uri(Path.cwd() / file)

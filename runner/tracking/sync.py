@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.records.jobs import OLD, Job, lock_job
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner.tracking import downloaded_jobs, stores, synced_grids
 from runner.tracking.sink import MlflowSink
-from runner.tracking.stored_runs import StoredRuns, read_runs
+from runner.tracking.stored_runs import StoredRuns, read_stored_runs
 from runner_base import (
     ConfigError,
     Progress,
@@ -32,7 +32,9 @@ from runner_base.notes import note
 
 
 def entry() -> NoReturn:
-    """Console script: exits with 0 if everything is logged, otherwise with 1 or 2 and a message."""
+    """Console script entry point. Exits with 0 if everything is logged, otherwise with 1 or 2 and a
+    message.
+    """
     signals.install_signal_handlers()
     run_command(
         "runner-sync", lambda: print(escape_control_characters(sync_folder(create_parser().parse_args())))
@@ -60,7 +62,7 @@ def create_parser() -> argparse.ArgumentParser:
 
 
 def sync_folder(options: argparse.Namespace) -> str:
-    """Log every finished job of a folder that the store lacks. Returns a sentence about the result."""
+    """Log all finished jobs of a folder that the store lacks. Returns a sentence about the result."""
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(
@@ -72,7 +74,7 @@ def sync_folder(options: argparse.Namespace) -> str:
     store = stores.store_from_options(output_dir, options.tracking_uri, options.experiment)
     jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))]
     jobs = [job for job in jobs if OLD not in job.job_id]
-    stored = read_runs(store, None if options.fetch else [job.job_id for job in jobs], grid="")
+    stored = read_stored_runs(store, None if options.fetch else [job.job_id for job in jobs], grid_id="")
     finished: dict[str, Record] = {}
     for job in jobs:
         try:
@@ -102,28 +104,32 @@ def sync_folder(options: argparse.Namespace) -> str:
         if logged or grids.runs
         else f"nothing to do: {where} has every completed job"
     )
-    return f"{said}\n{download_missing(store, stored)}" if options.fetch else said
+    return f"{said}\n{download_missing_jobs(store, stored)}" if options.fetch else said
 
 
-def download_missing(store: stores.Store, stored_runs: StoredRuns) -> str:
-    """Download the finished jobs that the folder lacks. Returns a sentence about the result."""
+def download_missing_jobs(store: stores.Store, stored_runs: StoredRuns) -> str:
+    """Download all finished jobs that the folder lacks. Returns a sentence about the result."""
     jobs = [Job(job_id, store.output_dir / "jobs" / job_id) for job_id in stored_runs.jobs]
-    missing = [job for job in jobs if not is_finished(job)]
+    missing = [job for job in jobs if not is_job_finished(job)]
     fetched = 0
     with Progress(len(missing), "fetching") as bar:
         for job in missing:
             run_id = stored_runs.find_run(job.job_id, None)
             with lock_job(job):
-                fetched += run_id is not None and downloaded_jobs.download_run(store, run_id, job) is not None
+                fetched += (
+                    run_id is not None and downloaded_jobs.download_run_files(store, run_id, job) is not None
+                )
             bar.advance()
     left = f", {len(missing) - fetched} cannot be" if fetched < len(missing) else ""
     if not missing:
-        return note_text(note("nothing_to_fetch", folder=store.output_dir))
+        return format_note(note("nothing_to_fetch", folder=store.output_dir))
     return f"{fetched} results fetched{left}"
 
 
-def is_finished(job: Job) -> bool:
-    """Return whether the folder has a job's finished record. An unreadable record counts as finished."""
+def is_job_finished(job: Job) -> bool:
+    """Return whether the folder has the record of a finished job. An unreadable record counts as
+    finished.
+    """
     try:
         return read_finished_record(job) is not None
     except RunnerError as error:
@@ -132,13 +138,13 @@ def is_finished(job: Job) -> bool:
 
 
 def read_finished_record(job: Job) -> Record | None:
-    """Return a job's record, or None if the job is not finished."""
+    """Return a job's record. None if the job is not finished."""
     record = job.read_last_record()
     return record if record and record.status is Status.FINISHED else None
 
 
 def with_recorded_parent(store: stores.Store, record: Record, grid_run_ids: set[str]) -> stores.Store:
-    """Return the store with the parent run that the record names, if the store has that run."""
+    """Return the store with the parent run that a record names, if the store contains this run."""
     parent = record.params.get("tracking.parent_run_id")
     return replace(store, parent_run_id=parent) if parent in grid_run_ids else store
 

@@ -1,5 +1,5 @@
-"""Copies grids to another store for runner-sync: their runs with plan, description and verdict,
-and the jobs' runs below.
+"""Copies grids to another store for runner-sync: parent runs with plan, description and verdict, and
+their jobs' runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from runner.records import grid_records
 from runner.records.grid_records import GridRecord
 from runner.records.jobs import LOCK
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner.tracking import grid_runs
 from runner.tracking.connection import connect_for_reading
 from runner.tracking.pending_runs import TAG
@@ -35,7 +35,7 @@ OF_NOTES = ("best", "verdict")  # tags of a grid's run that say what it has come
 
 @dataclass
 class GridsToSync:
-    """The grids of an output folder to copy to a store, and the jobs of each."""
+    """Grids of an output folder to copy to a store, and the jobs of each grid."""
 
     store: Store
     records: Sequence[GridRecord]
@@ -43,7 +43,7 @@ class GridsToSync:
     runs: list[tuple[GridRecord, grid_runs.GridRun]] = field(default_factory=list)
 
     def assign_jobs(self, finished_records: Mapping[str, Record]) -> None:
-        """Assign each finished job to the grid that has run it, or to the first one that lists it."""
+        """Assign each finished job to the grid that ran it, otherwise to the first grid that lists it."""
         for job_id, record in finished_records.items():
             listing = [grid for grid in self.records if job_id in grid.job_ids]
             parent = record.params.get("tracking.parent_run_id")
@@ -52,8 +52,8 @@ class GridsToSync:
                 self.jobs.setdefault((own or listing)[0].grid, []).append(job_id)
 
     def start_runs(self, stored_runs: StoredRuns) -> dict[str, str]:
-        """Start the runs of grids that the store lacks or has in part. Returns the parent run id of each
-        job.
+        """Start the parent runs of grids that the store lacks or has only in part. Returns each job's parent
+        run id.
         """
         parents: dict[str, str] = {}
         for record in self.records:
@@ -61,7 +61,7 @@ class GridsToSync:
             if not jobs or _is_running(self.store.output_dir, record):
                 continue
             known = stored_runs.grids.get(record.grid, [])
-            if known and known[0][1] == _final_status(record) and _is_complete(stored_runs, jobs):
+            if known and known[0][1] == _final_status(record) and _has_all_job_runs(stored_runs, jobs):
                 continue
             run = grid_runs.start_grid_run(
                 self.store,
@@ -75,15 +75,17 @@ class GridsToSync:
         return parents
 
     def finish_runs(self) -> int:
-        """Log the results of the grids, end their runs, and return their number."""
+        """Log the grids' results, end their parent runs, and return the number of grids."""
         for record, run in self.runs:
-            grid_runs.log_notes(run, record.metrics, record.notes, record.description, record.first_metric)
+            grid_runs.log_grid_results(
+                run, record.metrics, record.notes, record.description, record.first_metric
+            )
             grid_runs.finish_grid_run(run, Status(_final_status(record)), _to_plan(record))
         return len(self.runs)
 
 
 def collect_grids_to_sync(store: Store) -> GridsToSync:
-    """Return the grids that the output folder has recorded, the first started first.
+    """Return the grids that the output folder has recorded, the earliest started first.
 
     Grids from versions without such records are read from the folder's own database.
     """
@@ -96,7 +98,7 @@ def collect_grids_to_sync(store: Store) -> GridsToSync:
 
 
 def _final_status(record: GridRecord) -> str:
-    """Return the status of a grid. One whose process has died was interrupted."""
+    """Return a grid's final status, which is interrupted if its process has died."""
     return Status.KILLED.value if record.status == RUNNING else record.status
 
 
@@ -106,8 +108,8 @@ def _is_running(output_dir: Path, record: GridRecord) -> bool:
     )
 
 
-def _is_complete(stored_runs: StoredRuns, jobs: Collection[str]) -> bool:
-    """Return whether the store has a run of each job below a grid."""
+def _has_all_job_runs(stored_runs: StoredRuns, jobs: Collection[str]) -> bool:
+    """Return whether a store has a run of each job below a grid's parent run."""
     grids = {run for runs in stored_runs.grids.values() for run, _ in runs}
     return all(grids & {*stored_runs.jobs.get(job, {}).values()} for job in jobs)
 
@@ -117,7 +119,7 @@ def _to_plan(record: GridRecord) -> dict[str, Any]:
 
 
 def _read_database_grids(store: Store) -> list[GridRecord]:
-    """Return the grids of a folder's own database."""
+    """Return the grids in an output folder's own database."""
     if store.sqlite_file is None or not store.sqlite_file.exists():
         return []
     with connect_for_reading(store) as experiment, tempfile.TemporaryDirectory() as scratch:
@@ -138,7 +140,7 @@ def _read_grid_record(client: Any, run: Any, temp_folder: Path) -> GridRecord | 
         jobs = [{"job_id": job["job_id"], **job} for job in plan.get("jobs", [])]
     except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         damaged = note("grid_plan_unreadable", run=run.info.run_id, reason=error)
-        print_message(note_text(note("left_out", what=damaged)))
+        print_message(format_note(note("left_out", what=damaged)))
         return None
     start = {
         key: value

@@ -1,5 +1,4 @@
-"""tracking.traces=true: logs each sample of a job as a trace in MLflow, with the calls of agents
-as spans.
+"""tracking.traces=true: logs each sample of a job as an MLflow trace, with agents' calls as spans.
 
 The traces are written at the job's end from its samples: a resumed job has each trace once, and
 decoding is not slowed down.
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.jobs import SAMPLES, read_samples
-from runner.records.jsonl_files import parse_call, read_lines
+from runner.records.jsonl_files import parse_agent_call, read_lines
 from runner_base import Answer, Call, Progress, Record, Sample, parse_signed_line
 from runner_base.result import CALLS, Response
 from runner_base.signed_jsonl import remove_unset_keys
@@ -24,7 +23,7 @@ NAME = "mlflow.traceName"  # the tag with the name of a trace
 
 
 def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder: Path) -> int:
-    """Log a trace for each sample that the run has none of, and return their number.
+    """Log a trace for each sample without one in this run, and return the number of logged traces.
 
     A sample's duration is known, but not its start: its trace begins with the job.
     """
@@ -37,7 +36,7 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
     client = mlflow.MlflowClient(uri)
     there = _existing_trace_names(client, experiment_id, run_id)
     missing = [index for index in sorted(samples) if _trace_name(record, index) not in there]
-    calls = _calls_by_question(folder / CALLS)
+    calls = _read_calls_by_question(folder / CALLS)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
     with Progress(len(missing), "traces") as bar:
         for index in missing:
@@ -52,7 +51,7 @@ def _trace_name(record: Record, index: int) -> str:
 
 
 def _existing_trace_names(client: Any, experiment_id: str, run_id: str) -> set[str]:
-    """Return the names of the traces that a run has. A killed start may have logged some of them."""
+    """Return the names of a run's existing traces, some of which a killed start may have logged."""
     names: set[str] = set()
     token = None
     while True:
@@ -64,12 +63,14 @@ def _existing_trace_names(client: Any, experiment_id: str, run_id: str) -> set[s
             return names
 
 
-def _calls_by_question(path: Path) -> dict[int, list[Call]]:
-    """Return the calls of agent teams by question number. A call id is `test/QUESTION/ROUND/AGENT`."""
+def _read_calls_by_question(path: Path) -> dict[int, list[Call]]:
+    """Return the calls of agent teams by question number. A call id has the form
+    `test/QUESTION/ROUND/AGENT`.
+    """
     last: dict[str, Call] = {}
     for _, line in read_lines(path, parse_signed_line, "call"):
         if "text" in line and str(line["id"]).startswith("test/"):
-            last[str(line["id"])] = parse_call(line)
+            last[str(line["id"])] = parse_agent_call(line)
     by_question: dict[int, list[Call]] = {}
     for call_id, call in last.items():
         by_question.setdefault(int(call_id.split("/")[1]), []).append(call)
@@ -96,7 +97,7 @@ def _log_trace(
         start_time_ns=began_ns,
         run_id=run_id,
     )
-    _log_spans(client, trace.trace_id, trace.span_id, calls, began_ns)
+    _log_call_spans(client, trace.trace_id, trace.span_id, calls, began_ns)
     outputs: dict[str, Any] = _answer_parts(answer)
     if len(sample.answers) > 1:
         several = [_answer_parts(answer) for answer in sample.answers]
@@ -118,14 +119,14 @@ def _log_trace(
     )
 
 
-def _log_spans(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int) -> None:
-    """Log calls as spans, one after another."""
+def _log_call_spans(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int) -> None:
+    """Log agents' calls as consecutive spans of a trace."""
     for call in calls:
         ended_ns = began_ns + int(call.seconds * NS)
         name = " ".join(filter(None, (call.who, call.what)))
         inputs = {"prompt_sha256": call.prompt_sha256}
         span = client.start_span(name, trace_id, parent_id, "AGENT", inputs=inputs, start_time_ns=began_ns)
-        _log_spans(client, trace_id, span.span_id, call.calls or (), began_ns)
+        _log_call_spans(client, trace_id, span.span_id, call.calls or (), began_ns)
         client.end_span(
             trace_id,
             span.span_id,

@@ -1,5 +1,5 @@
-"""Writes a job's MLflow run in a forked process, because importing and opening MLflow takes as
-long as the model.
+"""Writes a job's MLflow run in a forked process, because importing and opening MLflow takes as long
+as loading the model.
 
 The fork happens before torch is imported, and works in parallel with the imports. It receives
 the record at the job's end, and dies with this process. Its errors are raised here: those of
@@ -19,10 +19,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from runner.core.deferred_imports import defer_imports
+from runner.core.deferred_imports import defer_imports_of
 from runner.records.jobs import Job
 from runner.tracking import job_runs
-from runner.tracking.connection import import_mlflow, require_reachable
+from runner.tracking.connection import import_mlflow, require_reachable_store
 from runner.tracking.stores import Store
 from runner_base import Record, RunnerError, Status, TrackingError, child_process, report_step, signals
 
@@ -32,7 +32,7 @@ UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
 def can_fork_for(store: Store) -> bool:
-    """Return whether a fork of this process can write to the store, and saves time.
+    """Return whether a forked process can write to the store and would save time.
 
     A grid's worker writes the runs of many jobs, as does a program that runs a second one: each
     imports MLflow once. Servers report errors that the probe does not find, and a process that has
@@ -44,19 +44,19 @@ def can_fork_for(store: Store) -> bool:
 
 
 def _num_threads() -> int:
-    """Return the number of threads of this process, including those of C libraries."""
+    """Return the number of threads in this process, including threads of C libraries."""
     with suppress(OSError):
         return len(list(Path("/proc/self/task").iterdir()))
     return threading.active_count() + 1  # there may be others
 
 
 class ForkedJobRun:
-    """A job's run in MLflow, like `job_runs.JobRun`, that starts in parallel in a forked process."""
+    """A job's MLflow run like `job_runs.JobRun`, written by a forked process that starts in parallel."""
 
     made: ClassVar[int] = 0  # in this process
 
     def __init__(self, store: Store, job: Job, record: Record, is_resumed: bool) -> None:
-        with require_reachable(store):
+        with require_reachable_store(store):
             pass
         ForkedJobRun.made += 1
         self._shown, self._job, self._run_id = store.redacted_uri, job, ""
@@ -67,22 +67,22 @@ class ForkedJobRun:
         try:
             self._process = os.fork()
             if not self._process:
-                _run_child(end, this, store, job, record, is_resumed)
+                _run_tracking_process(end, this, store, job, record, is_resumed)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         end.close()
 
     @property
     def run_id(self) -> str | None:
-        """The id of the run, or None if it could not be started. `wait_until_started` and `log_result`
-        raise the error.
+        """Id of the MLflow run. None if starting failed; `wait_until_started` and `log_result` then raise
+        the error.
         """
         with suppress(RunnerError):
             self.wait_until_started()
         return self._run_id or None
 
     def wait_until_started(self) -> None:
-        """Wait until the run is started, and raise the store's error."""
+        """Wait until the MLflow run is started, or raise the store's error."""
         if not self._run_id:
             with report_step("opening MLflow"):
                 self._run_id = self._receive_reply()
@@ -103,7 +103,7 @@ class ForkedJobRun:
         self._wait_for_exit()
 
     def _receive_reply(self) -> str:
-        """Return the reply of the forked process, or raise its error each time."""
+        """Return the forked process's reply. If it was an error, every call raises the error."""
         if self._problem is None:
             try:
                 answer = self._pipe.recv()
@@ -132,23 +132,23 @@ class ForkedJobRun:
         )
 
     def _wait_for_exit(self) -> int:
-        """Wait until the forked process has ended: until then it holds the job's lock too."""
+        """Wait until the forked process has ended, because it also holds the job's lock until then."""
         self._pipe.close()
         _, status = os.waitpid(self._process, 0)
         return os.waitstatus_to_exitcode(status)
 
 
-def _run_child(
+def _run_tracking_process(
     connection: Connection, parent_pid: int, store: Store, job: Job, record: Record, is_resumed: bool
 ) -> NoReturn:
-    """Write the run in the forked process, and exit without returning to the caller."""
+    """Write the MLflow run in the forked process, then exit without returning to the caller."""
     code = 1
     try:
         for number in signals.ENDING:
             signal.signal(number, signal.SIG_IGN)  # the parent says how the job ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         child_process.die_with_parent(parent_pid)
-        with defer_imports(*UNUSED):
+        with defer_imports_of(*UNUSED):
             import_mlflow(store)
         run = job_runs.start_job_run(store, job, record, is_resumed)
         connection.send(run.run_id)

@@ -1,4 +1,4 @@
-"""MLflow client for a database server: each call reports its wait, and has a time limit.
+"""MLflow client for a database server that reports long waits and limits the time of each call.
 
 A server may fall silent after it has answered the probe. Database drivers then wait without a
 limit, and MLflow sets none; a server that is stopped, and not gone, keeps its connections, so
@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from runner.tracking.store_probes import SAY_AFTER_S, wait_for_answer
+from runner.tracking.store_probes import SAY_AFTER_S, run_probe_with_limit
 
 CALL_S = 60.0  # of a thousand metrics or runs, which take seconds
 LONG_S = (
@@ -21,27 +21,31 @@ LONG_S = (
 LONG = ("log_artifact", "log_dict", "download_artifacts")
 
 
-def call_with_limit(store_name: str, function: Callable[[], Any], limit_s: float) -> Any:
-    """Call a function that queries a store. Raises TimeoutError after the limit; a signal ends a
-    reported wait.
+def call_with_time_limit(store_name: str, query_store: Callable[[], Any], limit_s: float) -> Any:
+    """Call a function that queries a store. Raises TimeoutError after the limit. A reported wait can be
+    ended by a signal.
     """
     answers: list[Any] = []
     in_context = copy_context()
-    wait_for_answer(store_name, lambda: answers.append(in_context.run(function)), limit_s, SAY_AFTER_S)
+    run_probe_with_limit(
+        store_name, lambda: answers.append(in_context.run(query_store)), limit_s, SAY_AFTER_S
+    )
     return answers[0]
 
 
 class WaitingClient:
-    """MLflow client with a time limit for each call."""
+    """MLflow client with a time limit for each method call."""
 
     def __init__(self, create_client: Callable[[], Any], store_name: str) -> None:
         self._shown = store_name
         # it opens the database, and makes its tables
-        self._client = call_with_limit(store_name, create_client, LONG_S)
+        self._client = call_with_time_limit(store_name, create_client, LONG_S)
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method of the client, with a time limit."""
-        return partial(self._call, getattr(self._client, name), LONG_S if name in LONG else CALL_S)
+        """Return a client method that is limited in time."""
+        return partial(self._call_with_limit, getattr(self._client, name), LONG_S if name in LONG else CALL_S)
 
-    def _call(self, method: Callable[..., Any], limit_s: float, *arguments: Any, **named: Any) -> Any:
-        return call_with_limit(self._shown, partial(method, *arguments, **named), limit_s)
+    def _call_with_limit(
+        self, method: Callable[..., Any], limit_s: float, *arguments: Any, **named: Any
+    ) -> Any:
+        return call_with_time_limit(self._shown, partial(method, *arguments, **named), limit_s)

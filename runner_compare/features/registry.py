@@ -43,7 +43,7 @@ NAMES = (
 
 @cache
 def load_sections() -> tuple[Section, ...]:
-    """Return this package's sections and, sorted by name, those of other packages."""
+    """Return the sections of this package, followed by those of plug-ins, sorted by name."""
     for message in misnamed_group_messages():
         print_message(f"note: {message}")
     own = (import_module(f"runner_compare.features.{name}.section").SECTION for name in NAMES)

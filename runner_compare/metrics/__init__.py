@@ -1,4 +1,4 @@
-"""Metrics of runs: their definition (metric_types.py), and a module for each group of metrics."""
+"""Definitions of the metrics of runs: types in metric_types.py, and one module per group of metrics."""
 
 from typing import TYPE_CHECKING
 

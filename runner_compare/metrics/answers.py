@@ -1,4 +1,4 @@
-"""Metrics of questions, answers and tokens."""
+"""Definitions of metrics about questions, answers and tokens."""
 
 from __future__ import annotations
 

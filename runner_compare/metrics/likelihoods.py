@@ -1,4 +1,4 @@
-"""Metrics of text likelihoods, and of the divergence from a reference model."""
+"""Definitions of metrics about text likelihoods and the divergence from a reference model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All known metrics: those of the modules in this folder, of options and of plug-ins."""
+"""Registry of all known metrics: from the modules of this folder, from options and from plug-ins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP = "runner.metric_families"  # options hand over theirs by these entry poin
 
 @cache
 def known_metrics() -> Mapping[str, Metric]:
-    """Return all metrics by key, except those of plug-ins."""
+    """Return the definition of each metric by key, except plug-ins' metrics."""
     return {known.key: known for family in _iter_metric_groups() for known in family}
 
 
@@ -29,8 +29,8 @@ def _iter_metric_groups() -> Iterator[tuple[Metric, ...]]:
 
 
 def find_metric(key: str) -> Metric:
-    """Return the metric of a key, also for a cell (`ttft_s/batch_4_prompt_64`) or a spread
-    (`…_max`).
+    """Return a metric's definition by key, also for a sweep cell (`ttft_s/batch_4_prompt_64`) or
+    spread (`…_max`).
 
     An unknown key gets a metric derived from its unit.
     """
@@ -47,7 +47,7 @@ def find_metric(key: str) -> Metric:
 
 
 def full_vote_metric_keys(jobs: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return the keys of pass@k and maj@k over all answers per question."""
+    """Return the keys of pass@k and maj@k for k equal to the number of answers per question."""
     jobs = list(jobs)
     counts = sorted({f"{job['answers_each']:.0f}" for job in jobs if job.get("answers_each", 1) > 1}, key=int)
     keys = [f"{key}/{count}" for count in counts for key in ("pass_at_k", "maj_at_k")]
@@ -61,7 +61,7 @@ def plug_in_metric_keys(jobs: Iterable[Mapping[str, float]]) -> list[str]:
 
 @cache
 def load_plug_in_metric(name: str) -> Metric | None:
-    """Load a plug-in's metric; None, with a warning, if it cannot be imported."""
+    """Load a plug-in's metric definition; None, with a warning, if the import fails."""
     try:
         return load_plug_in_object("metric", name, Metric)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Definition of a metric: unit, label, number format, better direction and pooling.
+"""Types that define a metric: unit, label, number format, better direction and pooling rule.
 
 Names contain units (`peak_rss_mib`, `load_s`), so the unit follows from the key.
 """
@@ -20,7 +20,7 @@ SPREADS = ("_min", "_max")  # the lowest and the highest of several repeats
 
 
 class BetterDirection(Enum):
-    """Which direction of a metric is better, as the sign of an improvement."""
+    """Whether higher or lower values of a metric are better, as the sign of an improvement."""
 
     higher = 1
     lower = -1
@@ -28,7 +28,7 @@ class BetterDirection(Enum):
 
 
 class PoolingRule(StrEnum):
-    """How the values of several runs are combined."""
+    """How a metric's values from several runs are combined into one."""
 
     sum = "sum"
     mean = "mean"
@@ -40,7 +40,7 @@ class PoolingRule(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that tasks measure, or that a plug-in computes from a job's samples."""
+    """Definition of one number that tasks measure, or that a plug-in computes from a job's samples."""
 
     key: str
     label: str  # without the unit
@@ -57,12 +57,12 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """The label with the unit, for a column heading."""
+        """Label with unit, for a column heading."""
         return f"{self.label} {self.unit}".strip()
 
     @property
     def head(self) -> str:
-        """The label above the unit, for the heading of a narrow column."""
+        """Label above the unit on a second line, for a narrow column heading."""
         return self.head_words or "\n".join(self.title.rsplit(" ", 1))
 
     @property
@@ -70,7 +70,7 @@ class Metric:
         return self.axis_words or ", ".join(filter(None, (self.label, self.unit)))
 
     def format_value(self, value: float) -> str:
-        """Format a value, without the unit."""
+        """Format a value of the metric without its unit."""
         return format(value, self.form) if self.form else format_number(value)
 
 
@@ -85,7 +85,7 @@ def format_number(value: float) -> str:
 
 
 def define_metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
-    """Define a metric. Omitted properties follow from the unit."""
+    """Create a metric definition. Properties that are omitted follow from the unit."""
     suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
     unit = UNITS.get(suffix, "")
     better = BetterDirection.neither
@@ -103,7 +103,7 @@ def define_metric(key: str, label: str = "", form: str = "", **special: Any) -> 
 def define_with_interval(
     key: str, label: str, number_format: str, better: BetterDirection, **overrides: Any
 ) -> list[Metric]:
-    """Define a metric and the ends of its interval, which belong to one run and are not pooled."""
+    """Create definitions of a metric and of its interval's two ends, which are not pooled over runs."""
     about = {"form": number_format, "better": better, "pooling": PoolingRule.dropped, **overrides}
     ends = [
         define_metric(key + end, label and label + end.replace("_", " "), **about | {"head_words": ""})
@@ -113,5 +113,5 @@ def define_with_interval(
 
 
 def define_counts(better: BetterDirection, *keys: str) -> list[Metric]:
-    """Define counts that are added over runs."""
+    """Create definitions of counts, which are added up over runs."""
     return [define_metric(key, form=",.0f", better=better, pooling=PoolingRule.sum) for key in keys]

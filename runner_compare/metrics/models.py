@@ -1,4 +1,4 @@
-"""Metrics of a loaded model and its memory."""
+"""Definitions of metrics about a loaded model and its memory."""
 
 from __future__ import annotations
 

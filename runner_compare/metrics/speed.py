@@ -1,4 +1,4 @@
-"""Metrics of speed, time and energy."""
+"""Definitions of metrics about speed, time and energy."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Display names of adapters: the adapter's own name, plus how it is merged where runs differ
-in that.
-"""
+"""Display names of adapters, plus how an adapter is merged if runs differ in that."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ Place = tuple[str, str, str]  # format, path, revision
 
 
 def replace_adapter_keys(keys: Sequence[str], table_rows: Sequence[TableRow]) -> list[str]:
-    """Write display names of adapters into the rows' configs, and return the table's new keys.
+    """Write adapter display names into the rows' configs, and return the table's keys with them.
 
     Paths stay where names do not distinguish adapters. How an adapter is merged becomes part of
     its name, and stays in the config for records.
@@ -42,9 +40,7 @@ def replace_adapter_keys(keys: Sequence[str], table_rows: Sequence[TableRow]) ->
 
 
 def describe_adapter_merging(run: Run) -> str:
-    """Return "merged", with "before quantizing" or "after quantizing", or "unmerged"; "" if
-    unknown.
-    """
+    """Return `unmerged`, or `merged` with `before quantizing` or `after quantizing`; "" if unknown."""
     if (merged := run.get_value(MERGE)) is None:
         return ""
     orders = {"merge_first": " before quantizing", "quantize_first": " after quantizing"}
@@ -52,7 +48,7 @@ def describe_adapter_merging(run: Run) -> str:
 
 
 def adapter_name(run: Run) -> str | None:
-    """Return the name of a run's adapter, or None without an adapter. It may not be unique."""
+    """Return the name of a run's adapter, which other adapters may share; None without an adapter."""
     place = _adapter_location(run)
     if place is None:
         return None
@@ -67,7 +63,7 @@ def _adapter_location(run: Run) -> Place | None:
 
 
 def _unique_adapter_names(runs: dict[Place, Run]) -> dict[Place, str]:
-    """Return a name per adapter, with format and rank where names would be equal."""
+    """Return a unique name per adapter: format and rank are added if names would be equal."""
     same = defaultdict(list)
     for place, run in runs.items():
         same[adapter_name(run) or ""].append(place)

@@ -1,4 +1,4 @@
-"""Align two runs' likelihoods of the same texts that were split into different windows.
+"""Align the log-likelihoods of two runs that split the same texts into different windows.
 
 A window decides how much context precedes a token, not which tokens are scored. So the
 texts are compared over pieces that both runs have cut: a whole text, or the span between
@@ -20,13 +20,15 @@ NO_PROMPT = (None, None)  # the question and gold of a window: its tokens identi
 
 
 def keep_longest_context(texts: Texts) -> Texts:
-    """Keep only the scores after the longest context, if texts were scored after several."""
+    """Keep only the scores with the longest context, if texts were scored with several context
+    lengths.
+    """
     longest = longest_context(score.likelihood for score in texts.values())
     return {index: score for index, score in texts.items() if score.likelihood.context == longest}
 
 
 def align_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tuple[Texts, Texts]:
-    """Join windows so that both sides have the same pieces, if they scored the same tokens.
+    """Join text windows until both runs have the same pieces, if both scored the same tokens.
 
     Otherwise both sides are returned unchanged.
     """
@@ -58,7 +60,7 @@ def align_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tupl
 
 
 def _have_same_windows(texts: Texts, base_texts: Texts) -> bool:
-    """Whether both sides have the same windows after the same tokens."""
+    """Whether both runs have the same windows, each preceded by the same tokens."""
     return texts.keys() == base_texts.keys() and all(
         (score.tokens, score.prompt) == (base_texts[index].tokens, base_texts[index].prompt)
         for index, score in texts.items()
@@ -66,7 +68,7 @@ def _have_same_windows(texts: Texts, base_texts: Texts) -> bool:
 
 
 def _group_by_document(texts: Texts, is_single_text: bool) -> dict[int, list[TextScore]]:
-    """Return the windows of each document in order."""
+    """Group windows by document, in order."""
     documents: dict[int, list[TextScore]] = {}
     for index in sorted(texts):
         score = texts[index]
@@ -79,12 +81,12 @@ def _concatenate_tokens(scores: Sequence[TextScore]) -> list[int]:
 
 
 def _window_ends(scores: Sequence[TextScore]) -> set[int]:
-    """Return the token positions at which the windows of a text end."""
+    """Return the token positions at which the windows of a document end."""
     return {*accumulate(len(score.tokens) for score in scores)}
 
 
 def _join_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]:
-    """Join the windows of a text into pieces that end at these token positions."""
+    """Join consecutive windows of a document into pieces that end at these token positions."""
     pieces: list[TextScore] = []
     joined: list[TextScore] = []
     position = 0
@@ -100,7 +102,7 @@ def _join_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[Text
 
 
 def _merge_windows(scores: Sequence[TextScore]) -> TextScore:
-    """Merge several windows into one. The context before them is not compared as a prompt."""
+    """Merge several windows into one. Preceding context is not compared as a prompt."""
     (likelihood,) = sum_likelihoods_by_unit(
         [replace(score.likelihood, unit=0, context=None) for score in scores]
     )

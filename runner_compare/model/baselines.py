@@ -12,7 +12,7 @@ NOT_SET = "null"  # the value of a key without one, in a record
 
 
 def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]) -> Run:
-    """Return the candidate that differs from the run only in the baseline's keys.
+    """Return the candidate that differs from the run only in the keys that define the baseline.
 
     Within a config group that the baseline names, a key that only one run has is ignored: nf4
     has keys that `none` lacks. Raises NotPaired if no candidate, or more than one, fits.
@@ -46,14 +46,16 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
 
 
 def is_ignored_key(key: str, ignored_keys: Sequence[str]) -> bool:
-    """Whether --ignore names a key, or the choice of the key's group."""
+    """Whether --ignore names a config key, or the choice of the key's group."""
     return key in ignored_keys or config_group(key) in groups_with_choice(ignored_keys)
 
 
 def ignored_differences_note(
     run: Run, base: Run, ignored_keys: Sequence[str], rules: KeyRules
 ) -> Note | None:
-    """Return a note about ignored keys in which two runs differ, or None."""
+    """Return a note about keys that --ignore names and in which two runs differ; None if there are
+    none.
+    """
     keys = [
         key for key in rules.differing_keys([run.params, base.params]) if is_ignored_key(key, ignored_keys)
     ]
@@ -61,12 +63,12 @@ def ignored_differences_note(
 
 
 def format_key_differences(run: Run, base: Run, keys: list[str]) -> str:
-    """Format both runs' values of each key, e.g. `seed (0, here 1)`."""
+    """Format the values of each key in both runs, e.g. `seed (0, here 1)`."""
     return ", ".join(f"{key_label(key)} ({base.get_value(key)}, here {run.get_value(key)})" for key in keys)
 
 
 def scoring_method(run: Run) -> str:
-    """Return the task version and the extractor or scorer that scored a run."""
+    """Return the task version and the extractor or scorer with which a run was scored."""
     by = next(
         (method for key in (SCORER, EXTRACTOR) if (method := run.get_value(key)) not in (None, NOT_SET)), ""
     )
@@ -74,5 +76,5 @@ def scoring_method(run: Run) -> str:
 
 
 def groups_with_choice(keys: Iterable[str]) -> set[str]:
-    """Return the config groups whose choice is among these keys."""
+    """Return the config groups for which these keys include the group's choice."""
     return {config_group(key) for key in keys if key.endswith(".name")}

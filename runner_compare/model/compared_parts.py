@@ -1,4 +1,4 @@
-"""Compare two runs in subsets of their answers, such as context lengths or categories."""
+"""Compare two runs on subsets of their answers, e.g. per context length or category."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Part = TypeVar("Part", bound=Hashable)
 def load_row_answers(
     table: Table, reader: Reader, include: Callable[[QuestionOutcome], bool]
 ) -> dict[str, Answers]:
-    """Return the included answers of each table row, by run id. Rows without samples are skipped."""
+    """Return each row's answers that `include` accepts, by run id. Rows without samples are skipped."""
     answers: dict[str, Answers] = {}
     for row in table.rows:
         try:
@@ -30,7 +30,7 @@ def load_row_answers(
 
 
 def pair_rows_with_baselines(table: Table, answers: Mapping[str, Answers]) -> list[tuple[Run, Run]]:
-    """Return each run with its baseline, if the answers of both are available."""
+    """Return pairs of run and baseline for which both runs' answers are available."""
     return [
         (row.run, row.baseline.run)
         for row in table.candidate_rows
@@ -41,7 +41,7 @@ def pair_rows_with_baselines(table: Table, answers: Mapping[str, Answers]) -> li
 def compare_subsets(
     run: Run, base: Run, answers: Mapping[Part, tuple[Answers, Answers]], reader: Reader
 ) -> dict[Part, RunComparison]:
-    """Compare a run with its baseline in each subset of their answers."""
+    """Compare a run with its baseline on each subset of their answers."""
     compared: dict[Part, RunComparison] = {}
     for part, sides in answers.items():
         try:
@@ -52,7 +52,9 @@ def compare_subsets(
 
 
 def decide_subsets(compared: Mapping[str, Mapping[Part, RunComparison]]) -> dict[str, dict[Part, Decision]]:
-    """Decide all comparisons together, with one family-wise error; runs without any are omitted."""
+    """Decide all subset comparisons at one family-wise error rate. Runs without comparisons are
+    omitted.
+    """
     places = [(run_id, part) for run_id, own in compared.items() for part in own]
     decided: dict[str, dict[Part, Decision]] = {}
     decisions = decide_all([compared[run_id][part] for run_id, part in places])

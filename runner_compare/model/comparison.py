@@ -1,4 +1,4 @@
-"""Result of a comparison as plain data: tables, and report parts with grids and sentences."""
+"""Data of a comparison's report: tables, and report parts with grids and sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ Said = tuple[str, Finding | None]  # a sentence, with the finding that it words
 
 @dataclass(frozen=True)
 class View:
-    """What the format `table` shows besides the answer, and what its last lines name."""
+    """Options of the terminal output: which parts it shows, and the commands that its last lines
+    name.
+    """
 
     explain: bool = False  # findings with their figures, and how everything is decided
     all_columns: bool = False  # every column and every table, in whatever width they need
@@ -25,7 +27,7 @@ class View:
 
 @dataclass
 class Comparison:
-    """Everything that a comparison reports."""
+    """All data that a comparison reports: tables, and the data that sections computed."""
 
     tables: list[Table]
     view: View = field(default_factory=View)
@@ -33,14 +35,16 @@ class Comparison:
     kept: dict[type, Any] = field(default_factory=dict)
 
     def get_section_data(self, data_class: type[Kept]) -> Kept:
-        """Return a section's data for the whole comparison, created empty at first use."""
+        """Return a section's data about the whole comparison; an empty object is created at first
+        use.
+        """
         kept: Kept = self.kept.setdefault(data_class, data_class())
         return kept
 
 
 @dataclass
 class TableGrid:
-    """A table of a report part."""
+    """Columns of one printed table in a report part, with title and row colours."""
 
     columns: list[Column]
     title: str = ""
@@ -49,7 +53,7 @@ class TableGrid:
 
 @dataclass
 class ReportPart:
-    """A task's table, or one across tasks, with its sentences."""
+    """Part of the report: a task's table, or a table across tasks, with its sentences."""
 
     title: str
     grids: list[TableGrid]
@@ -70,5 +74,5 @@ class ReportPart:
 
 
 def css_class(finding: Finding | None) -> str:
-    """Return the CSS class of a finding, which sets its colour."""
+    """Return the CSS class for a finding, which defines the finding's colour."""
     return "" if finding in (None, Finding.open) else str(finding)

@@ -1,4 +1,4 @@
-"""Plain data of a comparison: runs, answers, table rows and tables."""
+"""Data classes of a comparison: runs, answers, table rows and tables."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
 
 class NotPaired(Exception):
-    """Two runs cannot be compared in pairs. The message gives the reason."""
+    """Raised if two runs cannot be compared in pairs. The message gives the reason."""
 
 
 class TooFewPairs(NotPaired):
-    """Too few pairs for a valid test. The message gives the number required."""
+    """Raised if there are too few pairs for a valid test. The message gives the number required."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Run:
     earlier: list[Run] = field(default_factory=list, repr=False)
 
     def get_value(self, key: str) -> str | None:
-        """Return a config key, id or metric as text; None if the run has none."""
+        """Return a config key's value, an id or a metric as text; None if the run lacks it."""
         if key in IDS:
             return str(getattr(self, key))
         if key == ENGINE and key not in self.params:
@@ -85,21 +85,21 @@ class Run:
 
     @property
     def num_questions_when_stopped(self) -> int | None:
-        """Number of questions after which the job stopped early; None if it asked all."""
+        """Number of questions after which the job stopped early; None if it did not."""
         return int(self.metrics["questions_asked"]) if self.metrics.get("questions_left") else None
 
     @property
     def stopped_early(self) -> bool:
-        """Whether early stopping ended the run, or one of the pooled runs."""
+        """Whether the run, or one of its pooled runs, ended by early stopping."""
         return any(part.num_questions_when_stopped is not None for part in self.parts or [self])
 
     @property
     def compared_while_running(self) -> bool:
-        """Whether the run was compared with another one during execution (early_stop_vs)."""
+        """Whether the run was compared with another one while it was running (early_stop_vs)."""
         return self.stopped_early or any(EARLY_STOP in part.facts for part in self.parts or [self])
 
     def early_stop_comparisons(self, other_run: Run) -> int | None:
-        """Number of comparisons that shared the 5 % error with this one during the run; None: not
+        """Number of comparisons sharing the 5 % error with this one during the run; None if not
         recorded.
         """
         compared_with = JobReference.from_fact(self.facts.get(EARLY_STOP, "")).job_id
@@ -108,7 +108,7 @@ class Run:
 
     @property
     def correct_and_total(self) -> tuple[int, int] | None:
-        """Numbers of correct and of all questions; None without verdicts.
+        """Number of correct questions and number of all questions; None without verdicts.
 
         Several answers to a question count by their vote.
         """
@@ -120,12 +120,12 @@ class Run:
 
     @property
     def likelihood_unit(self) -> str | None:
-        """Unit of the run's log-likelihood; None without one."""
+        """Unit of the run's log-likelihood, e.g. token; None without a log-likelihood."""
         return next((unit for unit, key in LOG_LIKELIHOODS.items() if key in self.metrics), None)
 
     @property
     def accuracy_interval(self) -> tuple[float, float, float] | None:
-        """Accuracy and its 95 % confidence interval; None if no question was answered.
+        """Accuracy with lower and upper end of its 95 % interval; None if no question was answered.
 
         The interval accounts for clusters of dependent questions.
         """
@@ -138,13 +138,13 @@ class Run:
 
     @property
     def has_dependent_answers(self) -> bool:
-        """Whether answers depend on each other: in clusters, across seeds, or several per question."""
+        """Whether answers depend on each other: in clusters, over seeds, or several per question."""
         return "families" in self.metrics or self.over_seeds or self.max_answers_per_question > 1
 
     @property
     def accuracy_bounds(self) -> AccuracyBounds | None:
-        """Bounds on the accuracy without a token limit; None if no answer was cut off, or if that is
-        unknown.
+        """Bounds of the accuracy without a token limit; None if no answer was cut off or the
+        number is unknown.
         """
         if all(key in self.metrics for key in BOUNDS):
             recorded = AccuracyBounds(*(self.metrics[key] for key in BOUNDS))
@@ -166,21 +166,21 @@ class Run:
 
 
 def question_identity(sample: Sample) -> Question:
-    """Return a question's identity: index, text and gold answer."""
+    """Return the key that identifies a sample's question: index, text and gold answer."""
     return sample.index, sample.question or "", sample.gold or ""
 
 
 def format_flip_side(
     verdict: Verdict, answer: str | None, text: str, max_chars: int = TEXT_END
 ) -> dict[str, str]:
-    """Return verdict, answer and the end of the text for one side of a changed answer."""
+    """Return verdict, answer and end of the text of one run's answer, for a flip."""
     shown = text if len(text) <= max_chars else "…" + text[-max_chars:]
     return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
 
 
 @dataclass
 class AxisValue:
-    """A run's value on an axis of the Pareto front, with its 95 % interval over runs.
+    """A run's value on an axis of the Pareto front, with a 95 % interval over repeated runs.
 
     Without several runs, the interval is half of the tolerance in each direction.
     """
@@ -193,7 +193,7 @@ class AxisValue:
 
 @dataclass
 class TableRow:
-    """A run in a table, with its differing config keys and its comparison."""
+    """A run in a table, with the config keys that distinguish it and its comparison."""
 
     run: Run
     config: dict[str, str | None]
@@ -216,22 +216,22 @@ class TableRow:
 
     @property
     def effect(self) -> Decision | None:
-        """Difference to the baseline in accuracy or log-likelihood; None if not compared."""
+        """Difference from the baseline in accuracy or log-likelihood; None if not compared."""
         return next((effect for effect in self.effects if not effect.is_ratio), None)
 
     def add_notes(self, *notes: Note | None) -> None:
-        """Add notes to the difference to the baseline."""
+        """Add notes to the row's difference from the baseline."""
         self.effects = [effect if effect.is_ratio else effect.with_notes(*notes) for effect in self.effects]
 
     @property
     def ratio_effects(self) -> list[Decision]:
-        """Comparisons of repeated measurements, one per measure."""
+        """Comparisons of repeated measurements with the baseline, one per measure."""
         return [effect for effect in self.effects if effect.is_ratio]
 
 
 @dataclass
 class Table:
-    """All runs of one task, with the config keys in which they differ."""
+    """All compared runs of one task, with the config keys in which they differ."""
 
     task: str
     keys: list[str]
@@ -244,29 +244,29 @@ class Table:
     kept: dict[type, Any] = field(default_factory=dict)
 
     def get_section_data(self, data_class: type[Kept]) -> Kept:
-        """Return a section's data for this table, created empty at first use."""
+        """Return a section's data about this table; an empty object is created at first use."""
         kept: Kept = self.kept.setdefault(data_class, data_class())
         return kept
 
     @property
     def has_accuracies(self) -> bool:
-        """Whether this is a table of accuracies."""
+        """Whether the table compares accuracies."""
         return any(row.run.correct_and_total for row in self.rows)
 
     @property
     def likelihood_unit(self) -> str | None:
-        """Unit of the table's log-likelihoods; None for another kind of table."""
+        """Unit of the table's log-likelihoods; None if the table has none."""
         units = {row.run.likelihood_unit for row in self.rows}
         return units.pop() if len(units) == 1 else None
 
     @property
     def candidate_rows(self) -> list[TableRow]:
-        """Rows to decide about: neither baselines nor repeats of one."""
+        """Rows of candidates: neither baselines nor repeats of a baseline."""
         return [row for row in self.rows if not row.is_baseline and not row.is_repeat]
 
     @property
     def compared_rows(self) -> list[TableRow]:
-        """Rows whose comparisons the legend explains.
+        """Rows with comparisons, which the legend explains.
 
         Repeats of a baseline are included only if nothing else is compared.
         """
@@ -279,12 +279,12 @@ class Table:
 
     @property
     def compared_metric(self) -> str | None:
-        """Per-question metric that the table compares; None for another kind of table."""
+        """Per-question metric that the table compares; None for a table of another kind."""
         return self.rows[0].run.number if self.rows else None
 
     @property
     def has_ratios(self) -> bool:
-        """Whether repeated measurements were compared."""
+        """Whether the table compares repeated measurements."""
         return any(row.ratio_effects for row in self.rows)
 
     def find_row(self, job_id: str) -> TableRow:
@@ -301,7 +301,7 @@ def config_group(key: str) -> str:
 
 
 def natural_sort_key(value: str | None) -> tuple[int, float, str]:
-    """Sort key: missing values first, then numbers by size, then text."""
+    """Return a sort key: missing values first, then numbers by size, then text."""
     try:
         return (0, 0.0, "") if value is None else (1, float(value), "")
     except ValueError:

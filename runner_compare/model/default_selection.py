@@ -1,4 +1,4 @@
-"""Default selection of runs: the newest grid, and the runs comparable with it."""
+"""Default selection of runs: the newest grid and the runs comparable with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from runner_base import format_count, join_first_names, print_message
 from runner_compare.model.data import Run, key_label
-from runner_compare.model.selection import has_values, parse_pairs
+from runner_compare.model.selection import has_values, parse_config_values
 from runner_compare.ways import PROMPT_KEYS
 
 SERVER = "model.base_url"
@@ -25,13 +25,13 @@ CHOSEN_BY = ("all", "grid", "runs", "where", "by", "pool", "seeds", "teams", "un
 
 
 def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
-    """Return each task's newest comparable runs, and print which runs are left out.
+    """Return the newest comparable runs of each task, and print which runs are excluded.
 
     Options that select runs disable this.
     """
     if any(getattr(options, name) for name in CHOSEN_BY):
         return runs
-    baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
+    baseline = parse_config_values(options.baseline, runs, "--baseline") if options.baseline else {}
     keys = [key for key in COMPARABLE_BY if key not in baseline]
     chosen = []
     for task in dict.fromkeys(run.task for run in runs):
@@ -47,7 +47,7 @@ def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> li
 
 
 def _find_newest_group(runs: list[Run], keys: Sequence[str], baseline: dict[str, str]) -> list[Run]:
-    """Return the newest grid or run, with all runs comparable with it, that allows a comparison.
+    """Return the newest grid or run that allows a comparison, with all runs comparable with it.
 
     The runs are sorted newest first. All jobs of a grid belong together, whatever they differ
     in.
@@ -67,11 +67,13 @@ def _key_values(run: Run, keys: Sequence[str]) -> tuple[str | None, ...]:
     return tuple(run.get_value(key) for key in keys)
 
 
-def _excluded_runs_message(task: str, group: Sequence[Run], rest: Sequence[Run], keys: Sequence[str]) -> str:
-    """Return a message about excluded runs, the reasons, and the options that include them."""
+def _excluded_runs_message(
+    task: str, group: Sequence[Run], excluded_runs: Sequence[Run], keys: Sequence[str]
+) -> str:
+    """Return a message about excluded runs: the reasons, and the options that include them."""
     values = {key: {run.get_value(key) for run in group} for key in keys}
     why: Counter[str] = Counter()
-    for run in rest:
+    for run in excluded_runs:
         differing = [key for key in keys if run.get_value(key) not in values[key]]
         why[" ".join("another server or none" if key == SERVER and run.get_value(key) is None else
                      f"{key_label(key)}={run.get_value(key)}" for key in differing)] += 1  # fmt: skip
@@ -79,6 +81,6 @@ def _excluded_runs_message(task: str, group: Sequence[Run], rest: Sequence[Run],
         [f"{count} with {settings or 'other combinations'}" for settings, count in why.most_common()], 4
     )
     return (
-        f"{task}: {format_count(len(rest), 'run is', 'runs are')} left out, as not comparable with the newest ones "
-        f"({reasons}): --all shows every run, --grid ID, --where KEY=VALUE or --runs ID chooses"
+        f"{task}: {format_count(len(excluded_runs), 'run is', 'runs are')} left out, as not comparable with the newest "
+        f"ones ({reasons}): --all shows every run, --grid ID, --where KEY=VALUE or --runs ID chooses"
     )

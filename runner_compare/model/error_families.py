@@ -12,14 +12,14 @@ from runner_compare.statistics import ALPHA
 
 @dataclass(frozen=True)
 class ErrorFamily:
-    """Comparisons with one family-wise error: any is wrong in at most 5 % of tables."""
+    """Comparisons with one family-wise error rate: any of them is wrong in at most 5 % of tables."""
 
     what: str
     comparisons: int
 
 
 def row_error_families(table: Table) -> list[ErrorFamily]:
-    """Return the error family of comparisons of whole table rows, if there are any."""
+    """Return the error families of a table's comparisons of whole rows."""
     count = max((row.effect.comparisons for row in table.compared_rows if row.effect), default=0)
     return [ErrorFamily("whole rows", count)] if count else []
 

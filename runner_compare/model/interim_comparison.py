@@ -13,7 +13,7 @@ from runner_compare.statistics.sequential import SequentialPairs, Side, comparis
 
 @dataclass
 class InterimComparison:
-    """Always-valid test of the pairs so far, at a fraction of the 5 % error."""
+    """Always-valid test of the question pairs so far, at a fraction of the 5 % error rate."""
 
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
@@ -27,7 +27,7 @@ class InterimComparison:
         self.ends = SequentialPairs(level, self.margin), SequentialPairs(level, self.margin)
 
     def add_pair(self, solved: bool, baseline_solved: bool, cut_off: bool, baseline_cut_off: bool) -> None:
-        """Add one pair of answers."""
+        """Add the verdicts of both runs on one question."""
         at_worst, at_best = self.ends
         self.pairs.add_pair(solved, baseline_solved)
         at_worst.add_pair(solved, baseline_solved or baseline_cut_off)
@@ -35,29 +35,31 @@ class InterimComparison:
 
     @property
     def is_decided(self) -> bool:
-        """Whether the run may stop. With a margin, a difference alone is not enough."""
+        """Whether the run may stop. If a margin is set, the verdict on the margin must be decided
+        too.
+        """
         return (self.decision if self.margin is None else self.margin_decision) is not Side.open
 
     @property
     def decision(self) -> Side:
-        """Decision about the difference that holds for any outcome of cut-off answers."""
+        """Side of no difference that holds for any outcome of cut-off answers."""
         at_worst, at_best = (pairs.decision for pairs in self.ends)
         return at_worst if at_worst is at_best else Side.open
 
     @property
     def margin_decision(self) -> Side:
-        """Decision about the margin that holds for any outcome of cut-off answers."""
+        """Side of the margin that holds for any outcome of cut-off answers."""
         at_worst, at_best = (pairs.from_margin for pairs in self.ends)
         return at_worst if at_worst is at_best else Side.open
 
     @property
     def verdict(self) -> MarginVerdict:
-        """Verdict on the margin from both decisions."""
+        """Verdict on the margin, from the decisions on difference and margin."""
         return combine_sequential_sides(self.decision, self.margin_decision)
 
     @property
     def to_metrics(self) -> dict[str, float]:
-        """Counts, p-value and interval of the pairs. The difference is accuracy minus baseline
+        """Return counts, p-value and interval so far. The difference is accuracy minus baseline
         accuracy.
         """
         pairs = self.pairs

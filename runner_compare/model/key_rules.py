@@ -1,4 +1,4 @@
-"""Rules for which config keys distinguish runs. Keys that cannot change an answer do not.
+"""Rules for which config keys distinguish runs. Keys that cannot change an answer are excluded.
 
 Different values with the same meaning do not count as a difference.
 """
@@ -153,7 +153,7 @@ NEVER_COUNTING_GUESSES = ("auto", "off")  # ways of guessing tokens that change 
 
 
 class KeyRules:
-    """Rules for config keys of other tools' results, which use the runner's key names."""
+    """Rules for the config keys of other tools' results, which use the runner's key names."""
 
     # The groups and keys in the order in which they are shown
     order: Sequence[str] = ("model", "quantization", "lora", "rope", "generation", "task", "seed")
@@ -186,13 +186,13 @@ class KeyRules:
     )
 
     def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
-        """Return the groups and keys in which equivalent runs may differ."""
+        """Return the groups and keys that may differ between equivalent runs."""
         counting = COUNTING_IN.get(config.get("task.name", ""), set())
         is_guessed = config.get("generation.speculate", "auto") not in NEVER_COUNTING_GUESSES
         return INERT - counting - ({"generation.speculate"} if is_guessed else set())
 
     def differing_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
-        """Return the meaningful keys in which runs differ, in the order of the config."""
+        """Return the keys in which runs differ and that can change results, in config order."""
         alike, defaults = self.written_alike, self.defaults
 
         def normalized_value(config: dict[str, str], key: str) -> str | None:
@@ -203,7 +203,7 @@ class KeyRules:
         return [key for key in keys if len({normalized_value(config, key) for config in configs}) > 1]
 
     def meaningful_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
-        """Return the keys that can change these runs' results, in the order of the config."""
+        """Return the keys that can change the runs' results, in config order."""
         order = [*self.order]
 
         def config_order(key: str) -> tuple[int, bool, str]:
@@ -218,7 +218,7 @@ class KeyRules:
 
 
 def distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
-    """Drop keys whose value follows from their group's choice, or from the model's engine.
+    """Drop keys whose values follow from the choice of their group, or from the model's engine.
 
     nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4
     occurs with both values. Likewise, only llama.cpp or vLLM have keys of their own engine.

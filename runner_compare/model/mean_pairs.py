@@ -16,13 +16,15 @@ TOOL_ACCURACY = "tool_accuracy"  # a metric that only jobs have that offered fun
 Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
 
 
-def needs_means(pairs: Pairs) -> bool:
+def needs_mean_test(pairs: Pairs) -> bool:
     """Whether questions have clusters or several answers, so that McNemar's test is invalid."""
     return any(outcome.cluster is not None or outcome.num_answers > 1 for pair in pairs for outcome in pair)
 
 
-def compare_means(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
-    """Compare per-question accuracies. `cluster_field_name` names what clusters share."""
+def create_mean_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
+    """Test the difference of per-question accuracies. `cluster_field_name` names the clusters'
+    common field.
+    """
     clusters = merge_clusters(
         [(outcome.cluster, base_outcome.cluster) for outcome, base_outcome in pairs], cluster_field_name
     )
@@ -40,7 +42,7 @@ def compare_means(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
 
 
 def add_function_clusters(questions: Sequence[Question], pairs: Pairs) -> Pairs:
-    """Add clusters to answers of questions that offer tools.
+    """Cluster answers to questions that offer tools by the expected function.
 
     In records of earlier versions the cluster is the first expected function, or the question
     if no call is expected. Clusters of one question each are omitted.
@@ -68,7 +70,7 @@ def _first_expected_function(question: Question) -> str:
 def merge_clusters(
     pairs: Sequence[tuple[str | None, str | None]], cluster_field_name: str
 ) -> list[str] | None:
-    """Return the cluster of each pair, from the side that recorded it; None if neither did."""
+    """Return each pair's cluster, from whichever run recorded it; None if neither run did."""
     if not any(cluster is not None for pair in pairs for cluster in pair):
         return None
     clusters = []
@@ -93,7 +95,7 @@ def _default_cluster_field(run: Run, pairs: Pairs) -> str:
 
 
 def find_cluster_field(run: Run, base: Run, pairs: Pairs = ()) -> str:
-    """Return the name of the field that clusters share."""
+    """Return the name of the sample field that defines the clusters."""
     fields = [side.get_value(CLUSTER) for side in (run, base)]
     usual = _default_cluster_field(run, pairs)
     return next((field for field in fields if field not in (None, "null", "None", "")), usual) or usual

@@ -1,4 +1,4 @@
-"""Jobs of a grid that have no result, with the reason."""
+"""Jobs of a grid without a result, and the reasons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OF_ALL_GRIDS = ("all", "where", "by", "pool", "seeds", "teams")
 
 
 class JobState(StrEnum):
-    """Reason for a job without a result."""
+    """Reason why a job has no result."""
 
     failed = "failed"
     running = "running"
@@ -29,7 +29,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class MissingJob:
-    """A job without a result."""
+    """A grid's job without a result, with the reason."""
 
     name: str  # the overrides that distinguish it from the other jobs of its grid
     job_id: str  # empty if the job's config is invalid
@@ -39,14 +39,14 @@ class MissingJob:
 
     @property
     def message(self) -> str:
-        """Name, state and, if known, the reason."""
+        """Name and state of the job and, if known, the reason."""
         reason = to_one_line(self.reason, limit=LONGEST_REASON).rstrip()
         return f"{self.name}: {self.state}" + (f" ({reason})" if reason else "")
 
 
 @dataclass
 class GridJobs:
-    """The jobs of one grid, and those without a result."""
+    """The jobs of one grid, including those without a result."""
 
     job_ids: frozenset[str]
     missing: list[MissingJob] = field(default_factory=list)
@@ -66,7 +66,7 @@ class GridJobs:
 def select_missing_jobs(
     options: argparse.Namespace, grid: GridJobs | None, runs: Sequence[Run]
 ) -> list[MissingJob]:
-    """Return the missing jobs of the selected grid, or of the last grid if its jobs are shown."""
+    """Return the missing jobs of the selected grid, or of the newest grid if its jobs are shown."""
     if grid is None or options.runs or options.flips:
         return []
     is_chosen = bool(options.grid) or any(run.job_id in grid.job_ids for run in runs)
@@ -77,7 +77,7 @@ def select_missing_jobs(
 
 
 def _may_match_options(options: argparse.Namespace, job: MissingJob) -> bool:
-    """Whether --task and --where would select a job; True if that is unknown."""
+    """Whether --task and --where could select a missing job; True if unknown."""
     task = (job.params or {}).get("task.name") or job.job_id.rpartition("-")[0]
     if options.task and task and task != options.task:
         return False
@@ -96,7 +96,7 @@ def _may_match_options(options: argparse.Namespace, job: MissingJob) -> bool:
 
 @contextmanager
 def mention_missing_jobs(jobs: Sequence[MissingJob]) -> Iterator[None]:
-    """Add the missing jobs to the error if no run matches, since the baseline may be one of them."""
+    """If no run matches in this block, add the missing jobs to the error: one may be the baseline."""
     try:
         yield
     except NoMatch as error:
@@ -112,7 +112,7 @@ def mention_missing_jobs(jobs: Sequence[MissingJob]) -> Iterator[None]:
 
 
 def jobs_with_errors(runs: Sequence[Run]) -> list[MissingJob]:
-    """Return the jobs that are excluded because some questions ended in an error."""
+    """Return the jobs that are excluded because questions ended in an error."""
     return [
         MissingJob(run.job_id, run.job_id, JobState.failed, _count_errors_message(run), run.params)
         for run in runs

@@ -1,4 +1,5 @@
-"""Add the baseline's run-to-run noise to findings: its difference from repeats of itself.
+"""Add the baseline's run-to-run noise to findings, measured by comparing the baseline with its
+repeats.
 
 A baseline differs from itself if it was repeated under other conditions: with task.repeat=1
 (other sequences share each batch), or as the same job again (rerun=all), with another batch
@@ -20,13 +21,13 @@ MAX_EARLIER_RUNS = 3  # runs of the same job that are read: each may have to be 
 
 
 def find_repeat_ids(candidates: Sequence[Run], baseline: dict[str, str]) -> set[str]:
-    """Return the run ids of baseline candidates that are repeats of another candidate."""
+    """Return the ids of baseline candidates that repeat another candidate."""
     repeats = {run.run_id for run in candidates if (run.get_value(REPEAT) or "0") != "0"}
     return set() if REPEAT in baseline or len(repeats) == len(candidates) else repeats
 
 
 def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
-    """Add a note about the baseline's noise to each finding for which it matters."""
+    """Add notes that compare each finding with the baseline's run-to-run noise."""
     floors: dict[str, list[Effect]] = {}
     for row in rows:
         if row.is_repeat and row.effect is not None and row.baseline is not None:

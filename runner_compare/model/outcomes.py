@@ -1,4 +1,4 @@
-"""Outcome of each question of a run, and bounds for answers that were cut off."""
+"""Outcome of each question of a run, and accuracy bounds for answers that were cut off."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Question = tuple[int, str, str]  # index, question, gold: two answers form a pai
 
 
 class AccuracyBounds(NamedTuple):
-    """Accuracy if cut-off answers were all wrong or all correct, and the 95 % interval without a
-    limit.
+    """Accuracy if cut-off answers were all wrong or all correct, with a 95 % interval without a
+    token limit.
     """
 
     at_worst: float
@@ -25,7 +25,7 @@ class AccuracyBounds(NamedTuple):
 
     @classmethod
     def from_independent(cls, lowest: float, highest: float, n: int) -> AccuracyBounds:
-        """Return the bounds for n independent questions.
+        """Compute the bounds for n independent questions.
 
         The interval is recomputed, since earlier versions recorded too narrow ends.
         """
@@ -34,7 +34,7 @@ class AccuracyBounds(NamedTuple):
 
 
 class RecallPosition(NamedTuple):
-    """Position in a long text that a recall question asks about."""
+    """Position in a long text that a task=recall question asks about."""
 
     kind: str  # of question
     length: int  # of the text, in tokens
@@ -58,7 +58,7 @@ class RecallPosition(NamedTuple):
 
 
 class ToolCase(NamedTuple):
-    """Category, context length and outcome of a question that offers tools."""
+    """Category, context length and tool-call outcome of a question that offers tools."""
 
     category: str
     length: int  # up to which its context was filled, in tokens; 0: it was not
@@ -66,7 +66,7 @@ class ToolCase(NamedTuple):
 
 
 class QuestionOutcome(NamedTuple):
-    """Outcome of one question: whether it is solved, its prompt hash, and counts for comparison."""
+    """Outcome of one question: whether it is solved, its prompt hash, and answer counts."""
 
     solved: bool
     prompt: str | None
@@ -81,13 +81,13 @@ class QuestionOutcome(NamedTuple):
 
     @classmethod
     def from_metric(cls, sample: Sample, metric_value: float | None) -> QuestionOutcome:
-        """Return an outcome that compares a metric value instead of the verdict."""
+        """Create an outcome that compares a metric's value instead of the verdict."""
         place = RecallPosition.from_sample(sample)
         return cls(False, sample.prompt_sha256, sample.cluster, number=metric_value, recall=place)
 
     @classmethod
     def from_sample(cls, sample: Sample) -> QuestionOutcome:
-        """Return the outcome of a sample with a verdict."""
+        """Create the outcome of a sample that has a verdict."""
         tools, cluster = None, sample.cluster
         if sample.tool_category is not None and sample.tool_outcome is not None:
             tools = ToolCase(sample.tool_category, sample.tool_length or 0, ToolOutcome(sample.tool_outcome))
@@ -104,7 +104,7 @@ class QuestionOutcome(NamedTuple):
         )
 
     def with_cut_off_as(self, correct: bool) -> QuestionOutcome:
-        """Return the outcome with all cut-off answers counted as correct, or as wrong.
+        """Return a copy in which all cut-off answers count as correct, or as wrong.
 
         For a vote, they decide it.
         """
@@ -115,12 +115,14 @@ class QuestionOutcome(NamedTuple):
 
     @property
     def cluster_unit(self) -> ClusterUnit | None:
-        """Unit of the cluster; None without a cluster and for tasks other than recall."""
+        """Property that the cluster's questions share; None without a cluster or in tasks other
+        than recall.
+        """
         return None if self.recall is None or self.cluster is None else self.recall.cluster_unit
 
     @property
     def is_clustered_by_text(self) -> bool:
-        """Whether the cluster is the haystack text."""
+        """Whether the questions of a cluster share the haystack text."""
         return self.cluster_unit is ClusterUnit.text
 
     @property
@@ -158,7 +160,7 @@ Costs = dict[Question, QuestionCost]
 
 
 class TextScore(NamedTuple):
-    """Log-likelihood of a document under a run's model, with its prompt hash."""
+    """Log-likelihood of a document under a run's model, with a hash of its prompt."""
 
     text: tuple[str | None, str | None]
     prompt: str | None

@@ -1,4 +1,4 @@
-"""Notes about runs whose quantization leaves much of the model unquantized."""
+"""Notes about runs with `quantization` that leave much of the model unquantized."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OF_WANTED = "quantized_share_of_wanted"  # where the user has named layers that 
 
 
 def add_coverage_notes(table: Table) -> None:
-    """Add a note to each finding about a side that is hardly quantized.
+    """Add a note to each finding in which a run's model is mostly unquantized.
 
     Rows without a finding add the note once to the table.
     """

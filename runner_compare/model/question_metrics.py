@@ -15,7 +15,7 @@ from runner_compare.readers.tool_run import to_finite_number
 
 
 def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> list[Run]:
-    """Return the runs that have verdicts, prepared for comparison by a per-question metric."""
+    """Return the runs with verdicts, prepared so that a per-question metric is compared."""
     chance = RepeatedAnswerMetric.from_name(metric)
     if chance is None and metric not in reader.numbers_of_questions:
         known = [*reader.numbers_of_questions, "pass@4", "maj@4", "pass^4"]
@@ -60,13 +60,13 @@ def _require_k_answers(runs: list[Run], answer_metric: RepeatedAnswerMetric, met
 
 
 def mean_metric(metric: str, values: Iterable[float | None]) -> dict[str, float]:
-    """Return a metric's mean over questions, and the number of questions that have it."""
+    """Return a metric's mean over questions, and the number of questions with a value."""
     known = [value for value in values if value is not None]
     return {"n": float(len(known))} | ({metric: math.fsum(known) / len(known)} if known else {})
 
 
 def parse_lm_eval_value(value: Any) -> float | None:
-    """Convert lm-eval's value of a document to a number, or None.
+    """Convert lm-eval's metric value of a document to a number; None if impossible.
 
     A Brier score is stored as the gold choice and all probabilities, from which each document's
     score is computed.

@@ -1,4 +1,4 @@
-"""Metrics of several answers per question: pass@k, maj@k and pass^k, from votes."""
+"""Metrics of several answers per question: pass@k, maj@k and pass^k, computed from votes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PASS, VOTE, ALL = "pass@", "maj@", "pass^"
 
 
 class AnswerVotes(NamedTuple):
-    """Votes of a question's answers for the right answer and for each wrong one.
+    """Numbers of a question's answers that agree on the right answer and on each wrong answer.
 
     The other answers abstain.
     """
@@ -33,7 +33,9 @@ class AnswerVotes(NamedTuple):
 
     @classmethod
     def from_answers(cls, answers: Iterable[tuple[str | None, bool]]) -> AnswerVotes:
-        """Count votes of answers, each given as text and correctness; a text of None abstains."""
+        """Count votes from each answer's text and correctness. An answer whose text is None
+        abstains.
+        """
         said = [(text.strip(), is_right) for text, is_right in answers if text is not None]
         wrong = Counter(text for text, is_right in said if not is_right)
         return cls(sum(is_right for _, is_right in said), tuple(sorted(wrong.values())))
@@ -41,7 +43,7 @@ class AnswerVotes(NamedTuple):
 
 @dataclass(frozen=True)
 class RepeatedAnswerMetric:
-    """Metric of k answers: `pass@k` (one is correct), `maj@k` (majority vote), `pass^k` (all are
+    """Metric of k answers: `pass@k` (any correct), `maj@k` (majority correct) or `pass^k` (all
     correct).
     """
 
@@ -50,7 +52,7 @@ class RepeatedAnswerMetric:
 
     @classmethod
     def from_name(cls, name: str) -> RepeatedAnswerMetric | None:
-        """Parse a name such as `maj@8`; None if it has another form."""
+        """Parse a metric name such as `maj@8`; None if the name has another form."""
         match = NAME.fullmatch(name)
         if match is None:
             return None
@@ -59,7 +61,9 @@ class RepeatedAnswerMetric:
         return cls(match[1], int(match[2]))
 
     def estimate(self, num_correct: int, num_answers: int, votes: AnswerVotes | None) -> float | None:
-        """Estimate the metric of one question; None with fewer than k answers or without votes."""
+        """Estimate the metric for one question; None with fewer than k answers, or if votes are
+        missing.
+        """
         if num_answers < self.k:
             return None
         if self.kind == PASS:
@@ -76,8 +80,8 @@ class RepeatedAnswerMetric:
 def repeated_answer_metrics(
     questions: Sequence[tuple[tuple[int, int], AnswerVotes | None]],
 ) -> dict[str, float]:
-    """Return the metrics of several answers per question, with a job's own names; {} for one
-    answer.
+    """Return pass@k, maj@k and pass^k under the names that jobs record; {} for one answer per
+    question.
 
     Each question has its numbers of correct and of all answers, and its votes if known.
     Questions with different numbers of answers have a mean, but no such metrics.

@@ -1,4 +1,4 @@
-"""Runs of one job that count as repeats: each in its own process, alone on the same machine."""
+"""Runs of one job that count as repeats: separate processes without other load on the same machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_RUNS = 20  # the latest ones of a job count
 
 
 def select_repeat_runs(run: Run) -> list[Run]:
-    """Return a run and earlier ones of its job that ran alone on the same machine.
+    """Return a run and earlier runs of its job that ran without other load on the same machine.
 
     If there are none, the run itself is returned.
     """
@@ -28,8 +28,8 @@ def select_repeat_runs(run: Run) -> list[Run]:
 
 
 def repeated_metric_values(run: Run, metric: str) -> list[float]:
-    """Return a metric's value in each repeat, newest first. Pooled jobs are combined round by
-    round.
+    """Return a metric's value in each repeat, newest first. Values of pooled jobs are combined per
+    repeat.
     """
     rounds = zip(*(select_repeat_runs(part) for part in run.parts or [run]), strict=False)
     values = (pool_metrics(run.metrics for run in runs).get(metric, 0.0) for runs in rounds)
@@ -37,7 +37,7 @@ def repeated_metric_values(run: Run, metric: str) -> list[float]:
 
 
 def collect_measurements(run: Run, measure: str, newest_repeats: list[float]) -> Measurements:
-    """Return the repeats of a job's newest run, and one value per process."""
+    """Return the repeats within a job's newest run, and one value per process."""
     if run.has_fresh_processes:
         return Measurements(newest_repeats, newest_repeats, has_fresh_processes=True)
     figures = [
@@ -49,7 +49,7 @@ def collect_measurements(run: Run, measure: str, newest_repeats: list[float]) ->
 
 
 def describe_contention(run: Run) -> str:
-    """Return the other load while a run, or one of the pooled runs, was measured."""
+    """Return the other load on the machine during a run, or during one of its pooled runs."""
     facts = [part.facts.get("measured", EXCLUSIVE) for part in run.parts or [run]]
     return next((beside for beside in facts if beside != EXCLUSIVE), EXCLUSIVE)
 

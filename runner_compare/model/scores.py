@@ -1,4 +1,4 @@
-"""Group tables that report different metrics of the same score.
+"""Group the tables that report different metrics of one score.
 
 With three metrics, a model without loss is found worse more often than with one. So several
 metrics of a task (f1, exact_match, the length of an answer) each get an equal part of the 5
@@ -15,7 +15,7 @@ LIKELIHOOD = ":likelihood"  # the end of the name of a table
 
 
 def task_without_metric(run: Run) -> str:
-    """Return a run's task name without the metric that its table name ends with."""
+    """Return a run's task name without the metric at the end of its table name."""
     return run.task.removesuffix(f":{run.number}" if run.number else LIKELIHOOD)
 
 

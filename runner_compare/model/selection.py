@@ -1,4 +1,4 @@
-"""Select runs to compare: the newest of each job, given ids, or runs that pass a filter.
+"""Select runs to compare: the newest of each job, by id, or by a filter.
 
 --where takes KEY=VALUE[,KEY=VALUE], or an expression over config keys, metrics and ids,
 such as "quantization.name='nf4' and accuracy > 0.9". It has its own parser: MLflow's filter
@@ -31,11 +31,11 @@ EXAMPLE = 'e.g. "quantization.name=\'nf4\' and accuracy > 0.9", "seed in (0, 1)"
 
 
 class NoMatch(ConfigError):
-    """No run has the requested values. The message lists the available values."""
+    """Raised if no run has the requested values. The message lists the available values."""
 
 
 def newest_run_per_job(runs: list[Run]) -> list[Run]:
-    """Return the newest run of each job. The given runs are sorted newest first."""
+    """Return the newest run of each job. The given runs must be sorted newest first."""
     newest_by_job: dict[str, Run] = {}
     for run in runs:
         newest_by_job.setdefault(run.job_id, run)
@@ -43,7 +43,7 @@ def newest_run_per_job(runs: list[Run]) -> list[Run]:
 
 
 def find_runs_by_id(ids: list[str], runs: list[Run], option: str) -> list[Run]:
-    """Return the runs with these job ids, run ids or id prefixes. A job stands for its newest run."""
+    """Return the runs with these job ids, run ids or id prefixes. A job id selects its newest run."""
     latest = newest_run_per_job(runs)
     chosen: dict[str, Run] = {}
     for text in ids:
@@ -70,14 +70,16 @@ def find_runs_by_id(ids: list[str], runs: list[Run], option: str) -> list[Run]:
     return list(chosen.values())
 
 
-def parse_keys(text: str, runs: list[Run], option: str) -> list[str]:
-    """Parse KEY[,KEY]. A bare group name means group.name."""
+def parse_config_keys(text: str, runs: list[Run], option: str) -> list[str]:
+    """Parse config keys from `KEY[,KEY]`. A group name alone means group.name."""
     known = set().union(*(run.params for run in runs))
-    return list(dict.fromkeys(resolve_key(key.strip(), known, option, text) for key in text.split(",")))
+    return list(
+        dict.fromkeys(resolve_config_key(key.strip(), known, option, text) for key in text.split(","))
+    )
 
 
-def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
-    """Parse KEY=VALUE[,KEY=VALUE]. A bare group name means group.name."""
+def parse_config_values(text: str, runs: list[Run], option: str) -> dict[str, str]:
+    """Parse config values from `KEY=VALUE[,KEY=VALUE]`. A group name alone means group.name."""
     known = {JOB_ID}.union(*(run.params for run in runs))
     pairs = {}
     # a comma inside a value, as in [1,4], separates nothing
@@ -87,11 +89,11 @@ def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
             reason = "give KEY=VALUE, e.g. quantization=none"
             raise ConfigError(reason, key=option, value=text, code="bad_value")
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        pairs[resolve_key(key, known, option, text)] = value[1:-1] if quoted else value
+        pairs[resolve_config_key(key, known, option, text)] = value[1:-1] if quoted else value
     return pairs
 
 
-def resolve_key(key: str, known_keys: set[str], option: str, text: str) -> str:
+def resolve_config_key(key: str, known_keys: set[str], option: str, text: str) -> str:
     """Return the full config key, e.g. quantization.name for quantization."""
     full = key if key in known_keys else f"{key}.name"
     if full not in known_keys:
@@ -101,7 +103,7 @@ def resolve_key(key: str, known_keys: set[str], option: str, text: str) -> str:
 
 
 def filter_by_values(runs: list[Run], wanted_values: dict[str, str], option: str, text: str) -> list[Run]:
-    """Return the runs that have all wanted values. If none has, the error lists the values."""
+    """Return the runs that have all wanted values. Raises NoMatch, listing the values, if none has."""
     return require_match(
         [run for run in runs if has_values(run, wanted_values)], runs, wanted_values, option, text
     )
@@ -110,7 +112,7 @@ def filter_by_values(runs: list[Run], wanted_values: dict[str, str], option: str
 def require_match(
     selected: list[Run], runs: list[Run], keys: Iterable[str], option: str, text: str
 ) -> list[Run]:
-    """Return the selected runs. If there are none, the error lists the values of these keys."""
+    """Return the selected runs. Raises NoMatch, listing the values of these keys, if there are none."""
     if not selected:
         values_by_key = (
             f"{key_label(key)} has {join_distinct(run.get_value(key) for run in runs)}"
@@ -130,7 +132,7 @@ def has_values(run: Run, wanted_values: dict[str, str]) -> bool:
 
 
 def equals_value(value: str | None, wanted_value: str) -> bool:
-    """Whether a value equals the wanted one, as text or as number."""
+    """Whether a value equals the wanted value, as text or as number."""
     return value == wanted_value or parse_number(value) == parse_number(wanted_value)
 
 
@@ -150,9 +152,11 @@ def join_distinct(values: Iterable[str | None], max_values: int = 12) -> str:
 
 
 def filter_runs(runs: list[Run], text: str, option: str = "--where") -> list[Run]:
-    """Return the runs that pass one --where filter. If none does, the error lists the values."""
+    """Return the runs that pass one --where filter. Raises NoMatch, listing the values, if none
+    does.
+    """
     if not EXPRESSION.search(text):
-        return filter_by_values(runs, parse_pairs(text, runs, option), option, text)
+        return filter_by_values(runs, parse_config_values(text, runs, option), option, text)
     expression = _FilterParser(text, runs, option)
     passing_ids = expression.parse_or()
     if expression.tokens:
@@ -173,7 +177,9 @@ OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
 
 
 class _FilterParser:
-    """Recursive-descent parser of a filter. Each rule returns the ids of matching runs."""
+    """Recursive-descent parser of a --where filter. Each grammar rule returns the ids of matching
+    runs.
+    """
 
     def __init__(self, text: str, runs: list[Run], option: str) -> None:
         self.runs, self.option, self.text = runs, option, text
@@ -286,7 +292,8 @@ MARGIN_UNITS = {
 
 
 def parse_margins(texts: Sequence[str], option: str = "--margin", prefix: str = "") -> dict[str, float]:
-    """Parse --margin by measure: `2` points of accuracy, `0.01nats` of likelihood, `5%` of speed.
+    """Parse --margin into margins by measure: `2` points of accuracy, `0.01nats` of likelihood,
+    `5%` of speed.
 
     `5%` also applies to memory. `prefix` precedes the number in the user's input.
     """

@@ -1,5 +1,5 @@
 """Build a comparison table: pool runs, compare each with its baseline, mark the Pareto front,
-sort.
+sort rows.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> 
 def _pool_runs_into_rows(
     runs: list[Run], options: ComparisonOptions, reader: Reader
 ) -> tuple[list[Run], Run | None]:
-    """Pool the runs that form one row, by --by or across seeds.
+    """Pool the runs that form one row, by --by or over seeds.
 
     Returns the pooled runs, and the baseline if it is one of them.
     """
@@ -117,7 +117,7 @@ def _pool_runs_into_rows(
 
 
 def _varying_keys(runs: list[Run], options: ComparisonOptions, rules: KeyRules) -> list[str]:
-    """Return the keys in which rows differ: those of --by, else all differing config keys."""
+    """Return the keys in which rows differ: those of --by, or else all differing config keys."""
     varying = options.by or rules.differing_keys([run.params for run in runs])
     varying = remove_seed_key(varying) if options.seeds else varying
     if not any(TEAM in run.params for run in runs):
@@ -128,7 +128,7 @@ def _varying_keys(runs: list[Run], options: ComparisonOptions, rules: KeyRules) 
 
 
 def _create_table(runs: list[Run], varying: list[str], options: ComparisonOptions, rules: KeyRules) -> Table:
-    """Create the table of these runs, without comparisons."""
+    """Create the table of these runs, not yet compared."""
     configs = [run.params for run in runs]
     keys = options.by or distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
@@ -147,7 +147,7 @@ def _create_table(runs: list[Run], varying: list[str], options: ComparisonOption
 
 
 def _compare_rows(table: Table, varying: list[str], options: ComparisonOptions, reader: Reader) -> None:
-    """Find each row's baseline, compare both, and decide all comparisons together."""
+    """Find each row's baseline, compare the two, and decide all comparisons together."""
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
     candidates = (
@@ -181,9 +181,7 @@ def _compare_rows(table: Table, varying: list[str], options: ComparisonOptions, 
 def _decide_rows(
     rows: list[TableRow], compared: dict[str, list[RunComparison]], options: ComparisonOptions
 ) -> None:
-    """Set the decision of each row whose run was compared. Repeats of a baseline are decided
-    separately.
-    """
+    """Set the decision of each compared row. Repeats of a baseline are decided separately."""
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     of_table = [effect for row in settings for effect in compared[row.run.run_id]]
     left = iter(decide_all(of_table, options.margins, options.metrics))
@@ -195,7 +193,8 @@ def _decide_rows(
 
 
 def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunComparison:
-    """Add the accuracies of both sides to a comparison, for what equal verdicts leave undecided.
+    """Add both runs' accuracies and notes to a comparison, for runs whose equal verdicts show
+    nothing.
 
     Accuracies of votes are added only to sequential tests.
     """
@@ -239,7 +238,7 @@ def compare_with_baseline(
 
 
 def other_differences_note(run: Run, base: Run, options: ComparisonOptions, rules: KeyRules) -> Note | None:
-    """Return a note about keys, besides those of --by, in which two runs differ."""
+    """Return a note about keys, other than those of --by, in which two runs differ."""
     named = {*options.by, *options.baseline}
     chosen = groups_with_choice(named)
     keys = rules.differing_keys([run.params, base.params])
@@ -278,7 +277,9 @@ def sort_rows(table: Table) -> None:
 
 
 def pool_runs(runs: list[Run], keys: list[str], reader: Reader) -> list[Run]:
-    """Pool runs that agree in these keys. Raises ConfigError if two answered the same question."""
+    """Pool runs with equal values of these keys. Raises ConfigError if two runs answered the same
+    question.
+    """
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.get_value(key) for key in keys), []).append(run)

@@ -1,4 +1,4 @@
-"""Readers of other tools' results, which return them as runs.
+"""Readers of other tools' result files. Each converts files to runs.
 
 Each reader is a module of this folder for one tool, which it does not import; `tools.py`
 lists it. It has `can_read_file(path, outline)`, whether a file is the tool's, and `read(path,
@@ -8,7 +8,7 @@ raw, cluster)`, which returns the runs in it.
 from runner_compare.metrics import BetterDirection
 from runner_compare.readers.files import (
     MIB,
-    format_time,
+    format_run_time,
     iter_lines,
     modification_time,
     read_bytes,
@@ -26,7 +26,7 @@ from runner_compare.readers.json_schemas import (
     Parser,
     convert_checked,
 )
-from runner_compare.readers.several_answers import count_votes, join_answers
+from runner_compare.readers.several_answers import count_votes, merge_repeated_answers
 from runner_compare.readers.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -54,7 +54,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "flatten_params",  # an object's values as settings of a group
     "to_param_text",  # a value as the text of a setting
     "find_cluster",  # the family of questions that --cluster names
-    "join_answers",  # each sample once, of several answers to it
+    "merge_repeated_answers",  # each sample once, of several answers to it
     "count_votes",  # how several answers to a sample vote
     # what a file holds, as classes of msgspec
     "JsonOutline",  # the names of the fields of a file, from which it is recognised
@@ -72,7 +72,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "read_parquet",  # the rows of a parquet file
     "validate_file_name",  # what another file calls a file
     "modification_time",  # when a file was changed, where a tool writes no time
-    "format_time",  # a time as runs have it
+    "format_run_time",  # a time as runs have it
     "MIB",  # bytes
     # what cannot be right is a DataError
     "check_unique_samples",  # no sample stands there twice, and there is one

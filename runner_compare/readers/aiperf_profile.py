@@ -15,7 +15,7 @@ OF_PHASE = ("type", "concurrency", "rate", "requests", "duration")
 
 
 class Ending(msgspec.Struct):
-    """Fields that show whether a profile completed. A failed profile lacks other fields."""
+    """Fields of a profile that show whether it completed. A failed profile lacks other fields."""
 
     error_summary: list[Any] | None = None
     was_cancelled: bool | None = None
@@ -36,7 +36,7 @@ class Endpoint(msgspec.Struct):
 
 
 class Prompts(msgspec.Struct):
-    """Prompt and answer lengths in tokens: a number, or an object with a mean."""
+    """Prompt and answer lengths of a profile in tokens: each a number, or an object with a mean."""
 
     isl: Any = None
     osl: Any = None
@@ -89,7 +89,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the run in a profile. Raises DataError if the profile failed or was cancelled."""
+    """Return the run in an AIPerf profile. Raises DataError if the profile failed or was cancelled."""
     where = str(path)
     ending = ENDING.parse(raw, where)
     failed = ending.error_summary or []

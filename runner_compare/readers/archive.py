@@ -1,4 +1,4 @@
-"""Read files of an untrusted zip archive into memory, one at a time, never to disk.
+"""Read files of an untrusted zip archive into memory, one at a time, without unpacking to disk.
 
 The archive is opened once, so that reading a hundred thousand files takes linear time.
 """
@@ -28,7 +28,7 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and o
 
 
 class Archive:
-    """An open zip archive: `with Archive(path) as archive`. Files are read one at a time."""
+    """Open zip archive, used as `with Archive(path) as archive`. Reads one file at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,11 +52,11 @@ class Archive:
         self._opened.close()
 
     def json_names_in_folder(self, folder: str) -> list[str]:
-        """Return the names of the JSON files in a folder, in the archive's order."""
+        """Return the names of the JSON files in a folder of the archive, in archive order."""
         return [name for name in self.members if name.startswith(folder) and name.endswith(".json")]
 
     def read_member(self, name: str) -> bytes:
-        """Return a file's content after checking its size and checksum.
+        """Return the content of a file in the archive, after checking its size and checksum.
 
         At most one byte beyond the declared size is unpacked.
         """
@@ -109,7 +109,9 @@ class Archive:
 
     @contextmanager
     def _zip_errors_as_data_error(self) -> Iterator[None]:
-        """Raise DataError for a damaged or truncated archive, or an unknown compression method."""
+        """Raise DataError in this block for a damaged or truncated archive, or an unknown
+        compression method.
+        """
         try:
             yield
         except (

@@ -19,7 +19,7 @@ CHUNK_BYTES = MIB
 
 
 def read_archive(path: Path, file_names: Collection[str]) -> dict[str, bytes]:
-    """Return the files of an archive (tar, tar.gz or zip) that have one of these names.
+    """Return the files with these names from a tar, tar.gz or zip archive.
 
     They may be in any folder. Raises DataError for a damaged or huge archive, and for names
     outside its folder.
@@ -53,7 +53,7 @@ def _iter_tar_members(path: Path, file_names: Collection[str]) -> Iterator[tuple
 
 
 def _is_requested(path: Path, name: str, file_names: Collection[str]) -> bool:
-    """Whether a file is to be read. Raises DataError for a name outside the archive's folder."""
+    """Whether a file's name was requested. Raises DataError for a name outside the archive's folder."""
     place = PurePosixPath(name)
     if ".." in place.parts or place.is_absolute() or "\\" in name:
         raise DataError(f"{name[:80]!r} leads out of the archive's folder", key=path, code="refused")
@@ -67,7 +67,7 @@ def _check_size(path: Path, size: int) -> None:
 
 @contextmanager
 def _open_tar(path: Path) -> Iterator[LimitedReader]:
-    """Open a tar archive as an unpacked stream. Raises DataError if it is damaged or truncated."""
+    """Open a tar archive as a decompressed stream. Raises DataError if it is damaged or truncated."""
     if not path.is_file():
         raise DataError("this is not a file", key=path, code="unreadable")
     is_gzip = not path.name.lower().endswith(".tar")

@@ -1,4 +1,5 @@
-"""Reader of EvalPlus results: `…_eval_results.json`, with the tests that each solution passed.
+"""Reader of EvalPlus results (`…_eval_results.json`), which record the tests that each
+solution passed.
 
 `base` are the tests of the original benchmark, `plus` those and EvalPlus' own. The file
 contains neither the model nor the settings: its name does. With several solutions per task,
@@ -20,7 +21,7 @@ from runner_compare.readers import (
     ToolRun,
     ToolSample,
     check_unique_samples,
-    join_answers,
+    merge_repeated_answers,
 )
 
 TOOL = "EvalPlus"
@@ -29,14 +30,14 @@ PASS, STATES = "pass", ("pass", "fail", "timeout")
 
 
 class Solution(msgspec.Struct):
-    """One solution to a task, with its test outcomes."""
+    """One solution to an EvalPlus task, with its test outcomes."""
 
     solution: str
     base_status: str
     plus_status: str | None = None  # only where EvalPlus' own tests were run
 
     def outcomes_per_test(self, metric: str) -> list[str | None]:
-        """Return the outcomes of a metric's tests."""
+        """Return a solution's outcome on each test of a metric."""
         return [self.base_status] if metric == "base" else [self.base_status, self.plus_status]
 
 
@@ -51,12 +52,12 @@ SOLUTIONS: Parser[list[Solution]] = Parser(list[Solution])
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file has EvalPlus results."""
+    """Whether a file contains EvalPlus results."""
     return outline.has_fields("date", "hash", "eval")
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the evaluations of a file: by the base tests and, if present, by all tests."""
+    """Return the evaluations in an EvalPlus file: by base tests and, if present, by all tests."""
     results = RESULTS.parse(raw, str(path))
     solutions = [
         (task, solution)
@@ -67,7 +68,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     benchmark = next(iter(results.eval), "").partition("/")[0]
     runs = []
     for metric in ("base", "plus") if has_plus else ("base",):
-        samples = join_answers(
+        samples = merge_repeated_answers(
             (_create_sample(path, task, solution, metric) for task, solution in solutions), can_vote=False
         )
         check_unique_samples(path, samples)

@@ -1,4 +1,4 @@
-"""Reader of evalscope's `work_dir`.
+"""Reader of reports and answers in evalscope's `work_dir`.
 
 A report (`reports/MODEL/DATASET.json`) names model, data set and metrics. The answers are
 in `reviews/MODEL/DATASET_SUBSET.jsonl`, the settings in `configs/task_config.yaml`. A
@@ -35,7 +35,7 @@ from runner_compare.readers import (
     find_cluster,
     flatten_params,
     iter_lines,
-    join_answers,
+    merge_repeated_answers,
     modification_time,
     read_bytes,
     to_finite_number,
@@ -79,7 +79,7 @@ class Metric(msgspec.Struct):
 
     @property
     def name(self) -> str | None:
-        """The metric's name in the answers."""
+        """Name under which the metric is stored with the answers."""
         return self.identity.name if self.identity else None
 
     @property
@@ -134,7 +134,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-    """Return the evaluations of a report, one per metric."""
+    """Return the evaluations in an evalscope report, one per metric."""
     where = str(path)
     if path.parent.parent.name != REPORTS:
         raise DataError(
@@ -154,7 +154,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             left_out.append(f"{dataset} {metric}")
             continue
         numbered = zip((sample for sample, _ in reviews), known, strict=True)
-        samples = join_answers(
+        samples = merge_repeated_answers(
             replace(sample, number=number, solved=number == 1) for sample, number in numbered
         )
         check_unique_samples(path, samples)
@@ -188,7 +188,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 def _iter_reviews(
     path: Path, report: Report, cluster: str | None
 ) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
-    """Yield the unscored answers of all subsets, each with its metrics."""
+    """Yield the answers of all subsets as unscored samples, each with its metrics."""
     subsets = {
         subset.name: subset.num
         for metric in report.metrics
@@ -216,7 +216,7 @@ def _iter_reviews(
 
 
 def _create_sample(review: Review, subset: str, cluster: str | None) -> ToolSample:
-    """Return an answer without its score."""
+    """Create a sample from an answer, without its score."""
     scored, target = review.sample_score, review.target
     extracted = scored.score.extracted_prediction
     family, fields = find_cluster(scored.sample_metadata, cluster)
@@ -239,14 +239,24 @@ def _iter_message_texts(messages: list[Message], roles: tuple[str, ...]) -> Iter
             yield message.content
 
 
-def _check_reported_mean(source: str, metric: str, about: Metric | None, numbers: list[float]) -> None:
-    """Raise DataError if the answers' mean differs from the report."""
-    if about is None or about.identity is None or about.identity.aggregation != "mean":
+def _check_reported_mean(
+    source: str, metric: str, metric_definition: Metric | None, numbers: list[float]
+) -> None:
+    """Raise DataError if the mean over answers differs from the report."""
+    if (
+        metric_definition is None
+        or metric_definition.identity is None
+        or metric_definition.identity.aggregation != "mean"
+    ):
         return
     mean = math.fsum(numbers) / len(numbers)
-    if about.score is None or abs(mean - about.score) > ROUNDED:
-        raise DataError(f"{metric} is {mean:.4f} over its answers, but the report says {about.score}: one of "
-                        "them was changed", key=source, code="mismatch")  # fmt: skip
+    if metric_definition.score is None or abs(mean - metric_definition.score) > ROUNDED:
+        raise DataError(
+            f"{metric} is {mean:.4f} over its answers, but the report says {metric_definition.score}: "
+            "one of them was changed",
+            key=source,
+            code="mismatch",
+        )
 
 
 class _AliasLimitedLoader(yaml.SafeLoader):
@@ -257,7 +267,7 @@ class _AliasLimitedLoader(yaml.SafeLoader):
     aliases = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Count an alias before it is resolved."""
+        """Compose a YAML node. Counts an alias before resolving it."""
         if self.check_event(yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > MAX_ALIASES:
@@ -266,7 +276,7 @@ class _AliasLimitedLoader(yaml.SafeLoader):
 
 
 def _load_settings(file: Path) -> Settings:
-    """Load the settings of a run; empty if the file is missing."""
+    """Load the settings of an evalscope run; empty if the file is missing."""
     if not file.is_file():
         return Settings()
     raw = read_bytes(file)

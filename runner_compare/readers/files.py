@@ -26,7 +26,7 @@ MAX_ROWS = 10_000_000  # of a table
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file. Raises DataError if it is not a regular file, empty or too large."""
+    """Read a regular file. Raises DataError if it is no regular file, empty or too large."""
     with os_errors_as_data_error(path):
         if not path.is_file():  # a read of a pipe would wait without end
             raise DataError("this is not a file", key=path, code="unreadable")
@@ -40,24 +40,24 @@ def read_bytes(path: Path) -> bytes:
 
 
 def validate_file_name(name: str, source: object) -> str:
-    """Return a name from another file. Raises DataError if it is no valid file name."""
+    """Return a file name that another file contains. Raises DataError if the name is invalid."""
     if not name or "/" in name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
         raise DataError(f"no file is named {name[:80]!r}", key=source, code="damaged")
     return name
 
 
-def format_time(time: datetime) -> str:
-    """Format a time like the times of runs: YYYYMMDD-HHMMSS."""
+def format_run_time(time: datetime) -> str:
+    """Format a time as run times are formatted: YYYYMMDD-HHMMSS."""
     return time.strftime("%Y%m%d-%H%M%S")
 
 
 def modification_time(path: Path) -> str:
-    """Return a file's modification time, for tools that store no time in the file."""
-    return format_time(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+    """Return a file's modification time, formatted like run times, for tools that store no time."""
+    return format_run_time(datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
 def iter_lines(path: Path, kind: str, expected: int, source: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the lines of a file with their location.
+    """Yield each line of a file with its location for error messages.
 
     Raises DataError if the number of lines differs from the expected one.
     """
@@ -87,7 +87,7 @@ def parse_json_bytes(raw: bytes, source: str) -> Any:
 def read_parquet(
     path: Path, columns: Mapping[str, Sequence[str]], optional: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a parquet file that has these columns, each with at least these fields.
+    """Yield the rows of a parquet file with the required columns and fields.
 
     `optional` are further fields that are read if present. Raises DataError for another kind of
     file, other columns, or a file that is too large.

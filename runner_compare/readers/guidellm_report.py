@@ -1,4 +1,4 @@
-"""Reader of `guidellm run --output kind=json` reports: one benchmark per strategy and rate."""
+"""Reader of reports of `guidellm run --output kind=json`, with one benchmark per strategy and rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner_compare.readers import (
     ToolFile,
     ToolRun,
     flatten_params,
-    format_time,
+    format_run_time,
 )
 
 TOOL = "GuideLLM"
@@ -33,7 +33,7 @@ class About(msgspec.Struct):
 
 
 class Origin(msgspec.Struct):
-    """A report of any version."""
+    """Fields of a GuideLLM report that every version has."""
 
     metadata: About
 
@@ -86,7 +86,7 @@ class FirstToken(msgspec.Struct):
 
 
 class RequestCounts(msgspec.Struct):
-    """Request counts of a benchmark. A failed benchmark may lack its metrics."""
+    """Request counts of a GuideLLM benchmark. A failed benchmark may lack metrics."""
 
     request_totals: Totals
 
@@ -120,7 +120,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return a run for each benchmark of a report."""
+    """Return a run for each benchmark of a GuideLLM report."""
     version = ABOUT.parse(raw, str(path)).metadata.version
     if version != VERSION:
         raise DataError(
@@ -162,5 +162,5 @@ def _create_run(path: Path, source: str, raw: msgspec.Raw, data: dict[str, Any],
         "output_tok_per_s": [benchmark.metrics.output_tokens_per_second.successful.mean],
         "ttft_s": [benchmark.metrics.time_to_first_token_ms.successful.median / 1000],
     }
-    time = format_time(datetime.fromtimestamp(benchmark.start_time, UTC))
+    time = format_run_time(datetime.fromtimestamp(benchmark.start_time, UTC))
     return ToolRun(TOOL, path, TOOL, time, params, repeats=repeats, facts={"guidellm_version": release})

@@ -1,4 +1,4 @@
-"""Reader of inspect_ai logs: `.eval` archives, and the same content as one `.json`.
+"""Reader of inspect_ai logs: `.eval` archives, and logs in one `.json` file.
 
 Each score of a log is an evaluation. It has verdicts if every sample is correct or
 incorrect: `C` and `I`, `N` (no answer, which is wrong), or 1 and 0. With several epochs,
@@ -46,7 +46,7 @@ class LoggedFigure(msgspec.Struct):
 
 
 class LoggedScores(msgspec.Struct):
-    """Header fields of a score."""
+    """Summary of one score in a log's header."""
 
     name: str | None = None
     scorer: str | None = None
@@ -55,7 +55,7 @@ class LoggedScores(msgspec.Struct):
 
 
 class Results(msgspec.Struct):
-    """Header fields of all samples."""
+    """Summary of all samples in a log's header."""
 
     total_samples: Count
     scores: list[LoggedScores] | None = None
@@ -98,7 +98,7 @@ class Failure(msgspec.Struct):
 
 
 class Header(msgspec.Struct):
-    """A log without its samples."""
+    """Header of an inspect_ai log: everything except the samples."""
 
     status: str
     eval: Evaluation
@@ -118,7 +118,7 @@ def can_read_file(path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-    """Return the evaluations of a log, one per score."""
+    """Return the evaluations in an inspect_ai log, one per score."""
     samples = LogSamples(path, cluster)
     if path.suffix == SUFFIX:
         with Archive(path) as archive:
@@ -139,7 +139,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 
 
 def _read_header(path: Path, raw: bytes) -> Header:
-    """Return the header. Raises DataError if the evaluation has not finished."""
+    """Return the header of a log. Raises DataError if the evaluation has not finished."""
     header = HEADER.parse(raw, str(path))
     if header.status != "success":
         message = f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
@@ -174,12 +174,12 @@ def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
 
 
 def _score_number(epoch: Epoch, name: str) -> float | None:
-    """Return a score as a number, or None. A sample without the score counts as 0."""
+    """Return a sample's score as a number, or None. A sample without the score counts as 0."""
     return epoch.scores[name].number if name in epoch.scores else 0.0
 
 
 def _score_direction(header: Header, name: str, epochs: list[Epoch]) -> BetterDirection | None:
-    """Return which direction of a score is better; None if all samples have verdicts.
+    """Return the better direction of a score; None if all samples have verdicts.
 
     Higher is better for grades, and where the log aggregates the score as an accuracy; other
     scores have no known direction.
@@ -237,7 +237,7 @@ def _create_sample(name: str, epochs: list[Epoch]) -> ToolSample:
 
 
 def _count_votes(name: str, epochs: list[Epoch]) -> AnswerVotes | None:
-    """Count the votes of several epochs' answers, by the answers that the scorer extracted."""
+    """Count the votes of several epochs' answers, using the answers that the scorer extracted."""
     scores = [epoch.scores.get(name) for epoch in epochs]
     return count_votes(
         (None, False, "") if score is None else (score.answer, score.number == 1, "") for score in scores
@@ -245,7 +245,7 @@ def _count_votes(name: str, epochs: list[Epoch]) -> AnswerVotes | None:
 
 
 def _reducer_note(path: Path, header: Header, name: str) -> list[str]:
-    """Return a note if inspect_ai reduces the epochs of a score by something other than the mean."""
+    """Return a note if inspect_ai combined the epochs of a score with a reducer other than the mean."""
     reducers = (header.eval.config and header.eval.config.epochs_reducer) or [MEAN]
     if MEAN in reducers:
         return []
@@ -254,14 +254,14 @@ def _reducer_note(path: Path, header: Header, name: str) -> list[str]:
 
 
 def _iter_header_metrics(header: Header, name: str) -> Iterator[dict[str, LoggedFigure]]:
-    """Yield a score's header metrics, except those that reduce epochs by another method."""
+    """Yield a score's metrics in the header, except those that combine epochs by another method."""
     for score in (header.results and header.results.scores) or ():
         if name in (score.name, f"{score.scorer}.{score.name}") and score.reducer in (None, MEAN):
             yield score.metrics
 
 
 def _check_means(path: Path, header: Header, name: str, samples: list[ToolSample]) -> None:
-    """Raise DataError if an accuracy or a mean in the header differs from the samples."""
+    """Raise DataError if an accuracy or mean in the header differs from the samples."""
     reducer = header.eval.config and header.eval.config.epochs_reducer
     has_several = any(sample.right[1] > 1 for sample in samples)
     if any(sample.has_error or sample.number is None for sample in samples) or (
@@ -279,7 +279,7 @@ def _check_means(path: Path, header: Header, name: str, samples: list[ToolSample
 
 
 def _read_settings(header: Header) -> dict[str, str]:
-    """Return the settings of an evaluation by the runner's config keys."""
+    """Return an evaluation's settings under the runner's config keys."""
     spec, plan, config = header.eval, header.plan or Plan(), header.eval.config or Config()
     steps = [str(step.solver) for step in plan.steps or ()]
     return {

@@ -1,4 +1,4 @@
-"""Samples of an inspect_ai log: only compared values stay in memory, and texts are read again.
+"""Samples of an inspect_ai log. Only compared values stay in memory; texts are read again on demand.
 
 A log contains whole conversations; of a hundred thousand of them only hashes, verdicts and
 numbers fit into memory.
@@ -71,7 +71,7 @@ FIELDS: Parser[dict[str, Raw] | None] = Parser(dict[str, Raw] | None)
 
 
 class Score(NamedTuple):
-    """A score of one epoch; its number is None if it has none."""
+    """A sample's score in one epoch. Its number is None for scores that are not numeric."""
 
     number: float | None
     is_grade: bool
@@ -79,7 +79,7 @@ class Score(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """A sample's answer in one epoch."""
+    """A sample's answer and scores in one epoch."""
 
     sample_id: str
     number: int
@@ -92,7 +92,7 @@ class Epoch(NamedTuple):
 
 
 class LogSamples:
-    """All samples of a log, read one at a time."""
+    """Samples of an inspect_ai log, read one at a time."""
 
     def __init__(self, path: Path, cluster: str | None) -> None:
         self.path, self.cluster = path, cluster
@@ -106,13 +106,13 @@ class LogSamples:
             yield epoch
 
     def iter_json_epochs(self, logged: Raw) -> Iterator[Epoch]:
-        """Yield the epochs of a log that is one JSON file."""
+        """Yield the epochs of all samples of a log stored as one JSON file."""
         for number, raw in enumerate(SEVERAL.parse(logged, str(self.path), "samples"), 1):
             where = f"{self.path}, sample {number}"
             yield self._to_epoch(ONE.parse(raw, where), where)
 
     def read_texts(self, score: str, sample_ids: Collection[str]) -> Iterator[tuple[str, SampleTexts]]:
-        """Yield the texts of some samples, which are read again."""
+        """Read the texts of some samples again, and yield them by sample id."""
         if self.path.suffix == SUFFIX:
             with Archive(self.path) as archive:
                 for sample_id in sample_ids:
@@ -150,8 +150,8 @@ class LogSamples:
         return Epoch(
             str(sample.id),
             sample.epoch,
-            _hash_text(join_text(INPUT.parse(sample.input, source, "input"))),
-            _shorten_text(join_text(TARGET.parse(sample.target, source, "target"))),
+            _hash_text(join_texts(INPUT.parse(sample.input, source, "input"))),
+            _shorten_text(join_texts(TARGET.parse(sample.target, source, "target"))),
             dict(
                 pair
                 for name, score in logged.items()
@@ -164,7 +164,7 @@ class LogSamples:
 
 
 def _scalar_fields(metadata: Raw, source: str) -> dict[str, Any]:
-    """Return the fields that contain a text or a number."""
+    """Return the metadata fields whose values are texts or numbers."""
     fields = FIELDS.parse(metadata, source, "metadata") or {}
     return {
         key: ANYTHING.parse(raw, source) for key, raw in fields.items() if bytes(raw)[:1] not in (b"[", b"{")
@@ -172,12 +172,12 @@ def _scalar_fields(metadata: Raw, source: str) -> dict[str, Any]:
 
 
 def _sample_texts(sample: LoggedSample, score: str, source: str) -> SampleTexts:
-    """Return the texts of a sample, with the answer that a scorer extracted."""
+    """Return a sample's question and answer, and the answer that a scorer extracted."""
     scores = SCORES.parse(sample.scores, source) or {}
     found = scores.get(score) or scores.get(score.partition(".")[0])
     answer = found.answer if found and isinstance(found.answer, str) else None
     text = _read_completion(sample, source)[-LONGEST_TEXT:]
-    return SampleTexts(join_text(INPUT.parse(sample.input, source)), answer, text)
+    return SampleTexts(join_texts(INPUT.parse(sample.input, source)), answer, text)
 
 
 def _read_completion(sample: LoggedSample, source: str) -> str:
@@ -185,16 +185,16 @@ def _read_completion(sample: LoggedSample, source: str) -> str:
     return str(ANYTHING.parse(raw, source)) if bytes(raw).startswith(b'"') else ""
 
 
-def join_text(field: Any) -> str:
-    """Return an input or target as text: messages, or several accepted targets, one per line."""
+def join_texts(field: Any) -> str:
+    """Join an input or target to one text: messages, or several accepted targets, one per line."""
     if isinstance(field, str):
         return field
     parts = [part.get("content", part.get("text", "")) if isinstance(part, dict) else part for part in field]
-    return "\n".join(join_text(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
+    return "\n".join(join_texts(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
 
 
 def _iter_scores(name: str, score: LoggedScore, completion: str, source: str) -> Iterator[tuple[str, Score]]:
-    """Yield a score by its name. A score with several values counts as several scores."""
+    """Yield each score with its name. A score with several values counts as several scores."""
     # the whole text is no vote
     is_extracted = isinstance(score.answer, str) and score.answer != completion
     answer = _shorten_text(score.answer) if is_extracted else None
@@ -217,5 +217,5 @@ def _hash_text(text: str) -> str:
 
 
 def _shorten_text(text: str) -> str:
-    """Return a text, or the beginning of a long one plus its hash, so that equal texts stay equal."""
+    """Truncate a long text and append its hash, so that only equal texts stay equal."""
     return text if len(text) <= LONGEST_GOLD else f"{text[:LONGEST_GOLD]}… ({_hash_text(text)})"

@@ -1,4 +1,4 @@
-"""Validate files against their format, declared as msgspec classes.
+"""Validate JSON files against msgspec classes that declare their format.
 
 A class has the fields that are read. A field without a default is required; one of type
 `Any` may be anything, and the reader checks it first; one of type `Raw` is parsed only on
@@ -33,13 +33,13 @@ TYPES = {"array": "list", "str": "text", "int": "whole number", "float": "number
 
 
 class Parser(Generic[Shape]):
-    """JSON parser for one msgspec type."""
+    """JSON parser that validates against one msgspec type."""
 
-    def __init__(self, shape: Any) -> None:
-        self._decoder: msgspec.json.Decoder[Shape] = msgspec.json.Decoder(shape)
+    def __init__(self, target_type: Any) -> None:
+        self._decoder: msgspec.json.Decoder[Shape] = msgspec.json.Decoder(target_type)
 
     def parse(self, raw: bytes | msgspec.Raw, source: str, key: str = "") -> Shape:
-        """Parse JSON as this type. Raises DataError with file and key if it does not match.
+        """Parse JSON as the parser's type. Raises DataError with file and key if it does not match.
 
         `key` is the key of the text in its file. NaN and Infinity, which Python writes but JSON
         lacks, count as missing.
@@ -60,9 +60,7 @@ class Parser(Generic[Shape]):
 
 
 def convert_checked(content: Any, target_type: Any, source: str) -> Any:
-    """Convert parsed content to this type. Raises DataError with file and key if it does not
-    match.
-    """
+    """Convert parsed JSON to a type. Raises DataError with file and key if it does not match."""
     try:
         return msgspec.convert(content, target_type)
     except msgspec.ValidationError as error:
@@ -70,14 +68,14 @@ def convert_checked(content: Any, target_type: Any, source: str) -> Any:
 
 
 class JsonOutline(NamedTuple):
-    """Top-level fields of a JSON file as unparsed text, from which the tool is detected."""
+    """Unparsed top-level fields of a JSON file, by which the tool is detected."""
 
     parts: dict[str, msgspec.Raw]  # of an object
     elements: list[dict[str, msgspec.Raw]]  # of a list of objects
 
     @classmethod
     def from_bytes(cls, raw: bytes, source: str) -> JsonOutline:
-        """Parse the outline of a file. Raises DataError for invalid JSON."""
+        """Parse the top level of a JSON file. Raises DataError for invalid JSON."""
         begin = raw.lstrip()[:1]
         if begin == b"{":
             return cls(OBJECT.parse(raw, source), [])
@@ -86,11 +84,11 @@ class JsonOutline(NamedTuple):
         return cls({}, [])
 
     def has_fields(self, *keys: str) -> bool:
-        """Whether the file is an object with these fields."""
+        """Whether the file is a JSON object with all these fields."""
         return self.parts.keys() >= set(keys)
 
     def field_outline(self, key: str) -> JsonOutline:
-        """Return the outline of a field."""
+        """Return the outline of one top-level field."""
         return JsonOutline.from_bytes(bytes(self.parts.get(key, NULL)), key)
 
 
@@ -108,7 +106,7 @@ def replace_nan(raw: bytes) -> bytes:
 
 
 def _describe_error(error: Exception, prefix: str) -> str:
-    """Describe a validation error in plain language, with the key first."""
+    """Describe a msgspec validation error in plain language, with the key first."""
     match = AT.match(str(error))
     problem, path = (match["problem"], match["at"] or "") if match else (str(error), "")
     key = f"{prefix}{path.removeprefix('$')}".removeprefix(".")
@@ -122,14 +120,14 @@ def _describe_error(error: Exception, prefix: str) -> str:
         if other["found"] == "null":
             return f"{name} is {'no number (null or NaN)' if other['expected'] in ('int', 'float') else 'missing'}"
         return (
-            f"{name} has another type ({_plain_type_names(other['found'])}): "
-            f"expected {_plain_type_names(other['expected'])}"
+            f"{name} has another type ({_replace_type_names(other['found'])}): "
+            f"expected {_replace_type_names(other['expected'])}"
         )
     if "length >= 1" in problem:
         return f"{name} is empty"
     return f"{name}: {problem.replace('`', '')}"
 
 
-def _plain_type_names(kinds: str) -> str:
-    """Replace msgspec's type names by common ones, e.g. in `int | null`."""
+def _replace_type_names(kinds: str) -> str:
+    """Replace msgspec's type names with common ones, e.g. in `int | null`."""
     return " or ".join(TYPES.get(kind, kind) for kind in kinds.split(" | ") if kind != "null")

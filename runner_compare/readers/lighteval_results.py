@@ -1,4 +1,4 @@
-"""Reader of lighteval results, written with `--output-dir FOLDER --save-details`.
+"""Reader of lighteval results written with `--output-dir FOLDER --save-details`.
 
 A results file (`FOLDER/results/MODEL/results_TIME.json`) names model, settings and tasks.
 The samples of each task are in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A
@@ -66,7 +66,7 @@ class Metric(msgspec.Struct):
 
     @property
     def better_direction(self) -> BetterDirection:
-        """The better direction, if the settings define it."""
+        """Better direction of the metric, if the results file defines it."""
         if not isinstance(self.higher_is_better, bool):
             return BetterDirection.neither
         return BetterDirection.higher if self.higher_is_better else BetterDirection.lower
@@ -96,7 +96,7 @@ class Document(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """A model's answer: texts, or the log-likelihoods of the choices."""
+    """A model's answer: generated texts, or the log-likelihood of each choice."""
 
     text: list[str] | None = None
     text_post_processed: list[str | None] | None = None
@@ -119,7 +119,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-    """Return the evaluations of a results file, one per task and metric."""
+    """Return the evaluations in a lighteval results file, one per task and metric."""
     name = NAME.fullmatch(path.name)
     if name is None:
         raise DataError(
@@ -158,14 +158,14 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 
 
 def _iter_samples(details: Path, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
-    """Yield the unscored samples of a task, each with its metrics."""
+    """Yield the samples of a task without scores, each with its metrics."""
     for number, values in enumerate(read_parquet(details, COLUMNS, OPTIONAL), 1):
         row: Row = convert_checked(values, Row, f"{details}, row {number}")
         yield _create_sample(row, cluster), row.metric
 
 
 def _find_details_file(path: Path, task: str, time: str) -> Path:
-    """Find the file with a task's samples."""
+    """Find the details file, which contains the samples of a task."""
     name = validate_file_name(f"details_{task}_{time}.parquet", path)
     folders = [path.parent]
     for above in path.parents:
@@ -181,7 +181,7 @@ def _find_details_file(path: Path, task: str, time: str) -> Path:
 
 
 def _metric_number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
-    """Return a sample's metric as a number, or None if it depends on other samples."""
+    """Return a sample's metric as a number; None if the metric depends on other samples."""
     value = metrics.get(metric)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(
@@ -191,7 +191,7 @@ def _metric_number(path: Path, sample: ToolSample, metrics: dict[str, Any], metr
 
 
 def _create_sample(row: Row, cluster: str | None) -> ToolSample:
-    """Return a sample without its score."""
+    """Create a sample without its score from a row of the details file."""
     document, answer, choices = row.doc, row.model_response, row.doc.choices
     indices = [document.gold_index] if isinstance(document.gold_index, int) else document.gold_index
     family, fields = find_cluster(document.specific, cluster)
@@ -208,7 +208,7 @@ def _create_sample(row: Row, cluster: str | None) -> ToolSample:
 
 
 def _iter_answer_texts(answer: Answer, choices: list[Any]) -> Iterator[str]:
-    """Yield the first text, or each choice with its log-likelihood."""
+    """Yield the first generated text, or each choice with its log-likelihood."""
     texts = answer.text_post_processed or answer.text or []
     if texts:
         yield str(texts[0])

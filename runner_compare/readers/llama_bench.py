@@ -1,4 +1,4 @@
-"""Reader of `llama-bench -o json`: a list of tests, each with the times of its repeats.
+"""Reader of `llama-bench -o json` output: a list of tests, each with the times of its repeats.
 
 Tests with equal settings (model, threads, batch, build, machine, …) are one run. Its
 metrics are prompt processing (`pp512`), generation (`tg128`) and both together, each at a
@@ -23,7 +23,7 @@ NANOSECONDS = 1e9
 
 
 class Test(msgspec.Struct):
-    """A test. Its other fields are settings."""
+    """A llama-bench test. Fields that this class does not declare are settings."""
 
     model_filename: str
     n_prompt: Count
@@ -47,7 +47,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return one run per combination of settings."""
+    """Return one run per combination of settings in llama-bench output."""
     runs: dict[tuple[tuple[str, str], ...], ToolRun] = {}
     for number, entry in enumerate(TESTS.parse(raw, str(path)), 1):
         where = f"{path}, test {number}"
@@ -64,7 +64,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
 
 
 def _name_measure(test: Test, source: str) -> tuple[str, int]:
-    """Return a test's metric name, and the number of tokens that its time covers."""
+    """Return a test's metric name and the number of tokens processed in its measured time."""
     if not test.n_prompt + test.n_gen:
         raise DataError("n_prompt=0 and n_gen=0: a test has at least one token", key=source, code="damaged")
     depth = f"_d{test.n_depth}" if test.n_depth else ""

@@ -1,4 +1,4 @@
-"""Reader of llama.cpp's `examples/llama-eval/llama-eval.py --output`: cases with verdicts.
+"""Reader of the state file of llama.cpp's `examples/llama-eval/llama-eval.py --output`.
 
 If there are more cases than questions, questions were answered several times.
 """
@@ -21,7 +21,7 @@ from runner_compare.readers import (
     ToolSample,
     check_unique_samples,
     flatten_params,
-    join_answers,
+    merge_repeated_answers,
     modification_time,
 )
 
@@ -66,7 +66,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the single evaluation of a file."""
+    """Return the one evaluation in a llama-eval state file."""
     where = str(path)
     evaluation = EVALUATION.parse(raw, where)
     states = evaluation.task_states
@@ -88,7 +88,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     if solved != states.correct:
         raise DataError(f"{solved} of its cases are correct, but it counts {states.correct}: one of them was "
                         "changed", key=where, code="mismatch")  # fmt: skip
-    samples = join_answers(answers)
+    samples = merge_repeated_answers(answers)
     check_unique_samples(path, samples)
     params = {
         "model.name": str(evaluation.model_name),

@@ -1,6 +1,4 @@
-"""Find other tools' results below files and folders, detect the tool, and convert them to
-runs.
-"""
+"""Find other tools' result files below paths, detect the tool, and convert results to runs."""
 
 from __future__ import annotations
 
@@ -39,7 +37,9 @@ KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the ru
 
 
 class ResultsReader(evaluations.FilesReader):
-    """Reader of other tools' results, which also has repeated measurements and numbers samples."""
+    """Reader of other tools' results, including repeated measurements. Equal samples get equal
+    numbers.
+    """
 
     def __init__(self, cluster: str | None = None) -> None:
         super().__init__()
@@ -48,7 +48,9 @@ class ResultsReader(evaluations.FilesReader):
         self.indices: dict[tuple[str, str, str, str], int] = {}
 
     def add_run(self, run_id: str, run: ToolRun) -> None:
-        """Register a run and number its samples. Equal samples of a task have one number in all runs."""
+        """Register a run and number its samples. Equal samples of a task get the same number in
+        all runs.
+        """
         self.read[run_id] = run
         for sample in run.samples:
             index = self.indices.setdefault(
@@ -67,7 +69,7 @@ class ResultsReader(evaluations.FilesReader):
 def load_results(
     paths: list[str], cluster: str | None = None, metric: str = ""
 ) -> tuple[list[Run], ResultsReader]:
-    """Load the runs below these paths, with a reader of their samples and repeats.
+    """Load the runs below these paths, and a reader of their samples and repeats.
 
     `cluster` is the sample field that names its cluster, `metric` the only metric to load.
     """
@@ -94,8 +96,8 @@ def load_results(
         )
     if cluster is not None:
         check_cluster_field(found, cluster)
-    runs += _newest_evaluations([run for run in found if run.samples], reader)
-    runs += _newest_measurements([run for run in found if run.repeats], reader)
+    runs += _iter_newest_evaluations([run for run in found if run.samples], reader)
+    runs += _iter_newest_measurements([run for run in found if run.repeats], reader)
     reader.read |= of_documents.read if of_lm_eval else {}
     if not runs:
         raise DataError("nothing in it can be compared", key=OPTION, value=" ".join(paths), code="empty")
@@ -113,7 +115,7 @@ def load_results(
 
 
 def check_cluster_field(runs: Iterable[ToolRun], cluster_field: str) -> None:
-    """Raise an error that names the file if a sample lacks the field that names clusters."""
+    """Raise an error, naming the file, if a sample lacks the field that defines clusters."""
     for run in runs:
         if run.repeats:
             raise ConfigError(
@@ -144,7 +146,7 @@ def _read_runs(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
 
 
 def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
-    """Find the results at a path with the reader of each, and whether lm-eval results exist."""
+    """Return the result files at a path with their readers, and whether there are lm-eval results."""
     path = Path(path_argument).expanduser()
     if path.is_dir():
         candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
@@ -183,7 +185,7 @@ def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]]
 
 
 def _describe_empty_file(file: Path) -> str:
-    """Return why a file is empty ("a link to nothing", "empty"); "" for other files."""
+    """Describe why a file is empty (`a link to nothing`, `empty`); "" for other files."""
     if file.is_symlink() and not file.exists():
         return "a link to nothing"
     is_blank = file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
@@ -198,8 +200,8 @@ def is_lm_eval_file(path: Path, outline: JsonOutline) -> bool:
     )
 
 
-def _newest_evaluations(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest of equal evaluations at each path, named by its path or its file.
+def _iter_newest_evaluations(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest of equal evaluations at each path, named by path or file.
 
     If one file has numbers for a metric of a task, all files' scores are compared as numbers
     there.
@@ -256,7 +258,7 @@ def _create_evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
 def _create_run(
     tool_run: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]
 ) -> Run:
-    """Return a run with additional parameters. Control characters in its texts are escaped."""
+    """Create a run with additional params. Control characters in texts are escaped."""
     own_params = {
         escape_control_characters(key): escape_control_characters(value)
         for key, value in tool_run.params.items()
@@ -275,7 +277,7 @@ def _create_run(
 
 
 def _create_metric_run(run: Run, tool_run: ToolRun, better: BetterDirection) -> Run:
-    """Return an evaluation that is compared by a per-sample number, in its own table."""
+    """Create a run that is compared by a number per sample, in a table of its own."""
     metric = tool_run.metric
     return replace(
         run,
@@ -286,8 +288,8 @@ def _create_metric_run(run: Run, tool_run: ToolRun, better: BetterDirection) -> 
     )
 
 
-def _newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest measurement of equal settings, with the others as its earlier runs.
+def _iter_newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest measurement of equal settings, with older ones as earlier runs.
 
     Files that are named individually are grouped by settings; folders stay separate.
     """
@@ -325,7 +327,7 @@ def _create_measurement(run: ToolRun, path_argument: str, job_id: str, reader: R
 
 
 def default_baseline_and_rows(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Return the default baseline and row keys: the first path against all others.
+    """Return the default baseline and row keys: the first path is the baseline of all others.
 
     Rows are distinguished by the settings in which they differ, or else by their paths.
     """

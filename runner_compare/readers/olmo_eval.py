@@ -1,4 +1,4 @@
-"""Reader of olmo-eval: `metrics.json` and `predictions/MODEL/TASK[_HASH]-predictions.jsonl`.
+"""Reader of olmo-eval's `metrics.json` and `predictions/MODEL/TASK[_HASH]-predictions.jsonl`.
 
 Each metric and scorer of a task is an evaluation: of verdicts if it is 0 or 1 for every
 instance, else of numbers. Instances are identified by their `native_id` and label; the file
@@ -50,7 +50,7 @@ class Model(msgspec.Struct):
 
 
 class Config(Model):
-    """Model settings: of a single model, of a harness's provider, or of each of several models."""
+    """Model settings in metrics.json: of one model, of a harness's provider, or of several models."""
 
     provider: Any = None
     models: dict[str, dict[str, Any]] | None = None
@@ -95,7 +95,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the evaluations of a file, one per task, metric and scorer."""
+    """Return the evaluations in a metrics.json, one per task, metric and scorer."""
     where = str(path)
     content = METRICS.parse(raw, where)
     if content.errors:
@@ -135,7 +135,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
 
 
 def _find_model(config: dict[str, Any], entry: Task, source: str) -> Model:
-    """Return the settings of the model that answered a task."""
+    """Return the settings of the model that was evaluated on a task."""
     about: Config = convert_checked(config, Config, f"{source}: config")
     if entry.model is not None and about.models and entry.model in about.models:
         about = convert_checked(about.models[entry.model], Config, f"{source}: config of {entry.model}")
@@ -148,7 +148,7 @@ def _find_model(config: dict[str, Any], entry: Task, source: str) -> Model:
 
 
 def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
-    """Yield the instances of a task, each with its scores by `metric:scorer`."""
+    """Yield each prediction of a task as a sample, with its scores by `metric:scorer`."""
     where, task = str(path), _to_file_name(entry.task)
     folder = path.parent / "predictions"
     endings = f"_{(entry.task_hash or '')[-6:]}{ENDING}", ENDING
@@ -168,7 +168,7 @@ def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[Too
 
 
 def _to_file_name(name: str) -> str:
-    """Replace the characters that olmo-eval replaces in file names."""
+    """Replace the same characters in a name that olmo-eval replaces in file names."""
     for character in ":/\\ ":
         name = name.replace(character, "_")
     return name
@@ -184,7 +184,7 @@ def _read_scores(prediction: Prediction) -> dict[str, Any]:
 
 
 def _check_means(source: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]) -> None:
-    """Raise DataError if a mean in metrics.json differs from the instances.
+    """Raise DataError if a mean in metrics.json differs from the mean over predictions.
 
     Instances have the number of `accuracy:exact_match` under this name, or in older files as
     `exact_match:exact_match`.
@@ -204,7 +204,7 @@ def _check_means(source: str, entry: Task, metric: str, names: Collection[str], 
 
 
 def _create_sample(prediction: Prediction) -> ToolSample:
-    """Return an instance without its score."""
+    """Create a sample from a prediction, without its score."""
     first = prediction.model_output[0] if prediction.model_output else Output()
     return ToolSample(
         str(prediction.native_id),

@@ -1,4 +1,4 @@
-"""Access to runs that another package stores, such as the runner's jobs, by an entry point.
+"""Access to runs that another package stores, e.g. the runner's jobs, through an entry point.
 
 The group is `runner_compare.readers`; the object with the name `records` opens the runs
 that the options select.
@@ -25,7 +25,7 @@ MISSING = (
 
 @dataclass
 class Records:
-    """Opened runs, their reader, and where a comparison of them can be logged."""
+    """Opened runs with their reader, and the targets of --log and --publish."""
 
     runs: list[Run]
     reader: Reader
@@ -35,14 +35,12 @@ class Records:
     shown_at: str = field(default="", kw_only=True)
 
     def set_grid_jobs(self, job_ids: Iterable[str]) -> GridJobs:
-        """Register the jobs of the grid. The caller adds those without a result to the returned
-        object.
-        """
+        """Register a grid's jobs. The caller adds jobs without a result to the returned object."""
         self.grid_jobs = GridJobs(frozenset(job_ids))
         return self.grid_jobs
 
     def find_log_target(self, runs: Sequence[Run]) -> str:
-        """Return where --log stores the comparison of these runs."""
+        """Return the location to which --log writes the comparison of these runs."""
         raise NotImplementedError
 
     def log_comparison(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
@@ -50,20 +48,24 @@ class Records:
         raise NotImplementedError
 
     def publish_comparison(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-        """Write the output of --publish and return the paths of its files."""
+        """Write the files of --publish and return their paths."""
         raise NotImplementedError
 
 
 class RecordsOpener:
-    """Opens the runs that the command-line options select."""
+    """Interface of a package that stores runs: opens the runs that options select."""
 
     def open(self, options: argparse.Namespace, scratch: Path) -> Records:
-        """Open the runs. Fetched files go to `scratch`. Raises ConfigError if there are no runs."""
+        """Open the runs that options select. Downloads go to `scratch`. Raises ConfigError without
+        runs.
+        """
         raise NotImplementedError
 
 
 def open_records(options: argparse.Namespace, scratch: Path) -> Records:
-    """Open the runs of the installed package that stores them. Raises ConfigError without one."""
+    """Open runs with the installed package that stores them. Raises ConfigError if none is
+    installed.
+    """
     if NAME not in entry_points.find_entry_points(GROUP):
         raise ConfigError(MISSING, code="needs_package")
     return entry_points.load_entry_point(GROUP, NAME, RecordsOpener).open(options, scratch)

@@ -1,4 +1,4 @@
-"""Reader of runner jobs: a job's folder, its samples (also `samples.jsonl.gz`), or an archive
+"""Reader of runner jobs: a job's folder, its samples (also `samples.jsonl.gz`) or an archive
 of jobs.
 
 Only jobs with verdicts are read here. All other jobs are compared from their output folder.
@@ -35,7 +35,7 @@ EXTRACTOR = "task.extractor"
 
 @dataclass(slots=True)
 class JobSample(ToolSample):
-    """A sample with its outcome for the comparison."""
+    """A runner job's sample with its outcome for the comparison."""
 
     outcome: QuestionOutcome = field(default_factory=lambda: QuestionOutcome(False, None))
 
@@ -45,19 +45,19 @@ class JobRun(ToolRun):
     job_samples: list[JobSample] = field(default_factory=list)
 
     def load_answers(self) -> Answers:
-        """Return the outcome of each question, including cut-off answers."""
+        """Return the outcome of each question, with cut-off answers marked."""
         return {sample.key: sample.outcome for sample in self.job_samples}
 
 
 def can_read_file(path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is a job's result, its samples, or an archive."""
+    """Whether a file is a job's result.json, its samples, or an archive of jobs."""
     if path.name == RESULT:
         return outline.has_fields("job_id", "status", "task", "params", "result")
     return path.name in SAMPLES or path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-    """Return the jobs in a file or an archive."""
+    """Return the runner jobs in a file or an archive."""
     if path.name == RESULT:
         tool_file = ToolFile([])
         _add_job(tool_file, path, str(path), raw, _read_job_samples(path.parent), cluster)
@@ -87,7 +87,7 @@ Samples = tuple[str, bytes] | None  # where a job's samples are, and their lines
 
 
 def _read_job_samples(folder: Path) -> Samples:
-    """Return the samples in a job's folder."""
+    """Return the samples stored in a job's folder."""
     path = next((folder / name for name in SAMPLES if (folder / name).is_file()), None)
     return None if path is None else (str(path), _read_unpacked(path))
 
@@ -97,7 +97,7 @@ def _read_unpacked(path: Path) -> bytes:
 
 
 def _find_packed_samples(path: Path, result: str, files: dict[str, bytes]) -> Samples:
-    """Return the samples next to a result in an archive."""
+    """Return the samples stored next to a result.json in an archive."""
     for samples in SAMPLES:
         name = str(PurePosixPath(result).with_name(samples))
         found = next((key for key in files if str(PurePosixPath(key)) == name), None)
@@ -111,7 +111,7 @@ def _find_packed_samples(path: Path, result: str, files: dict[str, bytes]) -> Sa
 def _add_job(
     tool_file: ToolFile, path: Path, source: str, raw: bytes, samples: Samples, cluster: str | None
 ) -> None:
-    """Add a job that has verdicts, or a note about another job."""
+    """Add a job with verdicts as a run; for a job without, add a note."""
     if SET_ASIDE in path.parent.name:
         return
     try:
@@ -131,7 +131,9 @@ def _add_job(
 
 
 def _read_job(path: Path, record: Record, source: str, lines: bytes, cluster: str | None) -> JobRun:
-    """Return a job with its samples. Raises DataError unless they match the recorded score."""
+    """Create a run from a job's record and samples. Raises DataError if they contradict the
+    recorded score.
+    """
     metrics = record.result.metrics
     stopped_after = int(metrics["questions_asked"]) if metrics.get("questions_left") else None
     scored = sorted(
@@ -187,7 +189,7 @@ def _create_sample(sample: Sample, extractor: str, has_cluster: bool) -> JobSamp
 
 
 def _parse_samples(source: str, content: bytes) -> Iterator[Sample]:
-    """Yield the last sample of each index. Only a failed sample may be replaced."""
+    """Yield the last sample of each index. Only failed samples may occur again."""
     samples: dict[int, Sample] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():

@@ -1,4 +1,4 @@
-"""Join several answers to one sample: the fraction of correct answers counts."""
+"""Join several answers to the same sample: their fraction of correct answers is compared."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from runner_compare.readers.tool_run import ToolSample
 LONGEST_VOTE = 100  # characters
 
 
-def join_answers(samples: Iterable[ToolSample], can_vote: bool = True) -> list[ToolSample]:
-    """Return each sample once, by id, with the mean of its answers' numbers.
+def merge_repeated_answers(samples: Iterable[ToolSample], can_vote: bool = True) -> list[ToolSample]:
+    """Merge samples with equal ids into one with the mean of their numbers.
 
     Where a single verdict is needed, a sample is correct if more than half of its answers are.
     Programs cannot vote (`can_vote`): two correct ones need not be equal.
@@ -44,7 +44,7 @@ def _join_sample_answers(answers: list[ToolSample], can_vote: bool) -> ToolSampl
 
 
 def count_votes(answers: Iterable[tuple[str | None, bool, str]]) -> AnswerVotes | None:
-    """Count votes of answers, each given as extracted answer, verdict and text.
+    """Count the votes of answers, each given as extracted answer, verdict and text.
 
     Returns None if votes are unknown: nothing was extracted from a correct answer, or its whole
     text, or so much that no other answer repeats it.

@@ -1,4 +1,6 @@
-"""Results of another tool: evaluations with verdicts or numbers, and speed measurements."""
+"""Common data classes of other tools' results: evaluations with verdicts or numbers, and
+measurements.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ TOLERANCE = 1e-9  # by which a mean may differ from what was written, of itself 
 
 
 class SampleTexts(NamedTuple):
-    """Texts of a sample for display."""
+    """A sample's question and answer texts for display."""
 
     question: str
     answer: str | None  # what was extracted from the text
@@ -29,7 +31,7 @@ class SampleTexts(NamedTuple):
 
 @dataclass(slots=True)
 class ToolSample:
-    """One sample of an evaluation with its answer."""
+    """One sample of another tool's evaluation, with its answer."""
 
     sample_id: str
     question: str  # or its hash, where texts are read again
@@ -57,7 +59,7 @@ ReadTexts = Callable[[Collection[str]], Iterator[tuple[str, SampleTexts]]]  # by
 
 @dataclass
 class ToolRun:
-    """One evaluation by one metric, or one speed measurement, of another tool."""
+    """One run of another tool: an evaluation by one metric, or a speed measurement."""
 
     tool: str
     path: Path
@@ -77,7 +79,7 @@ class ToolRun:
 
     @property
     def metric(self) -> str:
-        """The metric that scored the samples."""
+        """Name of the metric that scored the samples."""
         return self.params.get(METRIC, "")
 
     def load_answers(self) -> Answers:
@@ -96,7 +98,7 @@ class ToolRun:
     def load_answer_texts(
         self, questions: Collection[Question], max_chars: int
     ) -> Iterator[tuple[Question, dict[str, str]]]:
-        """Yield the texts of some samples."""
+        """Yield the question and answer texts of some samples."""
         shown = {sample.sample_id: sample for sample in self.samples if sample.key in questions}
         kept = (
             (key, SampleTexts(sample.question, sample.answer, sample.text)) for key, sample in shown.items()
@@ -111,7 +113,7 @@ class ToolRun:
 
 @dataclass
 class ToolFile:
-    """Runs of one file, with notes and excluded metrics."""
+    """Runs read from one file of another tool, with notes and excluded metrics."""
 
     runs: list[ToolRun]
     left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
@@ -120,7 +122,7 @@ class ToolFile:
 
 
 def find_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the cluster named by an object's field, or all fields that could name one.
+    """Return the cluster that an object's field names, or all fields that could name one.
 
     Such a field contains a text or a whole number.
     """
@@ -139,18 +141,18 @@ def _can_name_cluster(value: object) -> bool:
 
 
 def to_param_text(value: Any) -> str:
-    """Return a value as text, in the format of MLflow's params."""
+    """Format a value as MLflow formats params."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def flatten_params(group: str, values: Any) -> dict[str, str]:
-    """Return an object's values as params of a group, without unset ones."""
+    """Return an object's values as params `GROUP.KEY`, without unset ones."""
     pairs = values.items() if isinstance(values, dict) else ()
     return {f"{group}.{key}": to_param_text(value) for key, value in pairs if value is not None}
 
 
 def check_unique_samples(path: Path, samples: Iterable[ToolSample]) -> None:
-    """Raise DataError if a sample is duplicated, or if there is none."""
+    """Raise DataError if samples are duplicated or missing altogether."""
     seen = set[str]()
     for sample in samples:
         if sample.sample_id in seen:
@@ -161,7 +163,7 @@ def check_unique_samples(path: Path, samples: Iterable[ToolSample]) -> None:
 
 
 def check_reported_mean(metric: str, mean: float, over: str, source: str, reported: object) -> None:
-    """Raise DataError if a mean differs from the reported one."""
+    """Raise DataError if a computed mean differs from the mean in the file."""
     written = to_finite_number(reported)
     if written is None or not math.isclose(mean, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         says = str(reported)[:40]
@@ -174,7 +176,7 @@ def check_reported_mean(metric: str, mean: float, over: str, source: str, report
 def format_side_with_question(
     solved: bool, answer: str | None, text: str, question: str, max_chars: int
 ) -> dict[str, str]:
-    """Return one side of a changed answer with the end of its question."""
+    """Return one run's answer for a flip, with the end of the question's text."""
     side = format_flip_side(Verdict.correct if solved else Verdict.wrong, answer, text, max_chars)
     return side | {"question": format_flip_side(Verdict.correct, None, question, max_chars)["text"]}
 

@@ -1,4 +1,4 @@
-"""List of all readers: each is a module of this folder for the files of one tool."""
+"""List of readers: each is a module of this folder that reads one tool's files."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SUFFIXES = (".json", ".eval")  # of the files that are looked at
 
 
 class ToolReader(Protocol):
-    """A module that reads one tool's files."""
+    """Interface of a module that reads one tool's files."""
 
     def can_read_file(self, path: Path, outline: JsonOutline) -> bool:
-        """Whether a file is the tool's, by its name and the names of its fields."""
+        """Whether a file belongs to the tool, judged by its name and its JSON fields."""
         ...
 
     def read(self, path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-        """Return the runs in a file. `cluster` is the sample field that names its cluster."""
+        """Return the runs in a file. `cluster` names the sample field that defines clusters."""
         ...
 
 
@@ -46,5 +46,5 @@ def supported_tools() -> str:
 
 @cache
 def load_readers() -> tuple[ToolReader, ...]:
-    """Return the readers in the order in which they check a file."""
+    """Import all readers, in the order in which they are tried on a file."""
     return tuple(cast(ToolReader, import_module(f"runner_compare.readers.{name}")) for name in TOOLS)

@@ -1,4 +1,4 @@
-"""Reader of vLLM benchmarks: `vllm bench latency`, `throughput`, `serve` and `sweep serve`.
+"""Reader of vLLM benchmark results: `vllm bench latency`, `throughput`, `serve` and `sweep serve`.
 
 `latency` and `throughput` are written with `--output-json`, `serve` with `--save-result`.
 The files of `latency` and `throughput` contain the model and no other setting. A sweep
@@ -59,7 +59,9 @@ class Throughput(msgspec.Struct):
 
 
 class Requests(msgspec.Struct):
-    """Numbers of requests that `serve` sent and completed. If one failed, metrics may be missing."""
+    """Numbers of requests that `vllm bench serve` sent and completed. Failed requests may leave
+    metrics missing.
+    """
 
     completed: int
     num_prompts: int
@@ -76,7 +78,7 @@ class Serve(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """A failed run of a sweep."""
+    """A failed run of a parameter sweep."""
 
     error_type: str
     error: str
@@ -90,18 +92,22 @@ FAILED: Parser[Failure] = Parser(Failure)
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is the result of a vLLM benchmark, or of a sweep."""
-    return _detect_kind(outline.parts) is not None or outline.has_fields(*FAILURE) or _is_summary(outline)
+    """Whether a file is the result of a vLLM benchmark or sweep."""
+    return (
+        _detect_benchmark(outline.parts) is not None or outline.has_fields(*FAILURE) or _is_summary(outline)
+    )
 
 
 def _is_summary(outline: JsonOutline) -> bool:
     return bool(outline.elements) and all(
-        _detect_kind(element) == SERVE and RUN in element for element in outline.elements
+        _detect_benchmark(element) == SERVE and RUN in element for element in outline.elements
     )
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the run in a file, or all runs of a sweep's summary without its run files."""
+    """Return the run in a vLLM result file, or the runs in a sweep's summary unless the runs' own
+    files exist.
+    """
     outline = JsonOutline.from_bytes(raw, str(path))
     if outline.elements:
         if any(path.parent.glob("run=*.json")):  # the same runs
@@ -113,7 +119,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
                 for number, benchmark in enumerate(runs, 1)
             ]
         )
-    if _detect_kind(outline.parts) is None:
+    if _detect_benchmark(outline.parts) is None:
         failure = FAILED.parse(raw, str(path))
         return ToolFile([], [f"{path}, which failed ({failure.error_type}: {failure.error[:120]})"])
     if bytes(outline.parts.get(RUN, Raw(b""))) == WARM_UP:
@@ -123,7 +129,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
 
 def _create_run(path: Path, source: str, raw: bytes | Raw) -> ToolRun:
     fields = OBJECT.parse(raw, source)
-    kind = _detect_kind(fields) or LATENCY
+    kind = _detect_benchmark(fields) or LATENCY
     run = ToolRun(TOOL, path, kind, modification_time(path), {})  # latency and throughput write no time
     run.params = {"backend.name": TOOL}
     match kind:
@@ -141,7 +147,7 @@ def _create_run(path: Path, source: str, raw: bytes | Raw) -> ToolRun:
     return run
 
 
-def _detect_kind(fields: dict[str, Raw]) -> str | None:
+def _detect_benchmark(fields: dict[str, Raw]) -> str | None:
     return next((kind for kind, needed in KEYS.items() if needed <= fields.keys()), None)
 
 
@@ -167,7 +173,7 @@ def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], source: 
 
 
 def _median_ttft_s(serve: Serve, source: str) -> float:
-    """Return the median time to first token: of all requests if available, else as reported."""
+    """Return the median time to first token over all requests if recorded, else the reported median."""
     if serve.median_ttft_ms is not None:
         return serve.median_ttft_ms / 1000
     if serve.ttfts is None:

@@ -14,7 +14,7 @@ MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode
 
 
 def cross_task_tables(tables: list[Table]) -> dict[str, list[Column]]:
-    """Return the columns of each non-empty table over several tasks, by title."""
+    """Return the nonempty tables over several tasks, as columns by title."""
     titled = {"accuracy and likelihood": accuracy_and_likelihood_columns(tables)}
     for section in load_sections():
         if isinstance(section, CrossTaskTables):
@@ -23,7 +23,9 @@ def cross_task_tables(tables: list[Table]) -> dict[str, list[Column]]:
 
 
 def accuracy_and_likelihood_columns(tables: list[Table]) -> list[Column]:
-    """Return the columns of a table with one line per pair of rows of a model; [] below two pairs."""
+    """Return columns that pair each model's accuracy row with its likelihood row; [] below two
+    pairs.
+    """
     scored = [row for table in tables if table.has_accuracies for row in table.rows]
     likely = [row for table in tables if table.likelihood_unit == "token" for row in table.rows]
     pairs = [
@@ -60,7 +62,7 @@ def accuracy_and_likelihood_columns(tables: list[Table]) -> list[Column]:
 
 
 def find_matching_likelihoods(accuracy_row: TableRow, likelihood_rows: list[TableRow]) -> list[TableRow]:
-    """Return the likelihood rows of a row's model, on the same data if there are any."""
+    """Return the likelihood rows of the same model, on the same data if possible."""
     of_model = [row for row in likelihood_rows if model_params(row) == model_params(accuracy_row)]
     return [row for row in of_model if dataset_and_split(row) == dataset_and_split(accuracy_row)] or of_model
 

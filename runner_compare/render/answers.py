@@ -1,6 +1,4 @@
-"""Render notes about answers that say little: cut off by a limit, or not read by the
-extractor.
-"""
+"""Notes about answers that say little: cut off by a limit, or not readable by the extractor."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from runner_base import join_first_names
 from runner_compare.metrics import format_number
-from runner_compare.statistics.floor_effects import LIMIT, count_cut_off
+from runner_compare.statistics.floor_effects import LIMIT, count_cut_off_answers
 from runner_compare.statistics.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER
 
 NOTED_SHARE = 0.1  # of the answers: from this share on, the score changes noticeably
@@ -18,8 +16,8 @@ MAX_NAMED = 8
 
 
 def cut_off_message(metrics: Mapping[str, float], params: Mapping[str, str]) -> str:
-    """Return `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; "" below 10 %."""
-    cut_off, answers = count_cut_off(metrics)
+    """Return e.g. `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; "" below 10 %."""
+    cut_off, answers = count_cut_off_answers(metrics)
     if not answers or cut_off / answers < NOTED_SHARE:
         return ""
     at, fix = (
@@ -32,7 +30,8 @@ def cut_off_message(metrics: Mapping[str, float], params: Mapping[str, str]) -> 
 
 
 def unread_answers_message(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
-    """Name the jobs whose extractor read few answers, given name, metrics and params; "" if none.
+    """Name the jobs whose extractor read few answers; "" if there are none. Jobs: name, metrics,
+    params.
 
     A single job needs no name.
     """

@@ -1,4 +1,4 @@
-"""Columns of a table, its legend, and which columns fit a terminal."""
+"""Columns of a task's full table, and its legend."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LONGEST = 60  # characters of a value
 
 
 def table_columns(table: Table) -> list[Column]:
-    """Return a table's columns for people."""
+    """Return the columns of a task's full table."""
     if table.likelihood_unit is not None:
         return [*naming_columns(table), *_likelihood_columns(table, table.likelihood_unit)]
     if table.compared_metric is not None:
@@ -66,7 +66,7 @@ def table_columns(table: Table) -> list[Column]:
 
 
 def naming_columns(table: Table) -> list[Column]:
-    """Return the columns that distinguish rows."""
+    """Return the columns whose values distinguish the rows."""
     rows = table.rows
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
     by_job = not table.keys or len(set(names)) < len(names)  # or two runs have the same config
@@ -78,7 +78,7 @@ def naming_columns(table: Table) -> list[Column]:
 
 
 def naming_columns_of_rows(table: Table, rows: Sequence[TableRow]) -> list[Column]:
-    """Return the naming columns for some rows of a table, which may recur."""
+    """Return the distinguishing columns for a list of rows, in which a row may occur repeatedly."""
     places = [table.rows.index(row) for row in rows]
     return [
         replace(
@@ -91,15 +91,13 @@ def naming_columns_of_rows(table: Table, rows: Sequence[TableRow]) -> list[Colum
 
 
 def varying_note_keys(rows: Sequence[TableRow]) -> list[str]:
-    """Return the user's own keys (notes.KEY) in which runs differ."""
+    """Return the keys of user notes (notes.KEY) in which runs differ."""
     keys = dict.fromkeys(key for row in rows for key in row.run.params if key.startswith(f"{NOTES}."))
     return [key for key in keys if len({row.run.get_value(key) for row in rows}) > 1]
 
 
 def _setting_column(name: str, values: Sequence[str | None]) -> Column:
-    """Return the column of a key, with long values cut. A terminal shows the differing part of
-    paths.
-    """
+    """Return a config key's column. Long values are cut; terminals show the differing part of paths."""
     texts = [ABSENT if value is None else value for value in values]
     cells = [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in texts]
     whole = texts if shorten_paths(texts) != texts else cells
@@ -139,7 +137,7 @@ def _likelihood_columns(table: Table, unit: str) -> list[Column]:
         _number_column(rows, "n", "n"),
         Column(
             f"log-likelihood\nnats/{unit}",
-            [with_interval(row.run, key, ".4f") for row in rows],
+            [format_with_interval(row.run, key, ".4f") for row in rows],
             use=ColumnUse.result,
         ),
     ]
@@ -160,7 +158,7 @@ def _metric_columns(table: Table, name: str) -> list[Column]:
 
 
 def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
-    """Return the columns of each row's difference to its baseline."""
+    """Return the columns of each row's difference from its baseline."""
     return [
         Column(difference_head(unit, rows), list(map(format_difference, rows)), use=ColumnUse.difference),
         *[Column(f"Δ {unit}\nwithout limit", _effect_cells(rows, format_cut_off_range), drop_order=1)]
@@ -197,7 +195,7 @@ def _effect_cells(rows: list[TableRow], format_effect: Callable[[Decision], str]
 
 
 def ratio_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of ratios, one line per run and measure."""
+    """Return the columns of the table of ratios, with one line per run and measure."""
     lines = [(row, effect) for row in table.rows for effect in row.ratio_effects]
     counted = "/".join(dict.fromkeys(find_quantity(effect).counted for _, effect in lines))
     columns = [
@@ -257,7 +255,9 @@ def _format_question_count(run: Run) -> str:
 
 
 def headline_metrics(rows: list[TableRow]) -> list[str]:
-    """Return up to eight metrics that all rows have: headlines first, then the task's own by name."""
+    """Return up to eight metrics that all rows have: headline metrics first, then the task's
+    metrics by name.
+    """
     shared = set.intersection(*(set(row.run.metrics) for row in rows))
     known = [name for name in HEADLINES if name in shared]
     return [*known, *sorted(name for name in shared - set(known) if "/" not in name)][:8]
@@ -270,7 +270,7 @@ def _number_column(rows: list[TableRow], name: str, head: str, drop_order: int =
 
 def metric_column(name: str, runs: Sequence[Run | None], drop_order: int = 0) -> Column:
     """Return the column of a metric, with an interval for the metrics in WITH_INTERVAL."""
-    write = partial(with_interval, form=".2g") if name in WITH_INTERVAL else _format_metric
+    write = partial(format_with_interval, number_format=".2g") if name in WITH_INTERVAL else _format_metric
     cells = [ABSENT if run is None else write(run, name) for run in runs]
     return Column(find_metric(name).head, cells, drop_order=drop_order, use=USES.get(name, ColumnUse.more))
 
@@ -279,16 +279,16 @@ def _format_metric(run: Run, name: str) -> str:
     return find_metric(name).format_value(run.metrics[name]) if name in run.metrics else ABSENT
 
 
-def with_interval(run: Run, name: str, form: str) -> str:
+def format_with_interval(run: Run, name: str, number_format: str) -> str:
     if name not in run.metrics:
         return ABSENT
     ends = [run.metrics[f"{name}{end}"] for end in ENDS[1:] if f"{name}{end}" in run.metrics]
-    interval = f" [{', '.join(format(end, form) for end in ends)}]" if ends else ""
-    return f"{run.metrics[name]:{form}}{interval}".replace("-", "−")
+    interval = f" [{', '.join(format(end, number_format) for end in ends)}]" if ends else ""
+    return f"{run.metrics[name]:{number_format}}{interval}".replace("-", "−")
 
 
 def table_legend(table: Table) -> str:
-    """Return the legend of a table with comparisons, and optionally of the Pareto front."""
+    """Return the legend of a table with comparisons, optionally with that of the Pareto front."""
     effects = [effect for row in table.compared_rows for effect in row.effects]
     parts = [effects_legend(effects), *(section.legend(table, True) for section in load_sections())]
     return " ".join(filter(None, parts))

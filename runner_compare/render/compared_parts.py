@@ -1,4 +1,6 @@
-"""Render comparisons of subsets of answers (lengths, categories, steps) in points."""
+"""Render comparisons of subsets of answers (context lengths, categories, steps) in percentage
+points.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ Part = TypeVar("Part")
 def subset_columns(
     table: Table, compared: Mapping[str, Mapping[Part, Decision]], heads: Mapping[Part, str]
 ) -> list[Column]:
-    """Return the columns of differences to the baseline, one column per subset."""
+    """Return the columns of differences from the baseline, with one column per subset."""
     rows = [row for row in table.rows if row.run.run_id in compared]
     columns = [
         Column(
@@ -33,7 +35,7 @@ def subset_columns(
 
 
 def _format_cell(decision: Decision | None) -> str:
-    """Return a difference in points, with its finding if there is one."""
+    """Format a difference in points, followed by its finding if there is one."""
     if decision is None:
         return ABSENT
     finding = "" if decision.finding is Finding.open else f" {decision.finding}"
@@ -60,24 +62,27 @@ def subset_sentences(
     ]
 
 
-def short_part_sentences(
-    what: str, table: Table, compared: Mapping[str, Mapping[Part, Decision]], place: Callable[[Part], str]
+def short_subset_sentences(
+    subject: str,
+    table: Table,
+    compared: Mapping[str, Mapping[Part, Decision]],
+    describe_part: Callable[[Part], str],
 ) -> list[str]:
-    """Say in one line for each row in which parts it is better or worse, without the figures."""
+    """Return one line per row with the subsets in which it is better or worse, without numbers."""
     lines = []
     for row in table.rows:
         parts: dict[Finding, list[str]] = {}
         for part, decision in compared.get(row.run.run_id, {}).items():
             if decision.finding is not Finding.open:
-                parts.setdefault(decision.finding, []).append(place(part))
+                parts.setdefault(decision.finding, []).append(describe_part(part))
         shown = [f"{finding} {join_first_names(places, MAX_PLACES)}" for finding, places in parts.items()]
         if shown:
-            lines.append(f"{what} of {row_versus_baseline(row, table.keys)}: {'; '.join(shown)}.")
+            lines.append(f"{subject} of {row_versus_baseline(row, table.keys)}: {'; '.join(shown)}.")
     return lines
 
 
-def undecided_sentence(subject: str, compared: Mapping[str, Mapping[Any, Decision]]) -> list[str]:
-    """Return a sentence with the number of comparisons without a finding; [] if there are none."""
+def undecided_sentences(subject: str, compared: Mapping[str, Mapping[Any, Decision]]) -> list[str]:
+    """Return a sentence with the number of subset comparisons without a finding; [] if none."""
     findings = [decision.finding for of_row in compared.values() for decision in of_row.values()]
     count = findings.count(Finding.open)
     return [

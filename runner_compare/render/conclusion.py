@@ -1,4 +1,4 @@
-"""Render the conclusion over all rows of a table in one line."""
+"""One-line conclusion over all rows of a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_NAMES = 3  # candidates that a sentence names; of more, it gives the number
 
 @dataclass(frozen=True)
 class Item:
-    """A comparison of the table, and what the sentences call its candidate."""
+    """A comparison of the table, with the candidate's name in sentences."""
 
     row: TableRow
     decision: Decision
@@ -31,32 +31,34 @@ class Item:
 
 def conclusion_text(rows: Sequence[TableRow]) -> str:
     """Return the conclusion over all rows; "" if nothing was compared."""
-    return " ".join(answer_sentences(rows))
+    return " ".join(conclusion_sentences(rows))
 
 
-def answer_sentences(rows: Sequence[TableRow]) -> list[str]:
-    """Return a sentence about losses, one about the others, and one about what is undecided."""
+def conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
+    """Return up to three conclusion sentences: losses, other findings, and undecided comparisons."""
     items = [
         Item(row, decision, candidate_name(row, rows, decision)) for row in rows for decision in row.effects
     ]
     skipped = sum(row.note is not None for row in rows)
     if not items:
-        return [f"{_runs(skipped)} could not be compared."] * bool(skipped)
+        return [f"{_format_run_count(skipped)} could not be compared."] * bool(skipped)
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(verdict_phrase(item.decision), []).append(item)
     losses = {phrase: of for phrase, of in groups.items() if _is_loss(of[0].decision)}
     open_items = [item for item in items if item.decision.is_undecided]
     others = {phrase: of for phrase, of in groups.items() if phrase not in losses and of[0] not in open_items}
-    sentences = [_sentence(found, len(items)) for found in (losses, others) if found]
-    last = _undecided(open_items, len(items)) if open_items else ""
+    sentences = [_join_verdict_groups(found, len(items)) for found in (losses, others) if found]
+    last = _undecided_sentence(open_items, len(items)) if open_items else ""
     if skipped:
-        last = f"{last}; {_runs(skipped)} could not be compared".removeprefix("; ")
+        last = f"{last}; {_format_run_count(skipped)} could not be compared".removeprefix("; ")
     return sentences + [f"{last}."] * bool(last)
 
 
-def candidate_name(row: TableRow, among: Sequence[TableRow], decision: Decision | None = None) -> str:
-    """Return what a sentence calls a candidate: `fp4 on test`, or `nf4 (load_s)` of several measures."""
+def candidate_name(row: TableRow, all_rows: Sequence[TableRow], decision: Decision | None = None) -> str:
+    """Return a candidate's name in sentences: `fp4 on test`, or `nf4 (load_s)` for one of several
+    measures.
+    """
     base = row.baseline
     if base is None:
         return row_name(row, [*row.config])
@@ -64,16 +66,18 @@ def candidate_name(row: TableRow, among: Sequence[TableRow], decision: Decision 
     shared = [
         key
         for key in row.config
-        if key not in own and row.config[key] is not None and len({of.config.get(key) for of in among}) > 1
+        if key not in own and row.config[key] is not None and len({of.config.get(key) for of in all_rows}) > 1
     ]
-    name = ", ".join(_value(row, base, key) for key in own if row.config[key] is not None)
-    on = ", ".join(_value(row, base, key) for key in shared)
+    name = ", ".join(_format_config_value(row, base, key) for key in own if row.config[key] is not None)
+    on = ", ".join(_format_config_value(row, base, key) for key in shared)
     measure = f" ({decision.measure})" if decision is not None and decision.is_ratio else ""
     return f"{name or row.run.job_id}{f' on {on}' if on else ''}{measure}"
 
 
-def _value(row: TableRow, base: TableRow, key: str) -> str:
-    """Return a value that is known by itself, as a format, a path or a word; others with their key."""
+def _format_config_value(row: TableRow, base: TableRow, key: str) -> str:
+    """Format a config value: alone if self-explanatory (a format, path or word), else as
+    `KEY=VALUE`.
+    """
     value, base_value = row.config[key] or "", base.config[key] or ""
     if "/" in value:
         return shorten_paths([value, base_value])[0].removeprefix("…/")
@@ -82,7 +86,7 @@ def _value(row: TableRow, base: TableRow, key: str) -> str:
 
 
 def verdict_phrase(decision: Decision) -> str:
-    """Return what is shown of a candidate, to follow `is` or `are`."""
+    """Return a comparison's verdict as a phrase that follows `is` or `are`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.better:
         return "undecided" if finding is Finding.open else str(finding)
@@ -101,35 +105,35 @@ def _is_loss(decision: Decision) -> bool:
     return decision.finding is Finding.worse or decision.verdict in worse
 
 
-def _sentence(groups: dict[str, list[Item]], total: int) -> str:
+def _join_verdict_groups(groups: dict[str, list[Item]], total: int) -> str:
     parts = []
     for phrase, items in groups.items():
         several = len(items) > 1
-        parts.append(f"{_names(items, total)} {'are' if several else 'is'} {phrase}")
+        parts.append(f"{_name_candidates(items, total)} {'are' if several else 'is'} {phrase}")
     return f"{'; '.join(parts)}."
 
 
-def _names(items: Sequence[Item], total: int) -> str:
-    """Return the names of the candidates, or how many they are."""
+def _name_candidates(items: Sequence[Item], total: int) -> str:
+    """Return the candidates' names, or their number if there are many."""
     names = list(dict.fromkeys(item.name for item in items))
     if len(names) > MAX_NAMES:
         return f"All {total}" if len(items) == total else f"{len(items)} of {total}"
     return join_words(names)
 
 
-def _runs(count: int) -> str:
+def _format_run_count(count: int) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
-def _undecided(items: Sequence[Item], total: int) -> str:
-    """Return which candidates are undecided, and what would decide."""
+def _undecided_sentence(items: Sequence[Item], total: int) -> str:
+    """Return a sentence with the undecided candidates and the data that would decide."""
     are = "is" if len(items) == 1 else "are"
-    help_ = what_would_help(items)
-    return f"{_names(items, total)} {are} undecided{f': {help_}' if help_ else ''}"
+    help_ = advice_for_undecided(items)
+    return f"{_name_candidates(items, total)} {are} undecided{f': {help_}' if help_ else ''}"
 
 
-def what_would_help(items: Sequence[Item]) -> str:
-    """Return what would decide the undecided comparisons; empty if nothing is known of it."""
+def advice_for_undecided(items: Sequence[Item]) -> str:
+    """Return advice on the data that would decide undecided comparisons; "" if unknown."""
     decisions = [item.decision for item in items]
     first = decisions[0]
     if any(not decision.is_tested for decision in decisions):
@@ -150,23 +154,23 @@ def what_would_help(items: Sequence[Item]) -> str:
     if any(not decision.test.knows_power for decision in decisions):
         return ""
     if first.verdict is not None:
-        return _for_the_margin(items)
-    return "" if first.is_ratio else _to_detect(items)
+        return _advice_for_margin(items)
+    return "" if first.is_ratio else _advice_for_detection(items)
 
 
-def _for_the_margin(items: Sequence[Item]) -> str:
+def _advice_for_margin(items: Sequence[Item]) -> str:
     if all(item.decision.needed is not None for item in items):
         hardest = max((item.decision for item in items), key=lambda decision: decision.needed or 0)
         more = max(0, (hardest.needed or 0) - hardest.n)
         if more:
             return f"about {format_rounded_count(more)} more {sample_unit(hardest)} or a larger margin would help"
-    if units := _clusters(items):
+    if units := _scarce_cluster_nouns(items):
         return f"more {units[0]} or a larger margin would help, more questions per {units[1]} hardly"
     return f"more {sample_unit(items[0].decision)} or a larger margin would help"
 
 
-def _clusters(items: Sequence[Item]) -> tuple[str, str] | None:
-    """Return the plural and the singular of what there are too few of; None if there are enough."""
+def _scarce_cluster_nouns(items: Sequence[Item]) -> tuple[str, str] | None:
+    """Return the plural and singular noun for clusters if there are too few of them, else None."""
     few = next((item for item in items if item.decision.counts.get("few")), None)
     if few is None:
         return None
@@ -177,8 +181,8 @@ def _clusters(items: Sequence[Item]) -> tuple[str, str] | None:
     return f"{word}s", word
 
 
-def _to_detect(items: Sequence[Item]) -> str:
-    """Say which differences would show, and how many questions show a smaller one."""
+def _advice_for_detection(items: Sequence[Item]) -> str:
+    """Return which differences may go undetected, and how many questions detect smaller ones."""
     decisions = [item.decision for item in items]
     hardest = max(decisions, key=lambda decision: decision.detectable or float("inf"))
     counted = sample_unit(hardest)
@@ -191,7 +195,7 @@ def _to_detect(items: Sequence[Item]) -> str:
         return f"{shown} ({tells_more})"
     if find_quantity(hardest) is not ACCURACIES:  # no difference in nats is small for every model
         return f"{shown}; more {counted} would help"
-    if units := _clusters(items):
+    if units := _scarce_cluster_nouns(items):
         return f"{shown}; more {units[0]} would help, more questions per {units[1]} hardly"
     if any(decision.counts.get("few") for decision in decisions):
         return f"{shown}; more questions would help, more answers to each hardly"

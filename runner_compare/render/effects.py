@@ -1,5 +1,5 @@
-"""Render effects as sentences, cells, legends and records, from an entry per method in
-METHODS.
+"""Format effects as sentences, table cells, legends and JSON records. METHODS has an entry per
+test method.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runner_compare.statistics import ALPHA, Decision, Effect, Finding, MarginVe
 
 
 def format_p_value(p: float) -> str:
-    """Format p to two digits, e.g. 0.77, 0.0042, <0.0001, with more digits near 5 %."""
+    """Format a p-value to two digits (0.77, 0.0042, <0.0001), with more digits near 5 %."""
     if p < 0.0001:
         return "<0.0001"
     return "1.0" if p > 0.995 else format_against_limit(p, ALPHA, _format_two_digits)
@@ -43,14 +43,14 @@ NO_INTERVAL = "one run each, no interval"
 
 
 def sample_unit(decision: Decision) -> str:
-    """Return the unit of an effect's sample: questions, samples of text, or runs."""
+    """Return the plural noun for an effect's sample: questions, samples of text, or runs."""
     if decision.is_ratio:
         return "runs of each"
     return "documents" if find_quantity(decision) is LIKELIHOODS else "questions"
 
 
 def decision_records(row: TableRow) -> dict[str, Any]:
-    """Return a row's effects as JSON data, by the key of their quantity."""
+    """Return a row's effects as JSON data, by the JSON key of the compared quantity."""
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
     for effect in row.effects:
         record = {
@@ -70,14 +70,14 @@ def decision_records(row: TableRow) -> dict[str, Any]:
 
 
 def _record_value(decision: Decision, name: str) -> Any:
-    """Return a decision's value for a record key: a count of its method, or a field."""
+    """Return the value of a JSON key from a decision's fields or from its method's counts."""
     if name == "remark":
         return render_notes(*decision.remarks) or None
     return decision.counts[name] if name in decision.counts else getattr(decision, name, None)
 
 
 def error_budget_sentence(effects: Sequence[Decision]) -> str:
-    """Return a sentence if more than 5 % of such tables may have a wrong finding, else ""."""
+    """Return a sentence if a table's probability of any wrong finding exceeds 5 %; else ""."""
     of_accuracy = [effect for effect in effects if find_quantity(effect) is ACCURACIES]
     share = max_error_rate(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
@@ -96,8 +96,8 @@ def error_budget_sentence(effects: Sequence[Decision]) -> str:
 
 
 def missing_evidence_text(*decisions: Decision) -> str:
-    """Return why nothing is shown about a margin if both sides may be broken in the same way, else
-    "".
+    """Return the reason why no margin verdict is possible if both runs may fail in the same way;
+    else "".
     """
     if decisions[0].no_evidence:
         return render_notes(decisions[0].no_evidence)
@@ -111,7 +111,7 @@ def missing_evidence_text(*decisions: Decision) -> str:
 
 
 def describe_margin_decision(decision: Decision) -> str:
-    """Describe the decision about the margin, and how many questions would decide."""
+    """Describe the decision about the margin, and the number of questions that would decide."""
     is_difference = decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open
     is_planned = decision.needed and not is_difference
     needed = (
@@ -132,7 +132,7 @@ def describe_margin_verdict(decision: Decision, margin: str = "") -> str:
 
 
 def planning_assumption(decision: Decision) -> str:
-    """Return the assumption behind a planned number of questions."""
+    """Return the assumption on which a planned number of questions is based."""
     return "if neither is better" + (
         " and they disagree as often" if find_quantity(decision) is ACCURACIES else ""
     )
@@ -156,7 +156,7 @@ def _format_needed_sample(decision: Decision) -> str:
 
 
 def format_comparison_count(count: int, kind: str = "") -> str:
-    """Return a number of comparisons, e.g. `1 comparison` or `3 other comparisons`."""
+    """Format a number of comparisons, e.g. `1 comparison` or `3 other comparisons`."""
     return f"{count} {kind}comparison{'s' * (count != 1)}"
 
 
@@ -210,19 +210,19 @@ def effects_legend(effects: Sequence[Decision]) -> str:
 
 
 def has_no_interval(effect: Effect) -> bool:
-    """Whether an effect is the ratio of single measurements, which show no spread."""
+    """Whether an effect is a ratio of single measurements, which have no known spread."""
     return effect.method is Method.too_few_runs and not math.isfinite(effect.high)
 
 
 def format_values(decision: Decision, *values: float) -> list[str]:
-    """Format values of a decision with enough digits to show on which side of its margin they lie."""
+    """Format a decision's values with enough digits to show on which side of the margin they are."""
     write, at_margin = find_quantity(decision).write, decision.margin_value
     more = 0 if at_margin is None else count_extra_digits(values, at_margin, write)
     return [write(value, more) for value in values]
 
 
 def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
-    """Format values and the interval of a decision, with digits that agree with the finding."""
+    """Format a decision's values and interval with digits that are consistent with the finding."""
     ends = decision.simultaneous_interval
     if decision.finding is Finding.open:
         return format_values(decision, *values, *ends)
@@ -234,24 +234,26 @@ def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
 
 
 def interval_name(decision: Decision) -> str:
-    """Return the name of an interval; one that holds together with others is simultaneous."""
+    """Return the name of an interval, which is `simultaneous` if it holds jointly with other
+    intervals.
+    """
     words = fill_template(METHODS[decision.method].interval, decision)
     return f"simultaneous {words}" if is_simultaneous(decision) else words
 
 
 def is_simultaneous(decision: Decision) -> bool:
-    """Whether the interval holds together with those of other rows."""
+    """Whether the interval holds jointly with the intervals of other rows."""
     is_adjusted = decision.is_tested and decision.early_stop_comparisons is None
     return is_adjusted and decision.comparisons > 1
 
 
 def interval_level(decisions: Iterable[Decision]) -> str:
-    """Return the level of a table's intervals, or "" if each holds by itself."""
+    """Return the joint confidence level of a table's intervals, or "" if each holds by itself."""
     return "simultaneous 95 %" if any(map(is_simultaneous, decisions)) else ""
 
 
 def format_effect_parts(decision: Decision) -> tuple[str, str]:
-    """Return an effect and its interval as two texts."""
+    """Format an effect and its interval as two separate texts."""
     value, low, high = format_values_and_interval(decision, decision.value)
     return value, f"[{low}, {high}]"
 
@@ -263,20 +265,20 @@ def format_effect(decision: Decision) -> str:
 
 
 def difference_head(unit: str, rows: Sequence[TableRow | None]) -> str:
-    """Return the column heading of differences, which says whether intervals are simultaneous."""
+    """Return the column heading for differences, which mentions simultaneous intervals."""
     effects = [row.effect for row in rows if row and row.effect]
     return f"Δ {unit}" + "\n[simultaneous 95 %]" * any(map(is_simultaneous, effects))
 
 
 def format_difference(row: TableRow) -> str:
-    """Format a row's difference to its baseline."""
+    """Format a row's difference from its baseline."""
     if row.effect is None:
         return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
     return format_effect(row.effect)
 
 
 def format_pair_counts(decision: Decision) -> str:
-    """Return the numbers of won, lost and tied pairs."""
+    """Format the numbers of won, lost and tied pairs."""
     method_words = METHODS[decision.method]
     return fill_template(method_words.pairs or method_words.quantity.pairs, decision)
 

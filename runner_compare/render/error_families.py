@@ -1,4 +1,4 @@
-"""Render the error rate of a table's statements."""
+"""Render the family-wise error rate of a table's statements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from runner_compare.statistics import ALPHA
 
 
 def error_sentences(families: Sequence[ErrorFamily]) -> list[str]:
-    """Return a sentence on the table's error rate under equality; [] without error families."""
+    """Return a sentence on the error rate of a table's statements if runs are equal; [] without
+    families.
+    """
     if not families:
         return []
     parts = [f"{family.what} ({family.comparisons})" for family in families]

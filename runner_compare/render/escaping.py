@@ -16,9 +16,7 @@ DEFINITION = re.compile(r"^\[(?=[^\]]*\]:)")  # `[name]: address`
 
 
 def escape_csv_cell(value: Any) -> Any:
-    """Escape a CSV cell: no text runs as a formula or has control characters. Numbers are
-    unchanged.
-    """
+    """Escape a CSV cell so that text cannot run as a formula. Numbers are unchanged."""
     if not isinstance(value, str):
         return value
     text = escape_control_characters(value)
@@ -34,7 +32,7 @@ def _is_number(text: str) -> bool:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape a text for Markdown on one line, without HTML, links and pictures."""
+    """Escape a text for one line of Markdown, so that it cannot form HTML, links or pictures."""
     one_line = escape_control_characters(" ".join(text.split()))
     without_tags = TAG.sub("&lt;", ENTITY.sub("&amp;", one_line))
     return DEFINITION.sub(r"\\[", LINK.sub(r"]\\", without_tags))

@@ -1,4 +1,4 @@
-"""Render the finding about each row as one sentence, used by terminal, pages, JSON and gates."""
+"""One sentence per row with its finding, for terminal, HTML, JSON and --require."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OF_SEVERAL = "{names} (n={sample} each): {finding}. The largest Δ is {value} ({
 
 
 def finding_sentences(table: Table) -> list[str]:
-    """Return one sentence per row.
+    """Return one sentence per row with the row's finding.
 
     Rows with the same finding share one sentence at the first of them; the others are "".
     """
@@ -65,14 +65,14 @@ def finding_sentences(table: Table) -> list[str]:
 
 
 def finding_sentence(row: TableRow, keys: list[str]) -> str:
-    """Return one row's finding; "" for a baseline, or if the table of ratios shows it."""
+    """Return one row's finding as a sentence; "" for a baseline, or if the table of ratios shows it."""
     if row.note is not None:
         return f"{format_assignments(row, keys) or row.run.job_id}: not compared, {row.note}."
     return _too_few_runs_sentence(row, keys) if row.effect is None else _shared_finding([row], keys)
 
 
 def _shared_finding(rows: Sequence[TableRow], keys: list[str]) -> str:
-    """Return the finding about rows with the same result: the largest difference, and the power."""
+    """Return one sentence for rows with the same result: the largest difference, and the power."""
     effects = [effect for row in rows if (effect := row.effect)]
     largest = max(effects, key=lambda effect: abs(effect.value))
     method_words, (value, ends) = METHODS[largest.method], format_effect_parts(largest)
@@ -88,12 +88,17 @@ def _shared_finding(rows: Sequence[TableRow], keys: list[str]) -> str:
         figures=f"{interval} {ends}, {ps}",
     )
     of_ends = cut_off_sentence(largest)
-    parts = (head, *_power_and_margin(effects, largest, unit), of_ends, *map(render_notes, largest.remarks))
-    return as_sentences(parts)
+    parts = (
+        head,
+        *_power_and_margin_statements(effects, largest, unit),
+        of_ends,
+        *map(render_notes, largest.remarks),
+    )
+    return join_as_sentences(parts)
 
 
-def as_sentences(parts: Iterable[str]) -> str:
-    """Return statements as sentences; a name at the beginning of one stays as it is."""
+def join_as_sentences(parts: Iterable[str]) -> str:
+    """Join statements as sentences with capital letters. A name at the start stays unchanged."""
     written: list[str] = []
     for part in filter(None, parts):
         is_word = written and part.partition(" ")[0].strip(",:").isalpha()
@@ -114,12 +119,12 @@ def _name_rows(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple
     )
 
 
-def _power_and_margin(effects: Sequence[Decision], largest: Decision, unit: str) -> list[str]:
-    """Return which differences could have been detected, and the verdict on the margin."""
+def _power_and_margin_statements(effects: Sequence[Decision], largest: Decision, unit: str) -> list[str]:
+    """Return statements on the detectable differences and on the margin verdict."""
     has_margin = largest.verdict not in (None, MarginVerdict.better)
     margin = _shared_margin_text(effects) if has_margin else ""
     if margin and largest.finding is Finding.open and not largest.no_evidence:
-        margin = ". ".join(filter(None, (margin, _capital(missing_evidence_text(*effects)))))
+        margin = ". ".join(filter(None, (margin, _capitalize_first(missing_evidence_text(*effects)))))
     more = render_notes(largest.tells_more)
     if largest.no_evidence and largest.finding is Finding.open:
         return [render_notes(largest.no_evidence), margin]
@@ -136,12 +141,12 @@ def _power_and_margin(effects: Sequence[Decision], largest: Decision, unit: str)
     return [_describe_power(effects, largest, unit), more_data_hint(largest), margin, more]
 
 
-def _capital(text: str) -> str:
+def _capitalize_first(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
 def _describe_power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
-    """Describe the detectable difference, also if few questions have all of the difference."""
+    """Describe the detectable difference, also for a difference concentrated in few questions."""
     of = find_quantity(largest)
     evenly = sorted(effect.detectable for effect in effects if effect.detectable is not None)
     found = format_range([of.write_detectable(points) for points in evenly])
@@ -157,7 +162,7 @@ def _describe_power(effects: Sequence[Decision], largest: Decision, unit: str) -
 
 
 def _format_adjusted_p(decision: Decision) -> str:
-    """Return the p-value that decides: Holm's, or that of a run's own part of the 5 %."""
+    """Format the p-value that decides: Holm-adjusted, or adjusted for a run's fraction of the 5 %."""
     if decision.early_stop_comparisons is None:
         return f"Holm {format_p_value(decision.p_holm)}"
     return (
@@ -166,8 +171,8 @@ def _format_adjusted_p(decision: Decision) -> str:
 
 
 def _grouping_key(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
-    """Return the key by which rows share a sentence; None for a finding, which has its own
-    sentence.
+    """Return the key of rows that share a sentence; None for a row with a finding, which gets its
+    own.
     """
     effect = row.effect
     if (
@@ -196,7 +201,7 @@ def _grouping_key(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
 
 
 def _shared_margin_text(effects: Sequence[Decision]) -> str:
-    """Return what all of these effects show about the margin, with the questions that would
+    """Describe the margin verdict that all effects share, and the number of questions that would
     decide.
     """
     if len(effects) == 1:
@@ -214,7 +219,7 @@ def _shared_margin_text(effects: Sequence[Decision]) -> str:
 
 
 def finding_label(decision: Decision) -> str:
-    """Return a row's result in words that can follow `is` or `are`."""
+    """Return a row's finding as words that follow `is` or `are`."""
     if decision.verdict is None or decision.verdict is MarginVerdict.better:
         return "undecided" if decision.finding is Finding.open else str(decision.finding)
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
@@ -223,7 +228,7 @@ def finding_label(decision: Decision) -> str:
 
 
 def format_range(values: Sequence[str]) -> str:
-    """Return the first and the last of sorted values, e.g. `20` or `3.2 to 7.7`."""
+    """Format the first and last of sorted values, e.g. `20` or `3.2 to 7.7`."""
     return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 

@@ -1,4 +1,4 @@
-"""Forest plot for terminals: each row's difference with its interval, zero line and margin."""
+"""Forest plot for terminals: each row's difference with interval, zero line and margin."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ STYLES = {Finding.better: "green", Finding.worse: "red"}
 def forest_plot_lines(
     rows: Sequence[TableRow], keys: list[str], width: int, encoding: str | None
 ) -> list[tuple[str, str]]:
-    """Return the lines of the plot with their styles; [] without comparisons or if it does not
-    fit.
-    """
+    """Return the plot's lines with their styles; [] without comparisons or enough width."""
     marks = UNICODE if (encoding or "utf-8").lower().replace("-", "").startswith("utf") else ASCII
     compared = [
         (row, effect)
@@ -123,7 +121,9 @@ def _draw_interval(
 def _draw_scale(
     values: list[float], column: Callable[[float], int], width: int, effect: Decision, marks: PlotCharacters
 ) -> str:
-    """Return a line with the values below their columns. If two overlap, only the first is shown."""
+    """Return the scale line with values below their columns. Of overlapping values, the first is
+    shown.
+    """
     cells = [" "] * width
     for value in dict.fromkeys(values):
         text = _format_scale_value(value, effect).replace("−", marks.minus)

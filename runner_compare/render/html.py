@@ -1,4 +1,4 @@
-"""Render text and tables of a page as HTML."""
+"""Render texts and tables of the HTML page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def escape_html(text: object) -> str:
 
 
 def write_table(columns: list[Column], classes: list[str], out: TextIO) -> None:
-    """Write an HTML table that scrolls on a narrow screen while its first column stays."""
+    """Write an HTML table. On a narrow screen it scrolls while the first column stays."""
     out.write('<div class="wide">\n<table>\n<thead><tr>')
     out.writelines(
         f"<th{(' class=n' if column.is_number else '')}>{escape_html(column.head)}</th>" for column in columns

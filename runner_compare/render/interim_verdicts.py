@@ -1,4 +1,4 @@
-"""Render the interim result of a run that is compared during execution."""
+"""Render the interim result of a run that is compared while running."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_compare.statistics.sequential import Side
 
 
 def interim_verdict(comparison: InterimComparison) -> str:
-    """Return the decision so far: `better`, `worse`, `as good within 2 points`, `undecided`."""
+    """Return the verdict so far: `better`, `worse`, `as good within 2 points`, `undecided`."""
     if comparison.margin is None:
         return comparison.decision
     text = format_verdict(comparison.verdict, format_margin_points(comparison.margin))

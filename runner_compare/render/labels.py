@@ -12,7 +12,7 @@ MAX_NAMES = 8  # the most rows that a sentence names
 
 
 def format_number(value: float | None, extra_digits: int = 0) -> str:
-    """Format a measurement to three digits, or to whole numbers if large: 0.0123, 4.57, 1,234.
+    """Format a measurement to three digits, or without decimals if large: 0.0123, 4.57, 1,234.
 
     `extra_digits` are added to the usual ones.
     """
@@ -45,7 +45,7 @@ def format_count_interval(count: int, interval: tuple[int | None, int | None] | 
 
 
 def is_self_explanatory(key: str) -> bool:
-    """Whether a key's values need no key name: nf4 needs no `quantization=`."""
+    """Whether a key's values are clear without the key, e.g. `nf4` without `quantization=`."""
     return key.endswith(".name") or key == TEAM
 
 
@@ -59,7 +59,7 @@ def format_assignments(row: TableRow, keys: list[str]) -> str:
 
 
 def row_name(row: TableRow, keys: list[str]) -> str:
-    """Return the shortest distinct name of a row: its values, or its job id."""
+    """Return a row's shortest unambiguous name: its config values, or its job id."""
     values = [
         f"{row.config[key]}" if is_self_explanatory(key) else f"{key_label(key)}={row.config[key]}"
         for key in keys
@@ -69,7 +69,7 @@ def row_name(row: TableRow, keys: list[str]) -> str:
 
 
 def short_row_names(rows: Sequence[TableRow], keys: Sequence[str], max_chars: int) -> list[str]:
-    """Return names by differing keys: paths without shared parts, the end of other long values."""
+    """Return row names from differing keys. Shared path parts and long values are cut."""
     values = {key: shorten_paths([f"{row.config[key]}" for row in rows]) for key in keys}
     differing = [key for key in keys if len({*values[key]}) > 1] or keys
     names = []
@@ -82,7 +82,7 @@ def short_row_names(rows: Sequence[TableRow], keys: Sequence[str], max_chars: in
 
 
 def row_versus_baseline(row: TableRow, keys: list[str]) -> str:
-    """Return both names and the shared keys: `nf4 vs none on task.split=test`."""
+    """Return the names of a row and its baseline, and shared keys: `nf4 vs none on task.split=test`."""
     if row.is_repeat:
         name = format_assignments(row, [key for key in keys if key != REPEAT]) or "the baseline"
         return f"{name} again ({REPEAT}={row.run.get_value(REPEAT)})"
@@ -91,7 +91,7 @@ def row_versus_baseline(row: TableRow, keys: list[str]) -> str:
 
 
 def name_sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
-    """Return the names of a run and its baseline by differing keys, and the shared keys."""
+    """Return the names of a run and its baseline, from differing keys, and their shared keys."""
     base = row.baseline
     assert base is not None
     own = [key for key in keys if row.config[key] != base.config[key]]

@@ -1,4 +1,4 @@
-"""Draw lines of a picture, one per row or setting, with intervals."""
+"""Draw lines with intervals in a picture, one line per row or setting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LinePoint = tuple[float, float, float | None, float | None]  # x, and y with the
 def draw_line_with_intervals(
     pane: Axes, number: int, name: str, points: Sequence[LinePoint], is_hollow: bool
 ) -> str:
-    """Draw a line with its intervals. Returns its colour."""
+    """Draw a line through points with intervals. Returns the line's colour."""
     colour = COLOURS[number % len(COLOURS)]
     pane.plot(
         [x for x, *_ in points],
@@ -46,5 +46,5 @@ def add_line_legend(pane: Axes) -> None:
 
 
 def escape_mathtext(text: str) -> str:
-    """Escape a text for matplotlib, which would render a formula between two $."""
+    """Escape `$` in a text, which matplotlib would render as a formula."""
     return escape_control_characters(text).replace("$", r"\$")

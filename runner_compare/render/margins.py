@@ -1,4 +1,4 @@
-"""Format margins, verdicts on them, and levels."""
+"""Format margins, margin verdicts and significance levels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERDICTS = {
 
 
 def format_verdict(verdict: MarginVerdict, margin: str = "") -> str:
-    """Format a verdict on a margin, e.g. of `2 points`; without a margin the verdict alone."""
+    """Format a verdict with its margin, e.g. of `2 points`; without a margin, the verdict alone."""
     words, of_margin = VERDICTS[verdict]
     return words + of_margin.format(margin=margin) * bool(margin)
 
@@ -30,7 +30,7 @@ def format_margin_points(margin: float) -> str:
 
 
 def format_level(comparisons: int) -> str:
-    """Format a comparison's level, e.g. `5 %` or `1.7 % (5 % shared by 3 jobs)`."""
+    """Format a comparison's significance level, e.g. `5 %` or `1.7 % (5 % shared by 3 jobs)`."""
     shared = f" ({100 * ALPHA:g} % shared by {comparisons} jobs)" if comparisons > 1 else ""
     return f"{100 * comparison_level(comparisons):.2g} %{shared}"
 

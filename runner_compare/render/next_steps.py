@@ -1,4 +1,4 @@
-"""The last lines of the default output: the next command, and where the details are."""
+"""Last lines of the default output: the suggested next command, and where to find details."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SEPARATOR = " · "
 SIMPLE = frozenset("._-/+") | frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 
-def last_lines(comparison: Comparison, tables: Sequence[Table], width: int) -> list[str]:
-    """Return the lines that begin with `Next:` and `Details:`; none without a task's table."""
+def next_and_details_lines(comparison: Comparison, tables: Sequence[Table], width: int) -> list[str]:
+    """Return the lines that start with `Next:` and `Details:`; [] without a task's table."""
     if not tables:
         return []
     view = comparison.view
     # a loss first: its questions tell most
     by_loss = sorted(tables, key=lambda table: all(not is_worse(row) for row in table.candidate_rows))
-    steps = (next_step(table, view.command) for table in by_loss)
+    steps = (suggest_next_command(table, view.command) for table in by_loss)
     command, what = next((step for step in steps if step), ("", ""))
-    lines = _command_lines("Next:    ", command, what, width) if command else []
+    lines = _format_command("Next:    ", command, what, width) if command else []
     asked = {"--explain": view.explain, "--columns all": view.all_columns, "--plot": view.plot}
     details = [option for option, is_given in asked.items() if not is_given]
     details += ["--save DIR", *([view.shown_at] if view.shown_at else [])]
-    first, *others = lines_of_parts(details, width - 9)
+    first, *others = join_into_lines(details, width - 9)
     return [*lines, f"Details: {first}", *(f"         {line}" for line in others)]
 
 
@@ -38,8 +38,8 @@ def is_worse(row: TableRow) -> bool:
     return row.effect is not None and row.effect.finding is Finding.worse
 
 
-def lines_of_parts(parts: Sequence[str], width: int) -> list[str]:
-    """Join parts with a separator, in lines that fit the width."""
+def join_into_lines(parts: Sequence[str], width: int) -> list[str]:
+    """Join parts with a separator into lines that fit the width."""
     lines: list[str] = []
     for part in parts:
         joined = f"{lines[-1]}{SEPARATOR}{part}" if lines else part
@@ -50,17 +50,17 @@ def lines_of_parts(parts: Sequence[str], width: int) -> list[str]:
     return lines
 
 
-def next_step(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
-    """Return the command that leads further, and what it does; None if there is none."""
+def suggest_next_command(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
+    """Suggest the next command, with its purpose; None if there is none."""
     if table.get_section_data(TableFlips).pairs:  # which are shown already
         return None
     if not table.baseline:
-        return _with_baseline(table, command)
-    return _more_questions(table) or _flips(table, command) or _with_margin(table, command)
+        return _suggest_baseline(table, command)
+    return _suggest_more_questions(table) or _suggest_flips(table, command) or _suggest_margin(table, command)
 
 
-def _with_baseline(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
-    """Return the command that tests the differences: with the value that leaves the model as it is, if any."""
+def _suggest_baseline(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
+    """Suggest the command with a baseline, preferably the value that leaves the model unchanged."""
     if len(table.rows) < 2 or not table.keys:
         return None
     pairs = [
@@ -76,8 +76,8 @@ def _with_baseline(table: Table, command: Sequence[str]) -> tuple[str, str] | No
     ), "tests which differences are real"
 
 
-def _with_margin(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
-    """Return the command that also shows which candidates are as good as the baseline, without a margin so far."""
+def _suggest_margin(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
+    """Suggest the command with a margin, which shows which candidates are as good as the baseline."""
     effects = [effect for row in table.candidate_rows if (effect := row.effect) and effect.is_undecided]
     can_help = [effect for effect in effects if not effect.no_evidence and not effect.unplanned]
     if not any(effect.margin is None for effect in can_help) or JOB_ID in table.baseline:
@@ -88,8 +88,8 @@ def _with_margin(table: Table, command: Sequence[str]) -> tuple[str, str] | None
     return (shlex.join(words), "shows which candidates are as good within that margin") if margin else None
 
 
-def _more_questions(table: Table) -> tuple[str, str] | None:
-    """Return what decides the undecided comparisons, where the number of questions is known."""
+def _suggest_more_questions(table: Table) -> tuple[str, str] | None:
+    """Suggest running more questions, if their number is known to decide the undecided comparisons."""
     undecided = [effect for row in table.candidate_rows if (effect := row.effect) and effect.is_undecided]
     needed = [effect.needed for effect in undecided if effect.verdict is not None and effect.needed]
     of_runner = table.has_accuracies and all(LIMIT in row.run.params for row in table.rows)
@@ -101,8 +101,8 @@ def _more_questions(table: Table) -> tuple[str, str] | None:
     )
 
 
-def _flips(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
-    """Return the command that shows the questions that the worst candidate has lost."""
+def _suggest_flips(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
+    """Suggest the command that shows the questions that the worst candidate lost."""
     lost = [
         row for row in table.candidate_rows if row.effect and row.effect.counts.get("losses") and row.baseline
     ]
@@ -118,28 +118,28 @@ def _flips(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
     worst = max(lost, key=loss)
     assert worst.baseline is not None
     assert worst.effect is not None
-    sides = [_filter(side, table) for side in (worst.baseline, worst)]
+    sides = [_format_run_filter(side, table) for side in (worst.baseline, worst)]
     count = worst.effect.counts["wins"] + worst.effect.counts["losses"]
     what = f"shows the {count:,} questions that only one of the two solved"
     return shlex.join([*command, "--flips", *sides]), what
 
 
-def _filter(row: TableRow, table: Table) -> str:
-    """Return the filter that names a run, or its id where its values would need quotes."""
+def _format_run_filter(row: TableRow, table: Table) -> str:
+    """Return a --where filter that identifies a run, or the run's id if values would need quotes."""
     values = {key_label(key): row.config[key] for key in table.keys}
     is_simple = all(value and set(value) <= SIMPLE for value in values.values())
     same = [other for other in table.rows if other.config == row.config]
-    if not values or not is_simple or len(same) > 1 or not _has_keys(row.run, table):
+    if not values or not is_simple or len(same) > 1 or not _has_all_keys(row.run, table):
         return row.run.job_id
     return ",".join(f"{key}={value}" for key, value in values.items())
 
 
-def _has_keys(run: Run, table: Table) -> bool:
+def _has_all_keys(run: Run, table: Table) -> bool:
     return all(key in run.params for key in table.keys)
 
 
-def _command_lines(head: str, command: str, what: str, width: int) -> list[str]:
-    """Return a command that can be copied: over several lines where it is long, and below it what it does."""
+def _format_command(head: str, command: str, purpose: str, width: int) -> list[str]:
+    """Format a command for copying, wrapped with backslashes if long, followed by its purpose."""
     indent = " " * len(head)
     lines = [head]
     for word in shlex.split(command):
@@ -149,7 +149,7 @@ def _command_lines(head: str, command: str, what: str, width: int) -> list[str]:
             lines.append(indent + quoted)
         else:
             lines[-1] += ("" if lines[-1] in (head, indent) else " ") + quoted
-    explained = f"   ({what})"
+    explained = f"   ({purpose})"
     if len(lines) == 1 and len(lines[0] + explained) <= width:
         return [lines[0] + explained]
     return [*lines, f"{indent}{explained.strip()}"]

@@ -1,4 +1,4 @@
-"""Sentences of the comparison's notes, by code."""
+"""Message templates for the comparison's notes, by code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_SETTINGS = 6  # that a note names
 
 
 def render_notes(*notes: Note | None) -> str:
-    """Render notes as one text; "" without notes."""
+    """Render several notes as one text; "" without notes."""
     return "; ".join(render_note(note, NOTES) for note in notes if note)
 
 

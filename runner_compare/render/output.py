@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from runner_base import Column, Picture, Progress, escape_control_characters, write_error
+from runner_base import Column, Picture, Progress, convert_write_error, escape_control_characters
 from runner_base.console import create_console
 from runner_base.printed_tables import print_fitting_table
 from runner_base.tables import NO_WIDTH, PAGE_WIDTH, print_list_item, print_wrapped, wrapped_lines
@@ -27,9 +27,9 @@ from runner_compare.render.columns import table_legend
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.escaping import escape_csv_cell, escape_markdown
 from runner_compare.render.forest import forest_plot_lines
-from runner_compare.render.next_steps import last_lines, lines_of_parts
+from runner_compare.render.next_steps import join_into_lines, next_and_details_lines
 from runner_compare.render.page import Part, write_page
-from runner_compare.render.parts import heading, report_parts, section_parts, table_sentences
+from runner_compare.render.parts import heading_parts, report_parts, section_parts, table_sentences
 from runner_compare.render.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner_compare.render.row_records import base_row_record, row_record
 from runner_compare.render.samples_page import write_samples_page
@@ -43,7 +43,7 @@ RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdi
 
 
 def _write_terminal(comparison: Comparison, out: TextIO) -> None:
-    """Print the answer, the table and the next command; with an explanation or all columns what they ask for."""
+    """Print the conclusion, the table and the next command. Options add explanations or all columns."""
     view = comparison.view
     terminal = create_console(out, non_terminal_width=NO_WIDTH if view.all_columns else PAGE_WIDTH)
     parts = report_parts(comparison)
@@ -54,7 +54,7 @@ def _write_terminal(comparison: Comparison, out: TextIO) -> None:
     tables = [part.table for part in parts if part.table]
     if tables:
         terminal.print()
-    for line in last_lines(comparison, tables, terminal.width):
+    for line in next_and_details_lines(comparison, tables, terminal.width):
         terminal.print(line, soft_wrap=True)
 
 
@@ -63,8 +63,8 @@ def _print_part(part: ReportPart, view: View, terminal: Console, out: TextIO) ->
 
     table = part.table
     if part.is_headed:
-        words = heading(table) if table else [part.title, *([part.runs] if part.runs else [])]
-        for line in lines_of_parts(words, terminal.width):
+        words = heading_parts(table) if table else [part.title, *([part.runs] if part.runs else [])]
+        for line in join_into_lines(words, terminal.width):
             terminal.print(Text(escape_control_characters(line), "bold"), soft_wrap=True)
     if answer := part.conclusion or part.short_conclusion:
         for line in wrapped_lines(answer, terminal.width):
@@ -160,7 +160,7 @@ def _write_json(comparison: Comparison, out: TextIO) -> None:
 
 
 def _write_csv(comparison: Comparison, out: TextIO) -> None:
-    """Write one sheet for all tables, with the columns of every task; missing values are empty."""
+    """Write one CSV sheet for all tables, with the columns of every task. Missing values are empty."""
     tables = comparison.tables
     writer = csv.writer(out, lineterminator="\n")
     if alone := next((part for part in section_parts(comparison) if part.is_alone), None):
@@ -220,7 +220,7 @@ FORMATS = {"table": _write_terminal, "markdown": _write_markdown, "json": _write
 def save_comparison(
     comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]
 ) -> list[str]:
-    """Write all output files and return their names."""
+    """Write all output files of a comparison and return their names."""
     tables = comparison.tables
     with Progress(None, "drawing"):
         parts = [(table, pictures.table_pictures(table) + _section_pictures(table)) for table in tables]
@@ -268,7 +268,7 @@ def save_comparison(
                 path(f"{stem}.png").write_bytes(figure.to_png())
                 path(f"{stem}.svg").write_text(figure.to_svg(), encoding="utf-8")
     except OSError as error:
-        raise write_error(folder, error, "--save") from error
+        raise convert_write_error(folder, error, "--save") from error
     return names
 
 

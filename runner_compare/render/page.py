@@ -1,6 +1,4 @@
-"""Render the comparison as one HTML file without scripts and external files, for light and
-dark mode.
-"""
+"""Render the comparison as one HTML file without scripts or external files, in light or dark mode."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ Part = tuple[Table, Sequence[Picture | JobPicture], str]
 def write_page(
     comparison: Comparison, parts: list[Part], options: dict[str, str], out: TextIO, samples_page: str = ""
 ) -> None:
-    """Write the whole page, with a link to the page of all samples if there is one."""
+    """Write the HTML page, with a link to the samples page if there is one."""
     title = f"Comparison: {', '.join(table.task for table, *_ in parts)}"
     out.write(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape_html(title)}</title>\n'
@@ -95,7 +93,7 @@ def _write_shared_config(common: dict[str, str], runs: str, out: TextIO) -> None
 
 
 def _write_job_pictures(figures: list[JobPicture], out: TextIO) -> None:
-    """Write the pictures of jobs as small images that expand when opened."""
+    """Write the pictures drawn by jobs as small images that expand on a click."""
     if not figures:
         return
     out.write('<div class="drawn">\n')

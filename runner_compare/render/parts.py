@@ -1,4 +1,4 @@
-"""Report parts of a comparison, shared by terminal, Markdown and page."""
+"""Parts of a comparison's report, used by terminal, Markdown and HTML output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_REASONS = 3  # why runs are not compared that the default output names
 
 
 def report_parts(comparison: Comparison) -> list[ReportPart]:
-    """Return the parts in display order."""
+    """Return all report parts in display order."""
     further = section_parts(comparison)
     if alone := [part for part in further if part.is_alone]:
         return [*alone, *(part for part in further if part.is_always_shown)]
@@ -33,7 +33,7 @@ def report_parts(comparison: Comparison) -> list[ReportPart]:
 
 
 def section_parts(comparison: Comparison) -> list[ReportPart]:
-    """Return the parts of sections over several tasks."""
+    """Return the report parts of sections that cover several tasks."""
     return [part for section in load_sections() for part in section.cross_task_parts(comparison)]
 
 
@@ -85,11 +85,16 @@ def build_short_grids(table: Table) -> list[TableGrid]:
 def build_short_sentences(table: Table) -> list[str]:
     """Return what the default output says below its tables: what no table shows, and what to act on."""
     of_sections = [text for section in load_sections() for text in section.short_sentences(table)]
-    return [*not_compared(table), *short_remarks(table), *map(render_notes, table.remarks), *of_sections]
+    return [
+        *not_compared_lines(table),
+        *limitation_lines(table),
+        *map(render_notes, table.remarks),
+        *of_sections,
+    ]
 
 
-def not_compared(table: Table) -> list[str]:
-    """Say which runs are not compared and why: the first ones of many."""
+def not_compared_lines(table: Table) -> list[str]:
+    """Return lines with the runs that were not compared and the reasons; only the first of many."""
     names: dict[str, list[str]] = {}
     for row in table.candidate_rows:
         if row.note is not None:
@@ -102,8 +107,10 @@ def not_compared(table: Table) -> list[str]:
     return lines[:MAX_REASONS] + [f"{more} more are not compared: --explain says why."] * bool(more)
 
 
-def short_remarks(table: Table) -> list[str]:
-    """Return what limits a comparison and what can be changed: a line for all candidates that share it."""
+def limitation_lines(table: Table) -> list[str]:
+    """Return a line per limitation of comparisons that the user can remove, with the affected
+    candidates.
+    """
     names: dict[str, list[str]] = {}
     for row in table.candidate_rows:
         for remark in row.effect.remarks if row.effect else ():
@@ -112,13 +119,13 @@ def short_remarks(table: Table) -> list[str]:
     return [f"{join_first_names(of_rows, MAX_NAMES)}: {remark}." for remark, of_rows in names.items()]
 
 
-def heading(table: Table) -> list[str]:
-    """Return what the title line of a table says: the task, how much was asked, and what is compared."""
+def heading_parts(table: Table) -> list[str]:
+    """Return the parts of a table's title line: task, runs, questions, baseline and margins."""
     parts = [table.task, format_count(len(table.rows), "run")]
-    if asked := asked_in_words(table):
+    if asked := format_sample_counts(table):
         parts.append(asked)
     if table.baseline:
-        parts.append(f"baseline {baseline_in_words(table)}")
+        parts.append(f"baseline {format_baseline(table)}")
     margins = [
         format_margin(effect)
         for row in table.candidate_rows
@@ -128,8 +135,8 @@ def heading(table: Table) -> list[str]:
     return parts + [f"margin {margin}" for margin in dict.fromkeys(margins)]
 
 
-def asked_in_words(table: Table) -> str:
-    """Return how many questions or documents the runs have: `500 questions each in 18 clusters`."""
+def format_sample_counts(table: Table) -> str:
+    """Return how many questions or documents each run has: `500 questions each in 18 clusters`."""
     what = (
         "document"
         if table.likelihood_unit is not None
@@ -138,7 +145,7 @@ def asked_in_words(table: Table) -> str:
         else ""
     )
     runs = [row.run for row in table.rows]
-    counts = sorted({count for run in runs if (count := _asked(run))})
+    counts = sorted({count for run in runs if (count := _count_questions(run))})
     if not what or not counts:
         return ""
     number_of = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
@@ -151,13 +158,13 @@ def asked_in_words(table: Table) -> str:
     return f"{text} · {answers} answers to each" if answers > 1 else text
 
 
-def _asked(run: Run) -> int:
+def _count_questions(run: Run) -> int:
     seeds = len(run.parts) if run.over_seeds else 1
     return int(run.correct_and_total[1] / seeds) if run.correct_and_total else int(run.metrics.get("n", 0))
 
 
-def baseline_in_words(table: Table) -> str:
-    """Return the baseline as the user gives it."""
+def format_baseline(table: Table) -> str:
+    """Format a table's baseline as the user specified it."""
     if JOB_ID not in table.baseline:
         return ",".join(f"{key_label(key)}={value}" for key, value in table.baseline.items())
     base = next((row for row in table.rows if row.is_baseline), None)
@@ -165,7 +172,7 @@ def baseline_in_words(table: Table) -> str:
 
 
 def conclusion_and_findings(table: Table) -> list[str]:
-    """Return the conclusion over all rows, then the finding about each row."""
+    """Return the conclusion over all rows, followed by each row's finding."""
     return [conclusion_text(table.candidate_rows), *filter(None, finding_sentences(table))]
 
 

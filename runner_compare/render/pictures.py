@@ -1,4 +1,4 @@
-"""Draw the comparison: accuracies with intervals, and the front of accuracy, memory and speed."""
+"""Draw the comparison: accuracies with intervals, and Pareto fronts of accuracy, memory and speed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_ROWS, MAX_PANELS, MAX_LABELS = 60, 4, 14
 
 @dataclass
 class JobPicture:
-    """An SVG picture drawn by jobs, identical for all of them."""
+    """An SVG picture that jobs drew, identical for all these jobs."""
 
     names: list[str]
     file: bytes
@@ -53,7 +53,7 @@ class JobPicture:
 
 
 def table_pictures(table: Table) -> list[Picture]:
-    """Return the pictures of a table; no Pareto front unless memory or speed were measured."""
+    """Return the pictures of a table. A Pareto front needs measured memory or speed."""
     if not table.has_accuracies:
         return (
             [Picture("differences", _forest_title(table), lambda: draw_rows(table))]
@@ -74,7 +74,7 @@ def table_pictures(table: Table) -> list[Picture]:
 
 
 def draw_rows(table: Table) -> Figure:
-    """Draw each row's accuracy with its interval, if available, and its difference to the
+    """Draw each row's accuracy with its interval, if available, and its difference from the
     baseline.
     """
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def _compared_rows(table: Table) -> list[TableRow]:
 
 
 def _forest_title(table: Table) -> str:
-    """Explain the lines and colours of the differences."""
+    """Return the title of the differences' pane, which explains lines and colours."""
     has_margin = any(row.effect and row.effect.margin is not None for row in table.rows)
     within = (
         "; dashed: the margin, to the right of it a loss is acceptable; blue: as good within it"
@@ -160,14 +160,14 @@ def max_line_length(names: Mapping[str, str]) -> int:
 
 
 def _picture_size(names: Mapping[str, str], width: float) -> tuple[float, float]:
-    """Return the size in inches of a picture with a row per name; long names enlarge it."""
+    """Return the picture size in inches for one line per row name. Long names enlarge it."""
     lines = max((name.count("\n") + 1 for name in names.values()), default=1)
     height = 1.1 + (0.27 + LINE_HEIGHT * (lines - 1)) * len(names)
     return width + LETTER_WIDTH * max(0, max_line_length(names) - USUAL_LETTERS), height
 
 
 def write_numbered_names(pane: Axes, names: dict[str, str]) -> dict[str, str]:
-    """Write a numbered list of names next to a pane. Returns each run's number."""
+    """Write a numbered list of row names next to a pane. Returns the number of each run."""
     lines = [f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(names.values(), 1)]
     beside: dict[str, Any] = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
     pane.text(1.02, 1, "\n".join(lines), **beside)
@@ -184,7 +184,7 @@ def _draw_dot(
 
 
 def draw_pareto_front(table: Table) -> Figure:
-    """Draw accuracy over memory and over speed, with a line of panes per set of questions."""
+    """Draw accuracy over memory and over speed, with one line of panes per set of questions."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -225,7 +225,7 @@ def draw_pareto_front(table: Table) -> Figure:
 
 
 def separate_labels(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
-    """Move the labels of each pane up or down until none overlaps, as far as possible."""
+    """Move overlapping labels of each pane up or down until none overlaps, as far as possible."""
     figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
         placed: list[Any] = []
@@ -247,7 +247,7 @@ def draw_row_point(
     colour: str,
     is_hollow: bool,
 ) -> None:
-    """Draw a row's point, with bars for the noise in accuracy and in x."""
+    """Draw a row as a point, with error bars for accuracy and for the x value."""
     assert row.run.accuracy_interval is not None
     bars = [([x, x], [100 * end for end in row.run.accuracy_interval[1:]])]
     bars += [([x_interval.low, x_interval.high], [y, y])] if x_interval else []
@@ -261,7 +261,7 @@ def draw_row_point(
 def _draw_front_pane(
     pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]
 ) -> list[Annotation]:
-    """Draw one pane with every row, filled if it is on the front, and the two-axis front as a
+    """Draw one pane with all rows, filled if on the Pareto front, and the front of both axes as a
     line.
 
     Returns the labels, which may overlap.
@@ -288,7 +288,7 @@ def label_points(
     names: Mapping[str, str],
     front: list[tuple[float, float]],
 ) -> list[Annotation]:
-    """Write the names of points by run id. Rows at the same point share a label."""
+    """Write row names next to their points. Rows at the same point share a label."""
     at: dict[tuple[float, float], list[str]] = {}
     for x, y, row in points:
         at.setdefault((x, y), []).append(names[row.run.run_id])
@@ -308,7 +308,7 @@ def annotate_point(
 
 
 def two_axis_front(points: list[tuple[float, float]], x_direction: int) -> list[tuple[float, float]]:
-    """Return the points that no other point beats in both axes, from the best x on.
+    """Return the points that no other point beats on both axes, starting at the best x.
 
     `x_direction` is 1 if a higher x is better, else -1.
     """
@@ -320,7 +320,7 @@ def two_axis_front(points: list[tuple[float, float]], x_direction: int) -> list[
 
 
 def format_pane(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
-    """Draw the line of a front, if there is one, the grid and the margins."""
+    """Draw a pane's Pareto front line, if any, its grid and its margins."""
     if front:
         pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
     pane.grid(color=LINE, linewidth=0.6)

@@ -1,4 +1,4 @@
-"""Texts, record keys and formats of each compared quantity and of each test method."""
+"""Texts, JSON keys and number formats of each compared quantity and each test method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def format_points(difference: float, extra_digits: int = 0) -> str:
 
 
 def format_nats(value: float, extra_digits: int = 0) -> str:
-    """Format a difference in nats: −0.00128, +0.00004."""
+    """Format a difference in nats with a sign: −0.00128, +0.00004."""
     return f"{value:+.{5 + extra_digits}f}".replace("-", "−")
 
 
@@ -39,7 +39,7 @@ def format_ratio(ratio: float, extra_digits: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """How effects of a compared quantity are formatted, recorded and explained.
+    """Formats, JSON keys and explanations for effects of one compared quantity.
 
     {unit} is the divisor of likelihoods.
     """
@@ -142,7 +142,7 @@ OF_FLIPS = (
 
 @dataclass(frozen=True)
 class MethodTexts:
-    """Text templates for effects of one method, with an effect's fields and counts as {…}."""
+    """Text templates for effects of one test method, with fields and counts of the effect as `{…}`."""
 
     quantity: Quantity
     sample: str = "{n:,}"  # the sample size
@@ -213,7 +213,7 @@ METHODS: dict[str, MethodTexts] = {
 
 
 def more_data_hint(decision: Decision) -> str:
-    """Return a hint on which data helps if there are few clusters or questions; "" otherwise."""
+    """Return advice on which data to add if clusters or questions are few; else ""."""
     if not decision.counts.get("few"):
         return ""
     whole, part = ("clusters", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
@@ -221,7 +221,7 @@ def more_data_hint(decision: Decision) -> str:
 
 
 def worst_case_text(decision: Decision) -> str:
-    """Return where a difference is hardest to detect."""
+    """Describe the case in which a difference is hardest to detect."""
     if decision.counts.get("clusters"):
         return "if whole clusters are lost"
     return (
@@ -230,7 +230,7 @@ def worst_case_text(decision: Decision) -> str:
 
 
 def fill_template(template: str, effect: Effect) -> str:
-    """Fill an effect's fields and counts into a template of METHODS."""
+    """Fill a template of METHODS with an effect's fields and counts."""
     return template.format(**vars(effect), **effect.counts)
 
 

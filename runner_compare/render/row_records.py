@@ -1,4 +1,4 @@
-"""Convert the rows of a comparison to plain data for JSON and CSV."""
+"""Convert the rows of a comparison to JSON and CSV data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORDER = ("plan", "note", "seeds", "tokens", "thinking", "right_answer_costs", "s
 
 
 def row_record(table: Table, row: TableRow) -> dict[str, Any]:
-    """Return a row as plain data, with the keys that sections add."""
+    """Return a row as JSON data, including the keys that sections add."""
     record = base_row_record(table, row)
     added = {"note": record.pop("note")}
     for section in load_sections():
@@ -55,7 +55,7 @@ def base_row_record(table: Table, row: TableRow) -> dict[str, Any]:
 
 
 def row_effect_records(row: TableRow) -> dict[str, Any]:
-    """Return a row's comparisons by key, with both bounds where answers were cut off."""
+    """Return a row's comparisons by JSON key, with both extremes if answers were cut off."""
     found = decision_records(row)
     if row.effect is not None and (ends := cut_off_record(row.effect)):
         found[find_quantity(row.effect).record_key] |= ends

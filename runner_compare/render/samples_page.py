@@ -1,4 +1,4 @@
-"""HTML page with every answer of the compared runs and filters; needs no server."""
+"""HTML page with every answer of the compared runs and with filters. Works without a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_CHARACTERS = 40_000_000
 
 
 def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> None:
-    """Write the page: for each accuracy table, every question and each run's answer."""
+    """Write the samples page: for each accuracy table, each question with each run's answer."""
     room = MAX_CHARACTERS
     contents = []
     for table in tables:
@@ -40,7 +40,7 @@ def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> 
 
 
 def iter_single_job_rows(table: Table) -> Iterator[TableRow]:
-    """Yield the rows with verdicts; a row that pools several seeds yields one per job."""
+    """Yield the rows that have verdicts. A row that pools several seeds yields one row per job."""
     for row in table.rows:
         if row.run.over_seeds:
             yield from (
@@ -52,7 +52,7 @@ def iter_single_job_rows(table: Table) -> Iterator[TableRow]:
 
 
 def samples_table_data(table: Table, reader: Reader, max_chars: int) -> dict[str, Any]:
-    """Return a table's questions and answers, and the omitted runs with reasons."""
+    """Return a table's questions and answers, and the omitted runs with the reasons."""
     runs: list[dict[str, Any]] = []
     sides: list[dict[Question, dict[str, str]]] = []
     left_out: list[str] = []
@@ -101,7 +101,7 @@ def _run_content(row: TableRow, name: str) -> dict[str, Any]:
 
 
 def _question_text(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
-    """Return a question as the model read it, if available, else the question itself."""
+    """Return a question as the prompt contains it, if available, or else the question itself."""
     return next(
         (side[question]["question"] for side in sides if "question" in side.get(question, ())), question[1]
     )

@@ -1,4 +1,4 @@
-"""The table of the default output: at most 100 columns wide, with what decides and what it costs."""
+"""Table of the default output, at most 100 columns wide: results, verdicts and costs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner_compare.model.baselines import groups_with_choice
 from runner_compare.model.data import ABSENT, JOB_ID, Table, TableRow, config_group, key_label
 from runner_compare.render.columns import (
     format_accuracy,
+    format_with_interval,
     headline_metrics,
     metric_column,
     naming_columns,
-    with_interval,
 )
 from runner_compare.render.effects import format_effect
 from runner_compare.render.labels import (
@@ -39,12 +39,12 @@ MAX_WORD = 12  # characters of a baseline in the head of a column
 
 
 def short_columns(table: Table) -> list[Column]:
-    """Return the columns of a task's table."""
+    """Return the default output's columns of a task's table."""
     rows = table.rows
     columns = label_columns(table)
     if table.likelihood_unit is not None:
         key = LOG_LIKELIHOODS[table.likelihood_unit]
-        cells = [with_interval(row.run, key, ".4f") for row in rows]
+        cells = [format_with_interval(row.run, key, ".4f") for row in rows]
         columns.append(Column(f"nats/{table.likelihood_unit} {LEVEL}", cells, use=ColumnUse.result))
     elif table.compared_metric is not None:
         cells = [format_number(row.run.metrics.get(table.compared_metric)) for row in rows]
@@ -52,31 +52,33 @@ def short_columns(table: Table) -> list[Column]:
     elif table.has_accuracies:
         columns.append(Column(f"accuracy {LEVEL}", list(map(format_accuracy, rows)), use=ColumnUse.result))
     else:
-        return [*columns, *_headlines(rows)]
+        return [*columns, *_headline_columns(rows)]
     if table.baseline:
         columns += comparison_columns(table)
-    return columns + _costs(table) + (_further(table) if table.has_accuracies else [])
+    return columns + _cost_columns(table) + (_extra_columns(table) if table.has_accuracies else [])
 
 
 def comparison_columns(table: Table) -> list[Column]:
-    """Return the difference, the verdict, and how many more questions would decide."""
+    """Return the columns for the difference, the verdict and the additional questions needed to
+    decide.
+    """
     rows = table.rows
     columns = [
         Column(
-            f"vs {baseline_word(table)} {LEVEL}",
+            f"vs {baseline_heading(table)} {LEVEL}",
             [format_effect(row.effect) if row.effect else ABSENT if row.note else "" for row in rows],
             use=ColumnUse.difference,
         ),
-        Column("verdict", list(map(verdict_cell, rows)), False, use=ColumnUse.verdict),
+        Column("verdict", list(map(format_verdict_cell, rows)), False, use=ColumnUse.verdict),
     ]
-    needed = [more_needed(row.effect) for row in rows]
+    needed = [format_additional_questions(row.effect) for row in rows]
     if any(needed):
         columns.append(Column("more needed", needed, drop_order=MORE_NEEDED, use=ColumnUse.verdict))
     return columns
 
 
-def baseline_word(table: Table) -> str:
-    """Return a word for the baseline in the head of a column: `none`, or `baseline`."""
+def baseline_heading(table: Table) -> str:
+    """Return the baseline's name for a column heading: a short value such as `none`, or `baseline`."""
     keys = table.keys if JOB_ID in table.baseline else [*table.baseline]
     base = next((row for row in table.rows if row.is_baseline), None)
     value = (base.config.get(keys[0]) or base.run.get_value(keys[0])) if base and len(keys) == 1 else None
@@ -84,19 +86,19 @@ def baseline_word(table: Table) -> str:
     return value if value is not None and is_short else "baseline"
 
 
-def verdict_cell(row: TableRow) -> str:
-    """Return the verdict about a table row."""
+def format_verdict_cell(row: TableRow) -> str:
+    """Format the verdict on a table row as a cell."""
     if row.is_baseline:
         return "baseline"
     if row.effect is None:
         return "not compared" if row.note else ""
     if row.is_repeat:  # the baseline again: its difference is noise
         return "repeat" if row.effect.finding is Finding.open else f"repeat, {row.effect.finding}"
-    return short_verdict(row.effect)
+    return format_short_verdict(row.effect)
 
 
-def short_verdict(decision: Decision) -> str:
-    """Return a verdict as a cell: `as good`, `worse by > 2`, `undecided`."""
+def format_short_verdict(decision: Decision) -> str:
+    """Format a verdict as a cell: `as good`, `worse by > 2`, `undecided`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.undecided:
         return "undecided" if finding is Finding.open else str(finding)
@@ -115,15 +117,15 @@ def short_verdict(decision: Decision) -> str:
     }[verdict]
 
 
-def more_needed(decision: Decision | None) -> str:
-    """Return how many more questions would decide about the margin; empty where that is unknown."""
+def format_additional_questions(decision: Decision | None) -> str:
+    """Format how many more questions would decide about the margin; "" if unknown."""
     if decision is None or not decision.is_undecided or decision.needed is None:
         return ""
     return format_rounded_count(max(0, decision.needed - decision.n))
 
 
 def label_columns(table: Table) -> list[Column]:
-    """Return what names the table rows, outer keys first; a repeated label is printed once."""
+    """Return the columns that identify rows, outer keys first. Repeated labels are blank."""
     columns = naming_columns(table)
     inner, names = groups_with_choice(table.baseline), [key_label(key) for key in table.baseline]
 
@@ -136,15 +138,15 @@ def label_columns(table: Table) -> list[Column]:
     heads = [
         _last_part(column.head) if short[_last_part(column.head)] == 1 else column.head for column in columns
     ]
-    return [replace(column, head=head) for column, head in zip(_without_repeats(columns), heads, strict=True)]
+    return [replace(column, head=head) for column, head in zip(_blank_repeats(columns), heads, strict=True)]
 
 
 def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _without_repeats(columns: Sequence[Column]) -> list[Column]:
-    """Leave empty what equals the line above, in the outer columns; the last one names each line."""
+def _blank_repeats(columns: Sequence[Column]) -> list[Column]:
+    """Blank cells that equal the cell above, except in the last column, which identifies each line."""
     lines = list(zip(*(column.cells for column in columns), strict=True))
     shown = []
     for number_, column in enumerate(columns[:-1]):
@@ -154,19 +156,19 @@ def _without_repeats(columns: Sequence[Column]) -> list[Column]:
         shown.append(
             replace(
                 column,
-                cells=_blanked(column.cells, is_same),
-                whole=_blanked(column.whole, is_same) if column.whole else [],
+                cells=_blank_cells(column.cells, is_same),
+                whole=_blank_cells(column.whole, is_same) if column.whole else [],
             )
         )
     return [*shown, *columns[-1:]]
 
 
-def _blanked(cells: Sequence[str], is_same: Sequence[bool]) -> list[str]:
+def _blank_cells(cells: Sequence[str], is_same: Sequence[bool]) -> list[str]:
     return ["" if same else cell for cell, same in zip(cells, is_same, strict=True)]
 
 
-def _costs(table: Table) -> list[Column]:
-    """Return divergence, memory and speed, as far as they were measured."""
+def _cost_columns(table: Table) -> list[Column]:
+    """Return the columns of KL divergence, memory and speed, if measured."""
     rows, columns = table.rows, []
     if table.likelihood_unit is not None and any(KL in row.run.metrics for row in rows):
         columns.append(
@@ -186,8 +188,8 @@ def _short_speed(value: float | None) -> str:
     return f"{value / 1000:.1f}k" if value is not None and value >= 1000 else format_number(value)
 
 
-def _further(table: Table) -> list[Column]:
-    """Return the metrics of plug-ins and what sections add to the comparison, if there is room."""
+def _extra_columns(table: Table) -> list[Column]:
+    """Return the columns of plug-ins' metrics and of sections, shown if there is room."""
     rows = table.rows
     columns = [
         replace(column, drop_order=OF_SECTIONS, use=ColumnUse.more)
@@ -200,7 +202,7 @@ def _further(table: Table) -> list[Column]:
     return columns
 
 
-def _headlines(rows: list[TableRow]) -> list[Column]:
+def _headline_columns(rows: list[TableRow]) -> list[Column]:
     names = headline_metrics(rows)
     return [
         Column(
@@ -214,9 +216,9 @@ def _headlines(rows: list[TableRow]) -> list[Column]:
 
 
 def short_ratio_columns(table: Table) -> list[Column]:
-    """Return the columns of repeated measurements: a line for each run and measure."""
+    """Return the columns for repeated measurements, with a line per run and measure."""
     lines = [(row, effect) for row in table.rows for effect in row.ratio_effects]
-    verdicts = [short_verdict(effect) if effect.is_tested else "not tested" for _, effect in lines]
+    verdicts = [format_short_verdict(effect) if effect.is_tested else "not tested" for _, effect in lines]
     return [
         Column(
             "comparison",

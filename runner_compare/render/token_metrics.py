@@ -1,4 +1,4 @@
-"""Format token-level metrics as text, and as tables of a job."""
+"""Format token-level metrics as texts, and as tables of one job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINES = (  # words, the figure of KL and that of Δp
 
 
 def divergence_tables(metrics: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
-    """Return a job's tables of token metrics: a line per statistic, and one per category."""
+    """Return a job's tables of token metrics: one line per statistic, and one line per category."""
     if CHIEF not in metrics:
         return {}
     lines: list[dict[str, Any]] = []
@@ -78,7 +78,7 @@ def format_metric(
     bounds: str,
     suffix: str = "",
 ) -> str:
-    """Format a metric with its interval, or as two bounds; "" if it is missing.
+    """Format a metric with its interval, or as two bounds; "" if the metric is missing.
 
     `suffix` selects a category or another cell.
     """

@@ -1,4 +1,5 @@
-"""Statistics of a comparison: data in, effects and decisions out. Names are imported lazily.
+"""Statistics of comparisons: tests compute effects from data, and decisions follow. Names are
+imported lazily.
 
 A statistic is a Test (effects.py), each in a module of `methods`; decisions.py decides
 them. The other modules have the formulas.

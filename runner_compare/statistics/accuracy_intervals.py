@@ -1,4 +1,4 @@
-"""Confidence intervals of an accuracy, also for clustered questions.
+"""Confidence intervals of an accuracy, for independent and clustered questions.
 
 Questions form clusters if they are perturbed versions of one another, or about one text.
 Where questions have several answers, the accuracy is the mean over the answers, and each
@@ -28,7 +28,7 @@ def accuracy_interval(
     clusters: Sequence[str | None],
     answers_per_question: Sequence[int] = (),
 ) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy, given each question's fraction of correct answers.
+    """Return the 95 % interval of an accuracy from each question's fraction of correct answers.
 
     Without `answers_per_question`, each question has one answer, and its accuracy is 0 or 1.
     """
@@ -54,7 +54,7 @@ def accuracy_metrics(
     clusters: Sequence[str | None],
     answers_per_question: Sequence[int] = (),
 ) -> dict[str, float]:
-    """Return an accuracy and its interval as metrics, and the number of clusters if known."""
+    """Return metrics: an accuracy, its interval and, if known, the number of clusters."""
     low, high = accuracy_interval(question_accuracies, clusters, answers_per_question)
     accuracy = math.fsum(question_accuracies) / len(question_accuracies)
     figures = {
@@ -92,7 +92,8 @@ def accuracy_bound_metrics(
 
 
 def exact_accuracy_interval(solved: Sequence[float], clusters: Sequence[str | None]) -> tuple[float, float]:
-    """Return an interval of an accuracy. Each end misses the truth with at most 2.5 % probability.
+    """Return an accuracy's exact interval. Each end excludes the true accuracy with at most 2.5 %
+    probability.
 
     For questions it is Clopper and Pearson's interval, for clusters Gaffke's
     (bounded_means.py), which is the same if each cluster has one question.
@@ -165,8 +166,10 @@ def interval_from_cluster_sums(
     return find_interval_end(is_compatible, share, 0.0), find_interval_end(is_compatible, share, 1.0)
 
 
-def _score_statistic(gap: float, true_share: float, effective_n: float) -> float:
-    """Return the gap of an observed proportion in standard errors under the true proportion."""
-    if not 0 < true_share < 1:
+def _score_statistic(gap: float, true_proportion: float, effective_n: float) -> float:
+    """Return the distance of an observed proportion from the true one, in standard errors under
+    the true one.
+    """
+    if not 0 < true_proportion < 1:
         return math.copysign(math.inf, gap) if gap else 0.0
-    return gap / math.sqrt(true_share * (1 - true_share) / effective_n)
+    return gap / math.sqrt(true_proportion * (1 - true_proportion) / effective_n)

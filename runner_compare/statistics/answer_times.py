@@ -20,7 +20,7 @@ class AnswerTimes:
 
     @property
     def seconds_per_completion(self) -> float:
-        """Time of one additional completion."""
+        """Seconds that one additional completion takes."""
         return (self.prompts_s + self.decode_s) / self.n
 
     @property
@@ -29,7 +29,8 @@ class AnswerTimes:
 
 
 def estimate_answer_times(metrics: Mapping[str, float]) -> AnswerTimes | None:
-    """Compute the time of a job's answers; None if it was not measured, e.g. for reused answers.
+    """Compute the times of a job's answers from its metrics; None if not measured, e.g. for reused
+    answers.
 
     The measured prefill speed counts computed tokens. Tokens of a shared prefix are computed
     once, although each prompt includes them.

@@ -1,4 +1,4 @@
-"""Test of the mean of few bounded numbers that is valid for any skewness (Gaffke's bound).
+"""Test of the mean of a few bounded numbers, valid for any skewness (Gaffke's bound).
 
 Ten clusters that each gain a little show nothing about an eleventh that loses everything.
 So the test adds one cluster with the worst possible value, gives all of them random weights
@@ -24,7 +24,7 @@ HALVINGS = (
 def p_value_of_mean(
     sums: Sequence[float], sizes: Sequence[float], null_mean: float, worst_value: int
 ) -> float:
-    """Return the one-sided p-value of a null mean, given cluster sums and sizes.
+    """Return the one-sided p-value against a null mean, given the sum and size of each cluster.
 
     The unseen cluster has the worst value: -1 tests a mean of at most `null_mean`, 1 a mean of
     at least that.
@@ -41,7 +41,7 @@ def p_value_of_mean(
 
 
 def probability_sum_not_positive(values: Any, counts: Any) -> float:
-    """Return the probability that a sum of values with random exponential weights is at most 0.
+    """Return the probability that a sum of values, weighted by random exponentials, is at most 0.
 
     `counts` says how often each value occurs. The moment-generating function of the sum has a
     closed form. Divided by its argument, it is integrated along the line through the saddle
@@ -71,7 +71,7 @@ def probability_sum_not_positive(values: Any, counts: Any) -> float:
 
 
 def _log_product(scaled: Any, counts: Any, line: Any) -> Any:
-    """Return log(prod(1 - value * point)), each factor repeated, up to full turns of its phase."""
+    """Return log(prod((1 - value * point) ** count)); the phase may be off by full turns."""
     import numpy as np
 
     if len(scaled) < FACTORS:

@@ -26,7 +26,7 @@ CELL = "context_"
 
 @dataclass(frozen=True)
 class ContextStep:
-    """Fall of the loss, in nats per token, from one context length to the next longer one."""
+    """Reduction of the loss, in nats per token, from one context length to the next longer one."""
 
     shorter: int
     longer: int
@@ -49,7 +49,7 @@ class ContextStep:
 def context_metrics(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[str, float]:
-    """Return loss and KL for each context length, and the gain over the next shorter one.
+    """Return loss and KL divergence per context length, and the gain over the next shorter length.
 
     Returns {} without contexts.
     """
@@ -83,13 +83,15 @@ def context_metrics(
 def create_likelihood_gain_test(
     texts: Sequence[Likelihood], baseline_texts: Sequence[Likelihood]
 ) -> SignFlipTest:
-    """Create the test of the log-likelihoods of texts against a baseline's, in the same order."""
+    """Create the test of log-likelihoods of texts against a baseline's, both in the same order of
+    texts.
+    """
     differences = [text.nats - other.nats for text, other in zip(texts, baseline_texts, strict=True)]
     return SignFlipTest(differences, [float(text.tokens) for text in texts], "token")
 
 
 def list_context_lengths(metrics: Mapping[str, float]) -> list[int]:
-    """Return the context lengths that a job has metrics for, shortest first."""
+    """Return the context lengths for which a job recorded metrics, shortest first."""
     return list_cells(metrics, CELL)
 
 
@@ -108,7 +110,7 @@ def list_context_steps(metrics: Mapping[str, float]) -> list[ContextStep]:
 
 
 def leading_helpful_steps(steps: Sequence[ContextStep]) -> list[ContextStep]:
-    """Return the steps with a significant gain that precede the first one without."""
+    """Return the steps to longer contexts before the first step without a significant gain."""
     first = next((number for number, step in enumerate(steps) if not step.helps), len(steps))
     return [*steps[:first]]
 

@@ -1,6 +1,4 @@
-"""Decide all effects of a table: findings, and verdicts on margins, with one family-wise
-error.
-"""
+"""Decide all effects of a table at one family-wise error rate: findings, and verdicts on margins."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class RunComparison:
-    """The test of two runs, with notes and the bounds for cut-off answers."""
+    """Test of two runs, with notes and with the tests for both extremes of cut-off answers."""
 
     test: Test
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
@@ -48,11 +46,12 @@ class RunComparison:
 
     @property
     def effect(self) -> Effect:
-        """The effect as counted: cut-off answers are wrong."""
+        """Effect with cut-off answers counted as wrong."""
         return self.test.effect
 
     def max_p_value(self, null_value: float | None = None) -> float:
-        """Return the p-value against a null value, the largest for any outcome of cut-off answers.
+        """Return the p-value against a null value, maximized over possible outcomes of cut-off
+        answers.
 
         The default null value is no difference.
         """
@@ -66,7 +65,7 @@ class RunComparison:
         return max(p, _p_value_against(high, null_value)) if high.effect.value < value else 1.0
 
     def sequential_side(self, null_value: float) -> Side:
-        """Return on which side of a value the always-valid test places the truth.
+        """Return on which side of a null value the true difference lies, by the always-valid test.
 
         The result holds for any outcome of cut-off answers.
         """
@@ -80,7 +79,9 @@ class RunComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision(Effect):
-    """An effect with its finding and verdict among all comparisons of a table."""
+    """Effect of one comparison, with its finding and verdict after correction for all comparisons
+    of a table.
+    """
 
     test: Test
     p_holm: float
@@ -101,23 +102,25 @@ class Decision(Effect):
 
     @property
     def hinges_on_cut_off(self) -> bool:
-        """Whether the decision is open only because of cut-off answers."""
+        """Whether the comparison is undecided only because of cut-off answers."""
         counted = self.as_counted
         return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
 
     @property
     def is_undecided(self) -> bool:
-        """Whether neither a difference nor anything about a margin is shown."""
+        """Whether neither a difference nor a verdict on the margin is shown."""
         return self.finding is Finding.open and self.verdict in (None, MarginVerdict.undecided)
 
     @property
     def margin_value(self) -> float | None:
-        """The value from which on a run is as good within the margin; None without a margin."""
+        """Value of the effect at which a run is only just as good within the margin; None without
+        a margin.
+        """
         return None if self.margin is None else _null_value_at_margin(self, self.margin)
 
     @cached_property
     def simultaneous_interval(self) -> tuple[float, float]:
-        """The interval that agrees with the decision.
+        """Confidence interval that is consistent with the decision among all comparisons.
 
         Together with those of the other comparisons it contains all true values in 95 %. Where
         answers were cut off, it includes both bounds.
@@ -152,32 +155,38 @@ class Decision(Effect):
 
     @property
     def strictest_level(self) -> float:
-        """The strictest level in Holm's procedure, at which a detection holds at any rank."""
+        """Strictest level in Holm's procedure. An effect detected at this level is detected at any
+        rank.
+        """
         return ALPHA / self.comparisons
 
     @cached_property
     def detectable(self) -> float | None:
-        """Smallest true difference that the test detects; None if there is none, or if it is unknown."""
+        """Smallest true difference that the test detects; None if none or unknown."""
         return self.test.detectable_difference(self.strictest_level)
 
     @cached_property
     def detectable_at_worst(self) -> float | None:
-        """Smallest detectable difference if a few questions or clusters have all of it."""
+        """Smallest detectable difference if the difference is concentrated in a few questions or
+        clusters.
+        """
         return self.test.worst_case_detectable(self.strictest_level)
 
     @property
     def can_plan(self) -> bool:
-        """Whether the number of questions, or runs per side, for a margin can be computed."""
+        """Whether the number of questions (or runs per side) that decides about a margin can be
+        computed.
+        """
         return self.test.can_plan and not self.unplanned and self.baseline_low is None
 
     @property
     def can_plan_detection(self) -> bool:
-        """Whether the number of questions that detect a difference can be computed."""
+        """Whether the number of questions that detects a difference can be computed."""
         return self.test.can_plan_detection and not self.unplanned
 
     @cached_property
     def needed(self) -> int | None:
-        """Number of questions, or runs per side, that decide about the margin if neither run is
+        """Number of questions (or runs per side) that decides about the margin if neither run is
         better.
         """
         if self.margin is None or not self.is_undecided or not self.can_plan:
@@ -192,14 +201,15 @@ class Decision(Effect):
         return self.test.sample_size_interval(self.margin, self.strictest_level)
 
     def with_notes(self, *notes: Note | None) -> Decision:
-        """Return the decision with additional notes."""
+        """Return a copy of the decision with additional notes."""
         return replace(self, remarks=(*self.remarks, *filter(None, notes)))
 
 
 def decide_all(
     comparisons: Iterable[RunComparison | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
 ) -> list[Decision]:
-    """Decide all comparisons of a table, with one error of 5 % per measure (Holm and Shaffer).
+    """Decide all comparisons of a table at a family-wise error rate of 5 % per measure (Holm and
+    Shaffer).
 
     A run that was compared during execution has decided at its own part of the 5 %: its verdict
     stands, whatever else the table has. With `margins`, differences above or below minus a
@@ -234,7 +244,7 @@ def decide_all(
 def _with_cut_off_bounds(
     decision: Decision, as_counted: Decision, at_worst: Decision, at_best: Decision, *, has_ends: bool
 ) -> Decision:
-    """Attach the decisions for both bounds of the cut-off answers to a decision."""
+    """Attach the decisions for both extremes of cut-off answers to a decision."""
     whole = replace(decision, as_counted=as_counted, ends=(at_worst, at_best) if has_ends else None)
     return (
         replace(whole, unplanned=whole.unplanned or note("cut_off_decides"))
@@ -246,7 +256,7 @@ def _with_cut_off_bounds(
 def _decide_family(
     comparisons: Sequence[RunComparison], margins: Mapping[str, float], metrics: int
 ) -> list[Decision]:
-    """Decide each comparison by the larger p-value of its two bounds."""
+    """Decide each comparison by the larger p-value of both extremes of cut-off answers."""
     families: dict[str, list[int]] = {}
     decided: dict[int, Decision] = {}
     for number, compared in enumerate(comparisons):
@@ -259,7 +269,7 @@ def _decide_family(
             )
     for family in families.values():
         margin = _find_margin(comparisons[family[0]].effect, margins)
-        groups = [_p_values(comparisons[number], margin) for number in family]
+        groups = [_difference_and_margin_p_values(comparisons[number], margin) for number in family]
         for number, ps in zip(family, holm_adjust_groups(groups, metrics), strict=True):
             decided[number] = _decide_by_holm(comparisons[number], ps, len(family) * metrics, margin)
     return [decided[number] for number in range(len(comparisons))]
@@ -273,8 +283,10 @@ def _find_margin(effect: Effect, margins: Mapping[str, float]) -> float | None:
     return margins.get(RATIOS if effect.is_ratio else _base_measure(effect))
 
 
-def _p_values(compared: RunComparison, margin: float | None) -> list[float]:
-    """Return the p-value against no difference and, with a margin, against the margin."""
+def _difference_and_margin_p_values(compared: RunComparison, margin: float | None) -> list[float]:
+    """Return the p-value against no difference and, if there is a margin, the p-value against the
+    margin.
+    """
     if margin is None or not compared.effect.is_tested:
         return [compared.max_p_value()]
     return [compared.max_p_value(), compared.max_p_value(_null_value_at_margin(compared.effect, margin))]
@@ -283,7 +295,9 @@ def _p_values(compared: RunComparison, margin: float | None) -> list[float]:
 def _decide_by_holm(
     compared: RunComparison, adjusted_ps: Sequence[float], comparisons: int, margin: float | None
 ) -> Decision:
-    """Decide by the Holm-adjusted p-values against no difference and against the margin."""
+    """Decide a comparison by its Holm-adjusted p-values against no difference and against the
+    margin.
+    """
     p_holm, *p_margin = adjusted_ps
     finding = _find_direction(compared.effect, p_holm)
     verdict = None
@@ -321,7 +335,7 @@ def _decide_margin(effect: Effect, finding: Finding, margin: float, p_holm: floa
 
 
 def _decide_sequentially(compared: RunComparison, comparisons: int, margin: float | None) -> Decision:
-    """Adopt the decision that the always-valid test made during the run, at its part of the error."""
+    """Adopt the decision of the always-valid test during the run, at its fraction of the error rate."""
     findings = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
     p_holm, side = min(1.0, compared.max_p_value() * comparisons), compared.sequential_side(0.0)
     verdict = None
@@ -332,14 +346,16 @@ def _decide_sequentially(compared: RunComparison, comparisons: int, margin: floa
 
 
 def _require_evidence(verdict: MarginVerdict, compared: RunComparison, margin: float) -> MarginVerdict:
-    """Return the verdict, or `undecided` if the baseline could not lose more than the margin."""
+    """Return the verdict, or `undecided` if the baseline's accuracy is too low to lose more than
+    the margin.
+    """
     is_within = verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within)
     is_empty = compared.no_evidence is not None or _is_baseline_too_low(compared, margin)
     return MarginVerdict.undecided if is_within and is_empty else verdict
 
 
 def _is_baseline_too_low(compared: RunComparison, margin: float) -> bool:
-    """Whether the baseline's accuracy may be below the margin, so that it cannot lose more."""
+    """Whether the baseline's accuracy may be below the margin, so that a larger loss is impossible."""
     return compared.baseline_low is not None and compared.baseline_low <= margin
 
 
@@ -371,12 +387,12 @@ def _create_decision(
 
 
 def undecided_decision(test: Test) -> Decision:
-    """Return an effect without a decision, e.g. of a repeat of the baseline."""
+    """Return a decision without a finding, e.g. for a repeat of the baseline."""
     return _create_decision(RunComparison(test), 1.0, 1, Finding.open, None, None)
 
 
 def max_error_rate(decisions: Sequence[Decision]) -> float:
-    """Return the highest probability of any wrong finding in a table.
+    """Return the maximum probability that any finding of a table is wrong.
 
     It is 5 % for Holm's family, plus the error part of each run compared during execution.
     """
@@ -394,12 +410,14 @@ def _p_value_against(test: Test, null_value: float | None) -> float:
 
 
 def _better_sign(effect: Effect) -> int:
-    """Return the sign of an improvement: 1 for a difference, the measure's direction for a ratio."""
+    """Return the sign of an improvement: 1 for differences, the better direction of the measure
+    for ratios.
+    """
     return find_metric(effect.measure).better.value if effect.is_ratio else 1
 
 
 def _null_value_at_margin(effect: Effect, margin: float) -> float:
-    """Return the null value of a margin: minus it, or the ratio at which the baseline is better by
-    it.
+    """Return the null value for a margin: -margin, or the ratio at which the baseline is better by
+    the margin.
     """
     return float((1 + margin) ** -_better_sign(effect)) if effect.is_ratio else -margin

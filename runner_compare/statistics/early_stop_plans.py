@@ -1,4 +1,4 @@
-"""Power and sample size of jobs that stop early, by simulation of the always-valid test.
+"""Power and sample size of jobs with early stopping, by simulation of the always-valid test.
 
 The test may decide after any question, and pays for it: for the same power it needs up to
 twice the questions of a fixed sample. Simulated courses have a fixed seed, and are
@@ -25,7 +25,7 @@ WIDER = 4.0  # the most times that a fixed sample's difference is looked for
 def early_stop_power(
     questions: int, noise_rate: float, loss: float, level: float, stops_at_margin: float | None = None
 ) -> float:
-    """Return the probability that a job with this loss against its baseline is found worse.
+    """Return the probability that a job whose accuracy is lower by `loss` is found worse.
 
     `stops_at_margin`: the job stops once it is decided whether it is as good within this
     margin.
@@ -37,7 +37,7 @@ def early_stop_power(
 def early_stop_detectable_loss(
     questions: int, noise_rate: float, level: float, stops_at_margin: float | None = None
 ) -> float | None:
-    """Return the smallest loss that this many questions detect with 80 % power, or None."""
+    """Return the smallest loss that is detected with 80 % power with this many questions, or None."""
     least = detectable_paired_difference(questions, noise_rate, level)
     if least is None:
         return None
@@ -54,7 +54,7 @@ def early_stop_detectable_loss(
 def early_stop_questions_needed(
     margin: float, noise_rate: float, level: float, fixed_sample_size: int, stops_at_margin: bool
 ) -> int | None:
-    """Return how many questions show non-inferiority with 80 % power if neither side is better.
+    """Return how many questions show non-inferiority with 80 % power if neither run is better.
 
     `fixed_sample_size` is that number for a sample with a single look. A job without a margin
     of its own also stops where it seems worse.
@@ -74,7 +74,9 @@ def early_stop_questions_needed(
 def _simulate_decisions(
     questions: int, noise_rate: float, loss: float, level: float, margin: float | None
 ) -> tuple[Any, Any]:
-    """Return after how many questions each course shows "worse" and "as good"; infinity if never."""
+    """Return the number of questions until `worse` and until `as good` is shown, per simulation;
+    infinity if never.
+    """
     import numpy as np  # takes a tenth of a second, and only such plans need it
 
     generator, enough = np.random.default_rng(0), math.log(2 / level)

@@ -1,4 +1,4 @@
-"""Effective context length of recall: the longest length up to which recall is kept, with an
+"""Effective context length: the longest length up to which recall is kept, with a confidence
 interval.
 
 Each length has the same questions as the shortest one. Recall is lost where it is below
@@ -32,7 +32,7 @@ from runner_compare.statistics.stats import ALPHA
 
 @dataclass(frozen=True)
 class LengthTests:
-    """One-sided tests of a context length against the shortest one."""
+    """One-sided tests of recall at one context length against the shortest length."""
 
     p_kept: float  # small: recall is shown to be kept within the margin
     p_lost: float  # small: recall is shown to be lost by more than the margin
@@ -41,7 +41,7 @@ class LengthTests:
 
 @dataclass(frozen=True)
 class EffectiveLength:
-    """The effective length among the tested lengths, in ascending order."""
+    """Effective context length among the tested lengths, with its confidence interval."""
 
     lengths: tuple[int, ...]
     counted: int  # the place of the longest length that is kept as it was counted, without a test
@@ -50,35 +50,37 @@ class EffectiveLength:
 
     @property
     def tokens(self) -> int:
-        """Effective length by the observed recall, without a test."""
+        """Effective length in tokens by the observed recall, without a test."""
         return self.lengths[self.counted]
 
     @property
     def at_least(self) -> int:
-        """Lower end of the interval: this length is shown to be reached."""
+        """Lower end of the interval in tokens: recall is shown to be kept up to this length."""
         return self.lengths[self.reached]
 
     @property
     def at_most(self) -> int:
-        """Upper end of the interval among the tested lengths."""
+        """Upper end of the interval in tokens, among the tested lengths."""
         return self.lengths[self.not_excluded]
 
     @property
     def first_lost_length(self) -> int | None:
-        """Shortest length that is shown not to be reached; None if the longest one may be."""
+        """Shortest length with recall shown to be lost; None if recall may be kept at the longest
+        length.
+        """
         longer = self.lengths[self.not_excluded + 1 :]
         return longer[0] if longer else None
 
     @property
     def undecided_lengths(self) -> tuple[int, ...]:
-        """Lengths that may or may not be reached."""
+        """Lengths at which recall is shown to be neither kept nor lost."""
         return self.lengths[self.reached + 1 : self.not_excluded + 1]
 
 
 def one_sided_length_tests(
     test: Test, margin: float, cut_off_bounds: tuple[Test, Test] | None = None
 ) -> LengthTests:
-    """Compute both one-sided tests of a length from its paired test against the shortest one.
+    """Compute both one-sided tests of a length from the paired test against the shortest length.
 
     `cut_off_bounds`: the same test with all cut-off answers counted against this length, and
     for it. The result then holds for any outcome of these answers.
@@ -113,13 +115,13 @@ def find_effective_length(
     return EffectiveLength(tuple(lengths), counted, reached, max(possible, default=0))
 
 
-def _first_false_index(states: Sequence[bool]) -> int:
-    """Return the position of the first False; the length if all are True."""
-    return next((at for at, state in enumerate(states) if not state), len(states))
+def _first_false_index(flags: Sequence[bool]) -> int:
+    """Return the index of the first False, or the number of values if all are True."""
+    return next((at for at, state in enumerate(flags) if not state), len(flags))
 
 
 def _is_shown_lost(p_lost_values: Sequence[float], level: float) -> bool:
-    """Whether a length is shown not to be reached, given the p-values of lost recall up to it."""
+    """Whether recall is shown to be lost at a length, given the p-values of all lengths up to it."""
     *shorter, own = p_lost_values
     if not shorter:
         return own < level

@@ -1,4 +1,4 @@
-"""Base of all tests: a Test takes the data of two runs and computes their Effect.
+"""Base classes of all tests: a Test takes the data of two runs and computes an Effect.
 
 `decisions` decides all effects of a table. Each method is a module of `methods`, with one
 Test. The defaults here apply to what a test does not provide.
@@ -19,7 +19,7 @@ from runner_compare.statistics.stats import ALPHA, POWER, normal_quantile
 
 
 class Method(StrEnum):
-    """Tests that other code refers to by name."""
+    """Names of the test methods that other code refers to."""
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
     # exact, paired, over several tasks whose questions have other weights
@@ -47,7 +47,7 @@ Between = tuple[int | None, int | None]
 
 @dataclass(frozen=True)
 class Effect:
-    """Difference of a run from its baseline: value, interval and p-value.
+    """Difference between a run and its baseline: estimate, confidence interval and p-value.
 
     A difference is the run minus the baseline, a ratio is the run divided by the baseline.
     """
@@ -68,7 +68,9 @@ class Effect:
     early_stop_comparisons: int | None = None
 
     def __post_init__(self) -> None:
-        """Widen an interval that excludes the neutral value although the test does not reject it."""
+        """Widen the interval if it excludes the neutral value although the test does not reject
+        that value.
+        """
         if self.p >= ALPHA and self.is_tested:
             object.__setattr__(self, "low", min(self.low, self.neutral_value))
             object.__setattr__(self, "high", max(self.high, self.neutral_value))
@@ -80,25 +82,26 @@ class Effect:
 
     @property
     def neutral_value(self) -> float:
-        """The value of two runs that do not differ."""
+        """Value of the effect if two runs do not differ."""
         return 1.0 if self.is_ratio else 0.0
 
 
 class Test(ABC):
-    """A statistical test on the data of two runs. A subclass is a frozen dataclass of these data."""
+    """Statistical test of two runs. Each subclass is a frozen dataclass of the runs' data."""
 
     __test__ = False  # pytest would take it for a class of tests
 
     @cached_property
     def effect(self) -> Effect:
-        """The effect, computed once."""
+        """Effect of the test, computed once."""
         return self.compute_effect()
 
     @abstractmethod
     def compute_effect(self) -> Effect: ...
 
     def interval_at_level(self, alpha: float) -> tuple[float, float]:
-        """Return an interval that misses the true value with at most this probability.
+        """Return a confidence interval that excludes the true value with at most probability
+        `alpha`.
 
         The default stretches the 95 % interval like that of a normal estimate.
         """
@@ -111,11 +114,13 @@ class Test(ABC):
         return low, high
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true value; 1 shows nothing about a margin."""
+        """Return the two-sided p-value against a null value; 1 if the test cannot decide about
+        margins.
+        """
         return 1.0
 
     def sequential_side(self, null_value: float) -> Side:
-        """Return on which side of a value the always-valid test places the truth.
+        """Return on which side of a null value the true difference lies, by the always-valid test.
 
         Its part of the error was fixed before the run.
         """
@@ -127,12 +132,14 @@ class Test(ABC):
         return False
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest true difference that is detected at a level, or None."""
+        """Return the smallest true difference that is detected at a significance level, or None."""
         return None
 
     @property
     def has_worst_case(self) -> bool:
-        """Whether a difference is harder to detect if few questions or clusters have all of it."""
+        """Whether a difference is harder to detect if it is concentrated in few questions or
+        clusters.
+        """
         return False
 
     def worst_case_detectable(self, level: float) -> float | None:
@@ -141,11 +148,14 @@ class Test(ABC):
 
     @property
     def can_plan(self) -> bool:
-        """Whether the number of questions, or runs per side, for a margin can be computed."""
+        """Whether the number of questions (or runs per side) that decides about a margin can be
+        computed.
+        """
         return False
 
     def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions or runs that decide about a margin if neither run is better.
+        """Return the number of questions or runs that decides about a margin if neither run is
+        better.
 
         Returns None if too many are needed.
         """
@@ -157,22 +167,24 @@ class Test(ABC):
 
     @property
     def can_plan_detection(self) -> bool:
-        """Whether the number of questions that detect a difference can be computed."""
+        """Whether the number of questions that detects a difference can be computed."""
         return False
 
     def sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions that detect a true difference; None if too many."""
+        """Return the number of questions that detects a true difference; None if too many."""
         return None
 
     def detection_size_interval(
         self, difference: float, level: float, power: float = POWER
     ) -> Between | None:
-        """Return the 95 % interval of the sample size that detects a difference; None if unknown."""
+        """Return the 95 % interval of the number of questions that detects a difference; None if
+        unknown.
+        """
         return None
 
 
 def p_value_at_limit(test: Test, limit: float) -> float:
-    """Return the two-sided p-value against a limit that is worse than the neutral value.
+    """Return the two-sided p-value against a null value that is worse than no difference.
 
     It includes the test against no difference. A run that is worse by more than a margin is
     worse, and one that is better is above the margin: the two tests may differ in kind, but
@@ -197,5 +209,5 @@ FINEST = 0.001  # a difference of accuracies, as it is shown
 
 
 def exclude_zero(low: float, high: float, is_above: bool) -> tuple[float, float]:
-    """Return an interval without 0, which the deciding test has rejected."""
+    """Return an interval without 0, for a test that rejects 0."""
     return (max(low, FINEST), high) if is_above else (low, min(high, -FINEST))

@@ -1,5 +1,5 @@
-"""Empirical likelihood test of a bounded mean that allows for a rare, unobserved kind of
-value.
+"""Empirical likelihood test of a bounded mean, which allows for a rare kind of value not yet
+observed.
 
 Ten clusters that each gain a little say nothing of an eleventh that loses everything. So
 the test takes the null distribution that explains the numbers best: it gives the numbers
@@ -27,7 +27,7 @@ TINY = 1e-12  # what is left of the range at a mean of 1 or -1
 
 
 def likelihood_p_value(sums: Sequence[float], sizes: Sequence[float], null_mean: float) -> float:
-    """Return the two-sided p-value of a true mean, from sums of clusters of values in -1..1."""
+    """Return the two-sided p-value against a mean, from cluster sums of values between -1 and 1."""
     import numpy as np  # where means are compared: a score needs none of it
 
     rows = np.array([sums], float), np.array([sizes], float)
@@ -35,7 +35,9 @@ def likelihood_p_value(sums: Sequence[float], sizes: Sequence[float], null_mean:
 
 
 def smallest_sum_steps(sums: Any) -> Any:
-    """Return the smallest difference between unequal cluster sums, per row; 0 if all are equal."""
+    """Return the smallest nonzero difference between cluster sums, per matrix row; 0 if all are
+    equal.
+    """
     import numpy as np
 
     apart = np.diff(np.sort(sums, axis=1), axis=1, prepend=-math.inf)
@@ -46,7 +48,7 @@ def smallest_sum_steps(sums: Any) -> Any:
 def likelihood_p_values(
     sums: Any, sizes: Any, null_mean: Any, step: Any, lost_steps: int | None = None
 ) -> Any:
-    """Return the likelihood p-value of each row of clusters, against one mean or one per row.
+    """Return one p-value per matrix row of clusters, against one mean or one mean per row.
 
     `step` is the step in which the sums of a row move. The unseen cluster loses `lost_steps`
     steps, or everything (None).

@@ -1,4 +1,4 @@
-"""Compare accuracy at equal token counts, for two settings with several thinking budgets.
+"""Compare the accuracies of two settings with several thinking budgets at equal token counts.
 
 A setting's accuracy is a curve over the mean tokens per question, with a point for each
 budget and straight lines between them. Two curves are compared only where both have points
@@ -39,13 +39,13 @@ NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class BudgetCurve:
-    """Verdicts and tokens of the same questions at several thinking budgets."""
+    """Verdicts and token counts of the same questions at several thinking budgets."""
 
     right: Cells  # 1 where the question was solved, else 0
     tokens: Cells
 
     def mean_points(self) -> list[tuple[float, float]]:
-        """Return the mean tokens and the accuracy at each budget, in order."""
+        """Return (mean tokens, accuracy) for each budget, in order."""
         return [
             (math.fsum(of_tokens) / len(of_tokens), math.fsum(of_right) / len(of_right))
             for of_tokens, of_right in zip(self.tokens, self.right, strict=True)
@@ -54,7 +54,7 @@ class BudgetCurve:
 
 @dataclass(frozen=True)
 class AccuracyAtTokens:
-    """Accuracies of both curves at one budget's mean tokens, and their difference."""
+    """Accuracies of two settings at the mean token count of one budget, and their difference."""
 
     budget: int  # the row of the curve
     tokens: float
@@ -65,7 +65,7 @@ class AccuracyAtTokens:
 
 @dataclass
 class EqualTokensComparison:
-    """Mean difference of two accuracy curves over the token range that both cover."""
+    """Mean difference between two accuracy curves over the token range that both curves cover."""
 
     questions: int
     clusters: int | None  # families of questions, if these were drawn
@@ -82,7 +82,9 @@ class EqualTokensComparison:
 
 @dataclass
 class ComparedCurves:
-    """A setting with several budgets, its baseline, and their comparison or the reason for none."""
+    """Setting with several budgets, its baseline, and their comparison or the reason why there is
+    none.
+    """
 
     setting: dict[str, str | None]
     baseline: dict[str, str | None]
@@ -92,22 +94,24 @@ class ComparedCurves:
 
 
 def compare_curves(
-    own_curve: BudgetCurve,
+    candidate_curve: BudgetCurve,
     base_curve: BudgetCurve,
     clusters: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
 ) -> EqualTokensComparison | None:
-    """Compare two accuracy curves; None if they do not overlap by more than noise."""
+    """Compare two accuracy curves over token counts; None if their ranges overlap by no more than
+    noise.
+    """
     import numpy as np
 
-    n = len(own_curve.right[0])
+    n = len(candidate_curve.right[0])
     units, of_unit = np.unique(
         range(n) if clusters is None else [str(cluster) for cluster in clusters], return_inverse=True
     )
     # rows: what is summed; columns: units
     our_sums, their_sums = (
         _sum_by_unit([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units))
-        for curve in (own_curve, base_curve)
+        for curve in (candidate_curve, base_curve)
     )
     once = np.ones((1, len(units)))
     our_points, their_points = _weighted_points(once, our_sums), _weighted_points(once, their_sums)
@@ -147,13 +151,14 @@ def compare_curves(
         our_accuracy, their_accuracy = float(own_right[0, at]), float(its_right[0, at])
         there, tokens_there = our_accuracy - their_accuracy, float(own_tokens[0, at])
         signs = _count_signs(
-            _question_gaps_at(own_curve.right[at], base_curve, their_points[0][0], tokens_there), of_unit
+            _question_gaps_at(candidate_curve.right[at], base_curve, their_points[0][0], tokens_there),
+            of_unit,
         )
         interval = _bootstrap_interval(there, differences[:, at], scale, len(units), signs)
         points.append(
             AccuracyAtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval))
         )
-    signs = _count_signs(np.mean(own_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit)
+    signs = _count_signs(np.mean(candidate_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit)
     p, (lowest, highest) = (
         _bootstrap_p_value(means, scale, len(units)),
         _bootstrap_interval(value, means, scale, len(units), signs),
@@ -175,7 +180,7 @@ def compare_curves(
 
 
 def decide_equal_tokens(comparisons: Sequence[EqualTokensComparison]) -> None:
-    """Decide all comparisons of a table, with one error of 5 %."""
+    """Decide all equal-token comparisons of a table at a family-wise error rate of 5 %."""
     for result, p_holm in zip(
         comparisons, stats.holm_adjust([tested.p for tested in comparisons]), strict=True
     ):
@@ -185,14 +190,14 @@ def decide_equal_tokens(comparisons: Sequence[EqualTokensComparison]) -> None:
 
 
 def _sum_by_unit(cells: Cells, unit_of_question: Any, count: int) -> Floats:
-    """Return each budget's sum over the questions of each unit."""
+    """Add up each budget's values over the questions of each resampling unit (question or cluster)."""
     import numpy as np
 
     return np.array([np.bincount(unit_of_question, row, count) for row in cells])
 
 
 def _bootstrap_weights(generator: np.random.Generator, num_resamples: int, num_units: int) -> Floats:
-    """Return how often each unit occurs in each resample."""
+    """Return how often each resampling unit occurs in each bootstrap resample."""
     import numpy as np
 
     chosen = (
@@ -207,7 +212,7 @@ def _bootstrap_weights(generator: np.random.Generator, num_resamples: int, num_u
 
 
 def _weighted_points(weights: Floats, sums: Floats) -> tuple[Floats, Floats]:
-    """Return the mean tokens and the accuracy at each budget, one line per resample."""
+    """Return the mean tokens and the accuracy at each budget, one matrix row per resample."""
     *_, sizes = sums
     budgets = len(sums) // 2
     means = (weights @ sums[:-1].T) / (weights @ sizes)[:, None]
@@ -226,7 +231,7 @@ def _shared_token_range(
 
 
 def _interpolate(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
-    """Return a curve's accuracy at these tokens, line by line, and its end value beyond its ends."""
+    """Interpolate the accuracies of curves at token counts. Beyond its ends, a curve stays constant."""
     import numpy as np
 
     order = np.argsort(curve[0], axis=1, kind="stable")
@@ -256,7 +261,7 @@ def _mean_difference(
 def _question_gaps_at(
     right: Sequence[float], base_curve: BudgetCurve, base_tokens: Floats, tokens: float
 ) -> Floats:
-    """Return each question's verdict minus the other curve's, interpolated between two budgets."""
+    """Return each question's verdict minus the baseline's verdict, interpolated between two budgets."""
     import numpy as np
 
     order = np.argsort(base_tokens, kind="stable")
@@ -272,7 +277,7 @@ def _question_gaps_at(
 
 
 def _count_signs(gaps: Floats, unit_of_question: Any) -> tuple[int, int]:
-    """Count the units in which each of the two sides has more correct answers."""
+    """Count the resampling units with positive gaps and those with negative gaps."""
     import numpy as np
 
     sums = np.bincount(unit_of_question, gaps)
@@ -280,24 +285,24 @@ def _count_signs(gaps: Floats, unit_of_question: Any) -> tuple[int, int]:
 
 
 def _bootstrap_interval(
-    value: float, drawn: Floats, scale: float, units: int, signs: tuple[int, int]
+    value: float, resampled_values: Floats, scale: float, units: int, signs: tuple[int, int]
 ) -> tuple[float, float]:
-    """Return the widened percentile interval.
+    """Return the widened percentile interval of bootstrap resamples.
 
     Where few questions differ, it also contains the interval of the sign test.
     """
     import numpy as np
 
     tail = NORMAL.cdf(-scale * stats.student_quantile(ALPHA, units - 1))
-    low, high = (float(end) for end in np.quantile(drawn, [tail, 1 - tail]))
+    low, high = (float(end) for end in np.quantile(resampled_values, [tail, 1 - tail]))
     if sum(signs) < MIN_DIFFERING:
         by_signs = stats.paired_difference_interval(*signs, units)
         low, high = min(low, by_signs[0]), max(high, by_signs[1])
     return max(-1.0, min(low, value)), min(1.0, max(high, value))
 
 
-def _bootstrap_p_value(drawn: Floats, scale: float, units: int) -> float:
-    """Return the two-sided p-value that belongs to the interval: the level at which it ends at 0."""
-    beyond = min(float((drawn <= 0).sum()), float((drawn >= 0).sum()))
-    tail = (1 + beyond) / (1 + len(drawn))
+def _bootstrap_p_value(resampled_values: Floats, scale: float, units: int) -> float:
+    """Return the two-sided p-value: the level at which the bootstrap interval ends at 0."""
+    beyond = min(float((resampled_values <= 0).sum()), float((resampled_values >= 0).sum()))
+    tail = (1 + beyond) / (1 + len(resampled_values))
     return min(1.0, stats.student_p_value(NORMAL.inv_cdf(min(tail, 0.5)) / scale, units - 1))

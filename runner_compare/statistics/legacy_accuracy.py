@@ -1,4 +1,4 @@
-"""Convert records of earlier versions whose accuracy was that of a majority vote.
+"""Convert records of earlier versions, whose accuracy was the accuracy of a majority vote.
 
 Today the accuracy is the mean over the answers, and the vote is `maj_at_k`. An old record
 has that mean, as pass@1, but neither its interval nor the other metrics, which were those
@@ -17,7 +17,7 @@ OF_VOTES = (*BOUNDS, *(f"accuracy_all{end}" for end in ENDS), "accuracy/strict",
 
 
 def replace_vote_accuracy(metrics: dict[str, float]) -> dict[str, float]:
-    """Return a record's metrics with the mean over all answers as accuracy.
+    """Return metrics in which accuracy is the mean over all answers instead of a majority vote.
 
     The interval is Wilson's for one answer per question, or per cluster: several answers are
     worth as much or more. Other records are returned unchanged.

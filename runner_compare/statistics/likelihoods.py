@@ -33,7 +33,7 @@ NORMS: dict[str, Callable[[Likelihood], float]] = {
 
 
 def sum_likelihoods_by_unit(likelihoods: Sequence[Likelihood]) -> list[Likelihood]:
-    """Add up the windows of each document.
+    """Add up the likelihoods of each document's windows.
 
     A question counts with its right choice, a document with its longest context.
     """
@@ -52,14 +52,16 @@ def sum_likelihoods_by_unit(likelihoods: Sequence[Likelihood]) -> list[Likelihoo
 
 
 def longest_context(likelihoods: Iterable[Likelihood]) -> int | None:
-    """Return the context length that a job's metrics are about; None if documents are scored once."""
+    """Return the longest context length, on which a job's metrics are based; None if documents are
+    scored once.
+    """
     return max((part.context for part in likelihoods if part.context is not None), default=None)
 
 
 def sum_likelihoods_by_cluster(
     likelihoods: Sequence[Likelihood], clusters: Sequence[str | None]
 ) -> list[Likelihood]:
-    """Add up the documents of each cluster, which forms one sample.
+    """Add up the likelihoods of each cluster's documents. Each cluster is one sample of a test.
 
     If a cluster is unknown, the documents are returned unchanged.
     """
@@ -74,8 +76,7 @@ def sum_likelihoods_by_cluster(
 def likelihood_metrics(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None] | None = None
 ) -> dict[str, float]:
-    """Return likelihood metrics of a job as ratios of sums, with intervals over documents or
-    clusters.
+    """Return a job's likelihood metrics (ratios of sums), with intervals over documents or clusters.
 
     `cluster_by_unit` names the cluster of each document or question.
     """
@@ -109,7 +110,7 @@ def likelihood_metrics(
 
 
 def _divergence_metrics(texts: Sequence[Likelihood]) -> dict[str, float]:
-    """Return metrics of the model's divergence from its reference, if it has one."""
+    """Return metrics of the divergence from a reference model, if likelihoods include one."""
     compared = [text for text in texts if text.kl_nats is not None]
     if not compared:
         return {}
@@ -129,7 +130,7 @@ def _divergence_metrics(texts: Sequence[Likelihood]) -> dict[str, float]:
 
 
 def _choice_accuracies(likelihoods: Sequence[Likelihood], clusters: Sequence[str | None]) -> dict[str, float]:
-    """Return how often the right choice is the likeliest, with four normalizations by length."""
+    """Return the accuracy of choosing the likeliest choice, with four length normalizations."""
     if not any(part.is_other for part in likelihoods):
         return {}
     questions: dict[int, list[Likelihood]] = {}
@@ -153,7 +154,7 @@ def _ratio_metric(
     lower: float = -math.inf,
     upper: float = math.inf,
 ) -> dict[str, float]:
-    """Return a ratio, with its interval if there are enough documents."""
+    """Return a ratio of sums as a metric, with its interval if there are enough documents."""
     return _with_interval(
         name, ratio_of_sums(numerators, denominators), ratio_interval(numerators, denominators, lower, upper)
     )
@@ -162,7 +163,7 @@ def _ratio_metric(
 def _token_share_metric(
     name: str, numerators: Sequence[float], denominators: Sequence[float]
 ) -> dict[str, float]:
-    """Return a fraction of tokens with its interval.
+    """Return a fraction of tokens as a metric, with its interval.
 
     The interval is not Student's, which covers too little where nearly all tokens count.
     """

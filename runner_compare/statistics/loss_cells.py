@@ -1,4 +1,6 @@
-"""Loss and KL by cell (a context length or a bin of positions), with intervals over documents."""
+"""Loss and KL divergence per cell (a context length or a position bin), with intervals over
+documents.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from runner_compare.statistics.ratios import ratio_interval, ratio_of_sums
 def loss_and_kl_metrics(
     cell: str, tokens: Sequence[float], nats: Sequence[float], kls: Sequence[float | None]
 ) -> dict[str, float]:
-    """Return a cell's metrics from its documents' tokens, log-likelihoods and, if complete, KL."""
+    """Return the loss and, if every document has one, the KL divergence of a cell, with intervals."""
     losses = [-of_text for of_text in nats]
     found = {f"n{cell}": float(len(tokens)), f"{LOSS}{cell}": ratio_of_sums(losses, tokens)}
     found |= _interval_metrics(LOSS, cell, losses, tokens)
@@ -30,7 +32,9 @@ def _interval_metrics(
 
 
 def list_cells(metrics: Mapping[str, float], kind: str) -> list[int]:
-    """Return the numbers of a kind of cell that have metrics, lowest first."""
+    """Return the numbers (context lengths or positions) of the cells that have metrics, lowest
+    first.
+    """
     begin = f"{LOSS}/{kind}"
     return sorted(int(key.removeprefix(begin)) for key in metrics if key.startswith(begin))
 

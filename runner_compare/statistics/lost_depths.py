@@ -1,4 +1,4 @@
-"""Permutation test for depths of a text at which recall is below the rest.
+"""Permutation test for depths of a text at which recall is lower than elsewhere.
 
 If the depth does not matter, an answer at one depth could as well have been found at
 another. So answers are permuted among depths: those to a question that was asked at several
@@ -30,7 +30,7 @@ Places = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class DepthAnswer:
-    """Accuracy of a question at one depth of a text."""
+    """Accuracy of the answer to a question about one depth of a text."""
 
     length: int
     depth: float
@@ -41,7 +41,7 @@ class DepthAnswer:
 
 @dataclass(frozen=True)
 class LostDepths:
-    """The range of depths whose recall is furthest below the rest at one length, with its p-value."""
+    """Range of depths whose recall is furthest below the other depths at one length, with a p-value."""
 
     length: int
     first: float
@@ -52,13 +52,13 @@ class LostDepths:
 
     @property
     def is_significant(self) -> bool:
-        """Whether recall is significantly below the rest."""
+        """Whether recall in this range is significantly below recall at other depths."""
         return self.p < ALPHA
 
 
 @dataclass(frozen=True)
 class _ExchangeableGroup:
-    """Answers whose depths may be permuted: depth indices and accuracies."""
+    """Group of answers among which the test permutes depths: depth indices and accuracies."""
 
     depths: Places
     shares: Numbers
@@ -67,7 +67,7 @@ class _ExchangeableGroup:
 def find_lost_depths(
     answers: Sequence[DepthAnswer], num_settings: int = 1, num_permutations: int = DRAWS
 ) -> list[LostDepths]:
-    """Return, for each length with several depths, the range with the lowest recall.
+    """Return, for each length with several depths, the range of depths with the lowest recall.
 
     `num_settings` is the number of settings that share one error.
     """
@@ -80,12 +80,12 @@ def find_lost_depths(
         depths = sorted({answer.depth for answer in own})
         if len(depths) < 2:
             continue
-        groups, ranges = _exchangeable_groups(own, depths), _neighbouring_ranges(len(depths))
+        groups, ranges = _group_exchangeable(own, depths), _neighbouring_ranges(len(depths))
         expected, deviation = _permutation_moments(groups, ranges)
         sums = ranges @ _observed_sums(groups, len(depths))
         of_ranges = (expected - sums) / deviation
         most = int(of_ranges.argmax())
-        found.append(_depth_range(own, length, [depths[at] for at in np.flatnonzero(ranges[most])]))
+        found.append(_create_depth_range(own, length, [depths[at] for at in np.flatnonzero(ranges[most])]))
         distances.append(float(of_ranges[most]))
         drawn = _permuted_sums(groups, len(depths), num_permutations, generator) @ ranges.T
         np.maximum(largest, ((expected - drawn) / deviation).max(axis=1), out=largest)
@@ -95,17 +95,17 @@ def find_lost_depths(
     return found
 
 
-def _depth_range(
+def _create_depth_range(
     answers_at_length: Sequence[DepthAnswer], length: int, depths: Sequence[float]
 ) -> LostDepths:
-    """Return a range of depths with its recall, without a p-value yet."""
+    """Return a range of depths with its recall. The p-value is set later."""
     here = [answer.share for answer in answers_at_length if answer.depth in depths]
     rest = [answer.share for answer in answers_at_length if answer.depth not in depths]
     return LostDepths(length, depths[0], depths[-1], sum(here) / len(here), sum(rest) / len(rest), 1.0)
 
 
 def _neighbouring_ranges(num_depths: int) -> Places:
-    """Return a 0/1 matrix with one line per range of neighbouring depths, except the full range."""
+    """Return a 0/1 matrix: one line per range of neighbouring depths, except the full range."""
     at = np.arange(num_depths)
     pairs = [
         (first, last)
@@ -116,10 +116,10 @@ def _neighbouring_ranges(num_depths: int) -> Places:
     return np.array([(first <= at) & (at <= last) for first, last in pairs]).astype(int)
 
 
-def _exchangeable_groups(
+def _group_exchangeable(
     answers_at_length: Sequence[DepthAnswer], depths: Sequence[float]
 ) -> list[_ExchangeableGroup]:
-    """Return the groups of answers of one length that are permuted among themselves."""
+    """Group answers of one length. The test permutes depths within each group."""
     asked_at: dict[tuple[str, str], set[float]] = {}
     for answer in answers_at_length:
         if answer.cluster is not None:
@@ -139,7 +139,7 @@ def _exchangeable_groups(
 
 
 def _observed_sums(groups: Sequence[_ExchangeableGroup], num_depths: int) -> Numbers:
-    """Return the observed sum of accuracies at each depth."""
+    """Return the sum of accuracies observed at each depth."""
     sums = np.zeros(num_depths)
     for group in groups:
         np.add.at(sums, group.depths, group.shares)
@@ -147,7 +147,7 @@ def _observed_sums(groups: Sequence[_ExchangeableGroup], num_depths: int) -> Num
 
 
 def _permutation_moments(groups: Sequence[_ExchangeableGroup], ranges: Places) -> tuple[Numbers, Numbers]:
-    """Return the mean and standard deviation of each range's sum over all permutations."""
+    """Return mean and standard deviation of each range's accuracy sum over all permutations."""
     mean, variance = np.zeros(len(ranges)), np.zeros(len(ranges))
     for group in groups:
         size = len(group.shares)
@@ -165,7 +165,7 @@ def _permuted_sums(
     num_permutations: int,
     generator: np.random.Generator,
 ) -> Numbers:
-    """Return the sum at each depth in each permutation."""
+    """Return the sum of accuracies at each depth, for each random permutation."""
     sums = np.zeros((num_permutations, num_depths))
     for size in sorted({len(group.shares) for group in groups}):
         alike = [group for group in groups if len(group.shares) == size]

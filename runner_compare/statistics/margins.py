@@ -1,5 +1,4 @@
-"""Non-inferiority within a margin: whether an effect shows that a loss is small enough to
-accept.
+"""Non-inferiority within a margin: whether an effect shows that the loss is acceptably small.
 
 A run is as good as its baseline within a margin if a test shows that the true difference is
 above minus the margin. No test can show that two runs are equal.
@@ -24,7 +23,7 @@ NO_PAIRS = (0, 0, 0)
 
 
 class MarginVerdict(StrEnum):
-    """Possible verdicts on a difference and a margin."""
+    """Possible verdicts on whether a run is as good as its baseline within a margin."""
 
     better = "better"
     as_good = "as good"
@@ -34,7 +33,7 @@ class MarginVerdict(StrEnum):
 
 
 def combine_sequential_sides(difference: Side, from_margin: Side) -> MarginVerdict:
-    """Return the verdict of an always-valid test against no difference and against the margin."""
+    """Combine the always-valid tests against no difference and against the margin into a verdict."""
     if difference is Side.better:
         return MarginVerdict.better
     if from_margin is Side.better:
@@ -43,13 +42,17 @@ def combine_sequential_sides(difference: Side, from_margin: Side) -> MarginVerdi
 
 
 def paired_questions_needed(
-    margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER, seen: Pairs = NO_PAIRS
+    margin: float,
+    discordant_rate: float,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    observed_pairs: Pairs = NO_PAIRS,
 ) -> int | None:
     """Return how many paired questions show non-inferiority with this power if neither run is
     better.
 
     `discordant_rate` is the fraction of further questions that only one of the two solves.
-    `seen` are pairs that count among the questions. The power is exact: a sum over all tables.
+    `observed_pairs` are pairs that count among the questions. The power is exact: a sum over all tables.
     It moves in steps, and the number is the first with at least that power, or one fewer if the
     power there is too high. None if ten million questions are not enough.
     """
@@ -57,9 +60,9 @@ def paired_questions_needed(
     assert 0 <= discordant_rate <= 1
 
     def power_at(n: int) -> float:
-        return non_inferiority_power(n, margin, discordant_rate, alpha, seen=seen)
+        return non_inferiority_power(n, margin, discordant_rate, alpha, observed_pairs=observed_pairs)
 
-    needed = smallest_with_power(power_at, power)
+    needed = smallest_sample_size(power_at, power)
     # Where few pairs differ, the power jumps: one question fewer may be closer to what was asked
     # for.
     if needed and power_at(needed) > power + NEAR and power_at(needed - 1) >= power - NEAR:
@@ -67,10 +70,8 @@ def paired_questions_needed(
     return needed
 
 
-def smallest_with_power(power_at: Callable[[int], float], power: float) -> int | None:
-    """Return the smallest number that reaches a power, to 0.1 %; None if ten million are not
-    enough.
-    """
+def smallest_sample_size(power_at: Callable[[int], float], power: float) -> int | None:
+    """Return the smallest sample size, to 0.1 %, that reaches a power; None above ten million."""
     low, high = 1, 2
     while power_at(high) < power:
         low, high = high, 2 * high
@@ -93,17 +94,18 @@ def non_inferiority_power(
     discordant_rate: float,
     alpha: float = ALPHA,
     difference: float = 0.0,
-    seen: Pairs = NO_PAIRS,
+    observed_pairs: Pairs = NO_PAIRS,
 ) -> float:
-    """Return the probability that n paired questions show non-inferiority, for a true difference.
+    """Return the probability that n paired questions show non-inferiority, given the true
+    difference.
 
-    The n questions include the `seen` pairs, so the power is 0 for fewer.
+    The n questions include the `observed_pairs` pairs, so the power is 0 for fewer.
     """
     import numpy as np
     from scipy.special import bdtrc
 
     assert abs(difference) <= discordant_rate
-    seen_wins, seen_losses, seen_pairs = seen
+    seen_wins, seen_losses, seen_pairs = observed_pairs
     if n < seen_pairs:
         return 0.0
     further, chances = likely_success_counts(n - seen_pairs, discordant_rate)
@@ -120,7 +122,9 @@ def non_inferiority_power(
 
 
 def likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
-    """Return the numbers of successes in n that are not negligibly rare, with their probabilities."""
+    """Return the numbers of successes in n trials with non-negligible probability, and these
+    probabilities.
+    """
     import numpy as np
 
     # takes half a second to import, and only planning needs it
@@ -135,7 +139,7 @@ def likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
 
 
 def _shows_non_inferiority(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:
-    """Whether `stats.paired_difference_p_value` shows that the difference is above minus the margin.
+    """Whether the paired test shows a difference above -margin, for each pair of wins and losses.
 
     The same formula on arrays: one table at a time would take a hundred times as long.
     """

@@ -1,4 +1,4 @@
-"""Power and sample sizes for comparisons of cluster means, simulated with the deciding test.
+"""Power and sample sizes of comparisons of cluster means, by simulation of the test that decides.
 
 The simulation has a fixed seed. Clusters are drawn from the observed ones, each with a
 random sign, so that they differ as often as so far and neither side is better. Then the
@@ -13,7 +13,7 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from runner_compare.statistics.margins import smallest_with_power
+from runner_compare.statistics.margins import smallest_sample_size
 from runner_compare.statistics.paired_means import CAUTION, LOST_ANSWERS, mean_p_values
 from runner_compare.statistics.ratios import EXACT_FLIPS, ROUNDING
 from runner_compare.statistics.stats import POWER, student_quantile
@@ -39,7 +39,7 @@ def detectable_mean_loss(
     level: float,
     strict: bool = False,
 ) -> float | None:
-    """Return the smallest loss that this many clusters detect with 80 % power, or None.
+    """Return the smallest loss that is detected with 80 % power with as many clusters, or None.
 
     `whole_clusters`: the loss takes whole clusters.
     """
@@ -72,7 +72,9 @@ def simulate_power(
     loss: float,
     strict: bool = False,
 ) -> float:
-    """Return how often a loss is detected in simulated comparisons of as many clusters."""
+    """Return the fraction of simulated comparisons, with as many clusters, in which a loss is
+    detected.
+    """
     import numpy as np
 
     generator, count = np.random.default_rng(0), len(sums)
@@ -98,7 +100,7 @@ def simulate_power(
 
 
 def sign_flip_p_values(sums: Any) -> Any:
-    """Return the sign-flip p-value of each row of cluster sums.
+    """Return the sign-flip p-value of each matrix row of cluster sums.
 
     It is 0 where so many clusters differ that Student's test is as strict.
     """
@@ -128,7 +130,7 @@ def sign_flip_p_values(sums: Any) -> Any:
 def _approximate_detectable_loss(
     sums: Sums, sizes: Sums, answers_per_question: int, whole_clusters: bool, level: float
 ) -> float:
-    """Return the approximate loss that Student's test detects, which starts the search."""
+    """Return the loss that Student's test detects, the starting point of the search."""
     total, count = math.fsum(sizes), len(sums)
     squares = math.fsum(size * size for size in sizes)
     noise = math.fsum(unit_sum * unit_sum for unit_sum in sums)
@@ -148,8 +150,7 @@ def _approximate_detectable_loss(
 def questions_needed_for_margin(
     sums: Sums, sizes: Sums, margin: float, level: float, power: float = POWER, is_strict: bool = False
 ) -> int | None:
-    """Return how many questions show non-inferiority, in clusters like these, if neither side is
-    better.
+    """Return how many questions, in similar clusters, show non-inferiority if neither run is better.
 
     Clusters differ like the observed ones, and a little more often: half of one more cluster
     differs (Jeffreys). The distribution of the test's statistic is normal. None if ten million
@@ -217,4 +218,4 @@ def questions_needed_for_margin(
 
         return max(power_by_likelihood(*way) for way in (ways[:1] if is_strict else ways))
 
-    return smallest_with_power(power_at, power)
+    return smallest_sample_size(power_at, power)

@@ -1,4 +1,4 @@
-"""Test and interval of the mean difference of two runs that answered the same questions.
+"""Test and confidence interval of the mean difference between two runs on the same questions.
 
 A question's value is a verdict or an accuracy, so differences lie in -1..1. Questions may
 belong to clusters (perturbed versions, questions about one text): those of one cluster are
@@ -32,7 +32,7 @@ CAUTION = 3.5
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """A mean difference over n questions in clusters, with its test and interval.
+    """Mean difference over n clustered questions, with its test and interval.
 
     A true difference is tested by Student's and Hall's t, for the equivalent number of equal
     clusters, and by a likelihood that allows for a kind of cluster that was not observed
@@ -57,8 +57,8 @@ class MeanDifference:
     def from_differences(
         cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None, is_strict: bool = False
     ) -> MeanDifference:
-        """Compute it from each question's difference and cluster. With None each question is a
-        cluster.
+        """Compute the mean difference from each question's difference and cluster. None: each
+        question is a cluster.
         """
         sums, sizes = map(tuple, ratios.sum_by_cluster(differences, clusters))
         n, by_flips = len(differences), ratios.sign_flip_p_value(sums)
@@ -69,11 +69,11 @@ class MeanDifference:
 
     @property
     def has_few_clusters(self) -> bool:
-        """Whether more clusters would help more than anything else."""
+        """Whether the number of clusters, more than anything else, limits what the test can show."""
         return self.clusters_worth < FEW_CLUSTERS
 
     def p_value_at(self, null_difference: float) -> float:
-        """Return the two-sided p-value against a true difference, which agrees with the interval."""
+        """Return the two-sided p-value against a null difference, consistent with the interval."""
         return (
             self.p
             if null_difference == 0
@@ -86,19 +86,19 @@ class MeanDifference:
         # would.
         return (min(low, 0.0), max(high, 0.0)) if self.p >= alpha else (low, high)
 
-    def _find_interval_end(self, end: float, alpha: float) -> float:
-        """Return the end of the interval on the way to the end of the range."""
+    def _find_interval_end(self, range_end: float, alpha: float) -> float:
+        """Find the end of the interval between the mean and an end of the possible range."""
         import numpy as np
 
         inside = self.difference
         for _ in range(ROUNDS):
-            tried = np.linspace(inside, end, PARTS + 1)
+            tried = np.linspace(inside, range_end, PARTS + 1)
             sums, sizes = (np.tile(values, (PARTS + 1, 1)) for values in (self.sums, self.sizes))
             is_outside = np.append(mean_p_values(sums, sizes, tried, self.is_strict)[1:] < alpha, True)
             first = int(is_outside.argmax()) + 1  # the first one outside
             if first > PARTS:
-                return end
-            inside, end = float(tried[first - 1]), float(tried[first])
+                return range_end
+            inside, range_end = float(tried[first - 1]), float(tried[first])
         return inside
 
 
@@ -112,7 +112,7 @@ def _p_value_at(
 
 
 def mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict: bool = False) -> Any:
-    """Return, per row of clusters, the two-sided p-value against a true difference.
+    """Return the two-sided p-value against a null difference for each matrix row of clusters.
 
     Sign flips are not included. All rows are tested against one difference, or each against its
     own.

@@ -1,11 +1,11 @@
-"""Sample sizes of a comparison, estimated from the disagreement of two runs so far."""
+"""Sample sizes of a comparison, estimated from how often two runs disagree so far."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache, partial
 
-from runner_compare.statistics.margins import likely_success_counts, smallest_with_power
+from runner_compare.statistics.margins import likely_success_counts, smallest_sample_size
 from runner_compare.statistics.ratios import MIN_TEXTS, detectable_ratio_difference
 from runner_compare.statistics.stats import ALPHA, POWER, detectable_paired_difference
 
@@ -16,7 +16,7 @@ MANY_DISCORDANT = 300  # pairs
 
 
 def has_enough_units_to_plan(num_units: float) -> bool:
-    """Whether this many clusters or texts suffice to estimate a sample size.
+    """Whether there are enough clusters or texts to estimate a sample size.
 
     Unequal clusters count as fewer, and texts of several tasks by the degrees of freedom of
     their mean. With fewer, a plan takes unobserved differences for small, and too often decides
@@ -26,7 +26,7 @@ def has_enough_units_to_plan(num_units: float) -> bool:
 
 
 def standard_error_factors(kurtosis: float, samples: int, max_kurtosis: float) -> tuple[float, float | None]:
-    """Return the interval of the true standard error, as factors on the observed one.
+    """Return the interval of the true standard error, as factors of the observed standard error.
 
     It is Bonett's interval, from the kurtosis of the samples, at 99 %: the kurtosis of heavy
     tails is underestimated, and then it covers 95 % (bench/compare/planning_null.py). Beyond
@@ -41,7 +41,7 @@ def standard_error_factors(kurtosis: float, samples: int, max_kurtosis: float) -
 
 
 def expected_disagreement(discordant: float, n: float) -> float:
-    """Return the expected fraction of further questions that only one of two runs solves.
+    """Return the expected fraction of new questions that only one of two runs solves.
 
     For clustered questions, or several answers each, both counts are in equivalent independent
     pairs. It is the mean of Jeffreys' posterior. The observed fraction plans too few questions
@@ -55,21 +55,22 @@ def expected_disagreement(discordant: float, n: float) -> float:
 def questions_needed_to_detect(
     noise_rate: float, difference: float, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """Return how many paired questions detect a true difference; None above ten million.
+    """Return how many paired questions detect a true difference with this power; None above ten
+    million.
 
     `noise_rate` is the fraction of questions that only one of two equal runs solves. The
     difference is added to it; if it replaces noise, the power is higher.
     """
     assert 0 <= noise_rate <= 1
     assert 0 < difference <= 1
-    return smallest_with_power(
+    return smallest_sample_size(
         partial(detection_power, noise_rate=noise_rate, difference=difference, alpha=alpha), power
     )
 
 
 @lru_cache(maxsize=1024)
 def detection_power(n: int, noise_rate: float, difference: float, alpha: float = ALPHA) -> float:
-    """Return the exact power of McNemar's exact test for a true difference, in its direction."""
+    """Return the exact power of McNemar's exact test to detect a true difference in its direction."""
     import numpy as np
     from scipy.special import bdtr, bdtrik
 
@@ -87,7 +88,7 @@ def detection_power(n: int, noise_rate: float, difference: float, alpha: float =
 
 @lru_cache(maxsize=1024)
 def smallest_detectable_difference(n: int, noise_rate: float, alpha: float = ALPHA) -> float | None:
-    """Return the smallest true paired difference that n questions detect with 80 % power, or None.
+    """Return the smallest true difference that n paired questions detect with 80 % power, or None.
 
     It is exact where few pairs are discordant. For many, Connor's formula is accurate to 1 %,
     and faster.
@@ -114,7 +115,7 @@ def samples_needed_to_detect(
     kurtosis: float = 3.0,
     upward: bool | None = None,
 ) -> int | None:
-    """Return how many samples detect a likelihood difference; None above ten million.
+    """Return how many samples detect a difference in likelihood; None above ten million.
 
     As many decide about a margin of this size, if neither run is better: the test then has to
     exclude the margin, which is below (`upward`). `error` is the standard error over the
@@ -132,5 +133,5 @@ def samples_needed_to_detect(
         )
         return 1.0 if detectable is not None and detectable <= shift else 0.0
 
-    needed = smallest_with_power(is_detected, 1.0)
+    needed = smallest_sample_size(is_detected, 1.0)
     return None if needed is None else max(MIN_TEXTS, needed)

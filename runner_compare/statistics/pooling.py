@@ -1,4 +1,4 @@
-"""Pooled difference over several tasks: weighted mean of paired differences, with test and
+"""Pooled difference over several tasks: a weighted mean of paired differences, with test and
 interval.
 
 If all questions have equal weight, the wins and losses of all tasks are added, and
@@ -18,7 +18,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from runner_compare.statistics import ratios, stats
-from runner_compare.statistics.margins import smallest_with_power
+from runner_compare.statistics.margins import smallest_sample_size
 from runner_compare.statistics.planning import expected_disagreement, has_enough_units_to_plan
 from runner_compare.statistics.stats import ALPHA, POWER
 
@@ -28,7 +28,7 @@ FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights 
 
 
 class PoolingWeights(StrEnum):
-    """What has equal weight in a pooled difference: every question, or every task."""
+    """Whether every question or every task has equal weight in a pooled difference."""
 
     questions = "questions"
     tasks = "tasks"
@@ -36,7 +36,7 @@ class PoolingWeights(StrEnum):
 
 @dataclass(frozen=True)
 class PairedVerdicts:
-    """Paired verdicts of one task: wins, losses and the number of pairs."""
+    """Paired verdicts on one task: wins, losses and the number of question pairs."""
 
     wins: int
     losses: int
@@ -46,7 +46,9 @@ class PairedVerdicts:
 
 @dataclass(frozen=True)
 class PairedTexts:
-    """Texts of one task: differences in nats, and sizes in tokens (or bytes, or 1)."""
+    """Texts of one task: log-likelihood differences in nats, and sizes in tokens, bytes or texts
+    (1 each).
+    """
 
     differences: Sequence[float]
     sizes: Sequence[float]
@@ -57,7 +59,7 @@ def mean_task_difference(tasks: Sequence[PairedVerdicts]) -> float:
 
 
 def mean_difference_interval(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> tuple[float, float]:
-    """Return the interval of the mean difference, from Tango's interval of each task.
+    """Return the interval of the mean difference over tasks, from Tango's interval of each task.
 
     The method of variance estimates recovery (Donner and Zou, Statistical Methods in Medical
     Research 21, 2012): the distances from each task's estimate to its limit are added in
@@ -78,7 +80,7 @@ def _cached_tango_interval(wins: int, losses: int, n: int, alpha: float) -> tupl
 
 
 def interval_p_value_at(tasks: Sequence[PairedVerdicts], null_difference: float) -> float:
-    """Return the two-sided p-value against a true mean difference, obtained from the interval."""
+    """Return the two-sided p-value against a mean difference, derived from the interval of the mean."""
     from scipy.optimize import brentq
 
     centre, normal = mean_task_difference(tasks), NormalDist()
@@ -96,7 +98,7 @@ def interval_p_value_at(tasks: Sequence[PairedVerdicts], null_difference: float)
 
 
 def mean_difference_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
-    """Return the two-sided p-value of the mean difference, by flips and by the interval.
+    """Return the two-sided p-value of the mean difference, by sign flips and by the interval.
 
     The interval counts only if the flips reject. The flips alone reject up to 5.6 % if tasks
     differ in opposite directions, and would reject means that the interval includes
@@ -107,7 +109,8 @@ def mean_difference_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FI
 
 
 def weighted_flip_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
-    """Return the two-sided p-value of the mean difference if wins and losses are equally likely.
+    """Return the two-sided sign-flip p-value of the mean difference, under equally likely wins and
+    losses.
 
     A win of a task with n questions counts 1 / n. These weights are whole multiples of a unit
     where the sums stay below `max_units`, else rounded to whole ones: the test of nearly the
@@ -140,7 +143,8 @@ def weighted_flip_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINE
 
 
 def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> float | None:
-    """Return the smallest true difference, equal in all tasks, that is detected with 80 % power.
+    """Return the smallest true difference, equal in all tasks, that is detected with 80 % power,
+    or None.
 
     Connor's formula, as for a single task (`stats.detectable_paired_difference`), with the tasks'
     variances added; and the interval has to exclude 0, too. One discordant pair per task is
@@ -183,11 +187,11 @@ def questions_for_mean_margin(
             down, spread = (math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share))))
         return normal.cdf((margin * len(tasks) - down) / spread)
 
-    return smallest_with_power(power_at, power)
+    return smallest_sample_size(power_at, power)
 
 
 def _with_expected_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
-    """Return a task with its discordant pairs from noise, plus losses."""
+    """Return a copy of a task's verdicts with discordant pairs from noise alone, plus a loss."""
     discordant = task.wins + task.losses + 1
     wins = discordant // 2
     return PairedVerdicts(
@@ -196,7 +200,9 @@ def _with_expected_losses(task: PairedVerdicts, difference: float) -> PairedVerd
 
 
 def variance_from_small_tasks(tasks: Sequence[PairedTexts], weights: Sequence[float]) -> float:
-    """Return the part of the weighted mean's variance from tasks with too few texts to plan from."""
+    """Return the variance of the weighted mean that comes from tasks with too few texts for
+    planning.
+    """
     return math.fsum(
         (share * ratios.ratio_standard_error(task.differences, task.sizes)) ** 2
         for task, share in zip(tasks, weights, strict=True)

@@ -1,4 +1,4 @@
-"""Permutation test for position bias among answer choices, from answers to several orders.
+"""Permutation test for position bias: whether a model prefers answer choices at certain positions.
 
 Without position bias, the chosen text does not depend on the order of the choices, so the
 chosen texts can be permuted among the orders. The test is exact for any number of
@@ -33,7 +33,7 @@ class QuestionInOrders:
 
 @dataclass(frozen=True)
 class PositionPreference:
-    """How often one position was chosen, with a confidence interval."""
+    """How often a model chose one position, with a confidence interval."""
 
     share: float  # of all answers
     low: float  # 95 % for all positions together
@@ -43,14 +43,14 @@ class PositionPreference:
 
 @dataclass(frozen=True)
 class PositionBias:
-    """Choice frequency of each position, and the p-value of the test for position bias."""
+    """Result of the position-bias test: the choice frequency of each position, and the p-value."""
 
     positions: list[PositionPreference]
     p: float  # that no position is preferred
 
     @property
     def most_preferred(self) -> int:
-        """The position chosen most above its expectation."""
+        """Position whose choice frequency is furthest above the expected frequency."""
         return max(
             range(len(self.positions)), key=lambda at: self.positions[at].share - self.positions[at].expected
         )
@@ -59,7 +59,7 @@ class PositionBias:
 def measure_position_bias(
     questions: Sequence[QuestionInOrders], num_permutations: int = DRAWS
 ) -> PositionBias:
-    """Test whether a model prefers a position. Each question needs two or more orders."""
+    """Test whether a model prefers a position. Each question needs answers in two or more orders."""
     count = max(question.choices for question in questions)
     moved = [_chosen_text_positions(question) for question in questions]
     total = sum(len(question.picks) for question in questions)
@@ -80,7 +80,7 @@ Moved = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 def _chosen_text_positions(question: QuestionInOrders) -> Moved:
-    """Return the position that each chosen text has in each order."""
+    """Return, for each chosen answer text, the text's position in each order."""
     texts = [
         None if pick is None else (pick - shift)
         for pick, shift in zip(question.picks, question.shifts, strict=True)
@@ -94,7 +94,7 @@ def _chosen_text_positions(question: QuestionInOrders) -> Moved:
 
 
 def _expected_count(text_positions: Sequence[Moved], position: int) -> float:
-    """Return a position's mean count over all permutations of the chosen texts."""
+    """Return a position's mean number of choices over all permutations of the chosen texts."""
     return float(sum((orders == position).sum() / len(orders) for orders in text_positions))
 
 
@@ -105,7 +105,9 @@ def _squared_distance(counts: Sequence[float], expected: Sequence[float]) -> flo
 def _permutation_p_value(
     text_positions: Sequence[Moved], expected: Sequence[float], observed: float, num_permutations: int
 ) -> float:
-    """Return the fraction of permutations whose counts deviate at least as much from expectation."""
+    """Return the fraction of permutations with counts at least as far from the expectation as
+    observed.
+    """
     # in others nothing changes
     mixed = [orders for orders in text_positions if any(row[0] != text for row in orders for text in row)]
     if not mixed:

@@ -1,5 +1,4 @@
-"""Loss by position: over tokens with 1, 2–3, 4–7 … tokens before them, with intervals over
-texts.
+"""Loss by position: bins of tokens with 1, 2–3, 4–7 … tokens before them, with intervals over texts.
 
 Tokens of one text are not independent, whichever window they are in: in each bin, the
 sample is the text. A bin of few texts has a wide interval, one of a single text none.
@@ -18,7 +17,7 @@ CELL = "position_"
 
 @dataclass
 class BinSums:
-    """Sums of one text over the tokens of one position bin."""
+    """Sums over the tokens of one text in one position bin."""
 
     tokens: float = 0.0
     nats: float = 0.0
@@ -34,7 +33,7 @@ class BinSums:
 def position_metrics(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[str, float]:
-    """Return loss and KL of each position bin.
+    """Return the loss and KL divergence of each position bin as metrics.
 
     Returns {} if windows are short, or if an earlier version did not store sums.
     """
@@ -60,10 +59,10 @@ def _bin_metrics(cell: str, texts: Sequence[BinSums]) -> dict[str, float]:
 
 
 def list_bin_positions(metrics: Mapping[str, float]) -> list[int]:
-    """Return the first position of each bin that a job has metrics for."""
+    """Return the first position of each bin for which a job recorded metrics."""
     return list_cells(metrics, CELL)
 
 
 def position_curves(metrics: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
-    """Return the curves over positions, with a point at the first position of each bin."""
+    """Return loss and KL divergence as curves, with a point at the first position of each bin."""
     return loss_curves(metrics, CELL, "position")

@@ -1,4 +1,4 @@
-"""Power and sample size in questions, for a fixed sample or for early stopping."""
+"""Power and numbers of questions, for fixed sample sizes or early stopping."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner_compare.statistics.planning import smallest_detectable_difference
 def detectable_accuracy_loss(
     questions: int, disagreement: float, alpha: float, stops_early: bool = False, margin: float | None = None
 ) -> float | None:
-    """Return the smallest loss that a job detects with 80 % power, or None.
+    """Return the smallest accuracy loss that a job detects with 80 % power, or None.
 
     `margin`: the one to be decided before a job stops early.
     """
@@ -22,7 +22,7 @@ def detectable_accuracy_loss(
 def questions_needed_for_margin(
     margin: float, disagreement: float, alpha: float, stops_early: bool = False, has_margin: bool = False
 ) -> int | None:
-    """Return how many questions show non-inferiority with 80 % power if neither side is better."""
+    """Return how many questions show non-inferiority with 80 % power if neither run is better."""
     fixed = paired_questions_needed(margin, disagreement, alpha)
     if fixed is None or not stops_early:
         return fixed

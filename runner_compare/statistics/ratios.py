@@ -1,5 +1,5 @@
-"""Statistics of ratios of sums, e.g. nats per token over texts of unequal length, and paired
-differences.
+"""Statistics of ratios of sums, e.g. nats per token over texts of unequal length, and of
+paired differences.
 
 The tokens of one text are not independent, so the sample is the unit: a ratio is the sum of
 one number over all samples, divided by the sum of another, and its error comes from how far
@@ -40,7 +40,7 @@ MIN_TEXTS = (
 def sum_by_cluster(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> tuple[list[float], list[float]]:
-    """Return the sum and the number of values in each cluster. With None each value is a cluster."""
+    """Return the sum and the number of values per cluster. None: each value is a cluster."""
     sums: dict[Hashable, float] = {}
     sizes: dict[Hashable, float] = {}
     for cluster, value in zip(range(len(values)) if clusters is None else clusters, values, strict=True):
@@ -60,7 +60,7 @@ def jackknife_variance(sums: Sequence[float], sizes: Sequence[float]) -> float:
 
 
 def equivalent_equal_clusters(sizes: Sequence[float]) -> float:
-    """Return the number of equal clusters that are worth as much as these."""
+    """Return the number of equally large clusters that are as informative as these clusters."""
     return math.fsum(sizes) ** 2 / math.fsum(size * size for size in sizes)
 
 
@@ -146,12 +146,12 @@ def sign_flip_p_value(differences: Sequence[float], max_flips: int = FLIPS, seed
 
 
 def skewness(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Return the skewness of the samples' distances from the ratio; 0 without spread."""
+    """Return the skewness of the samples' residuals from the ratio of sums; 0 without spread."""
     return _standardized_moment(numerators, denominators, 3)
 
 
 def kurtosis(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Return the kurtosis of the samples' distances from the ratio: 3 if they are normal."""
+    """Return the kurtosis of the samples' residuals from the ratio of sums: 3 if they are normal."""
     return _standardized_moment(numerators, denominators, 4)
 
 
@@ -167,7 +167,7 @@ def _standardized_moment(numerators: Sequence[float], denominators: Sequence[flo
 
 
 def remove_skewness(t: float, scaled_skewness: float) -> float:
-    """Return Hall's transformation of a studentized mean, which removes the samples' skewness.
+    """Apply Hall's transformation, which removes skewness, to a studentized mean.
 
     `scaled_skewness` is the skewness over the root of the number of samples. The cubic
     polynomial of Hall (Journal of the Royal Statistical Society B 54, 1992) is t + s (t² / 3 +
@@ -177,7 +177,7 @@ def remove_skewness(t: float, scaled_skewness: float) -> float:
 
 
 def restore_skewness(bound: float, scaled_skewness: float) -> float:
-    """Invert Hall's transformation: return the studentized mean of a transformed bound."""
+    """Invert Hall's transformation: convert a transformed bound to a studentized mean."""
     return (
         3 / scaled_skewness * (math.cbrt(1 + scaled_skewness * (bound - scaled_skewness / 6)) - 1)
         if abs(scaled_skewness) > 1e-9
@@ -186,12 +186,12 @@ def restore_skewness(bound: float, scaled_skewness: float) -> float:
 
 
 def p_value_factor(num_samples: float) -> float:
-    """Return the safety factor on p-values for this number of samples."""
+    """Return the safety factor by which p-values are multiplied for this number of samples."""
     return next((factor for fewer_than, factor in CAUTION_BELOW.items() if num_samples < fewer_than), CAUTION)
 
 
 def one_end_p_value_factor(num_samples: float) -> float:
-    """Return the safety factor on p-values where one end of an interval decides."""
+    """Return the safety factor on p-values that only one end of an interval decides."""
     factor = next(
         (factor for fewer_than, factor in EACH_END_BELOW.items() if num_samples < fewer_than), EACH_END
     )
@@ -201,7 +201,7 @@ def one_end_p_value_factor(num_samples: float) -> float:
 def paired_p_value(
     differences: Sequence[float], sizes: Sequence[float], factor: float | None = None
 ) -> float:
-    """Return a conservative p-value for the equality of two runs over the same samples."""
+    """Return a conservative p-value for the equality of two runs on the same samples."""
     n, bend = len(differences), skewness(differences, sizes) / math.sqrt(len(differences))
     return conservative_p_value(
         differences,
@@ -221,7 +221,7 @@ def conservative_p_value(
     degrees_of_freedom: int,
     factor: float | None = None,
 ) -> float:
-    """Return the largest p-value of sign flips, Hall's and Student's test, times a safety factor.
+    """Return the largest of the sign-flip, Hall and Student p-values, times a safety factor.
 
     Flips are exact if differences are symmetric. If a few samples differ strongly in one
     direction, flips call too many equal pairs different. Hall's test removes the observed
@@ -249,7 +249,7 @@ def conservative_p_value(
 def paired_ratio_interval(
     differences: Sequence[float], sizes: Sequence[float], alpha: float = 1 - CONFIDENCE
 ) -> tuple[float, float]:
-    """Return a conservative interval of a ratio of sums, 95 % by default."""
+    """Return a conservative confidence interval of a ratio of sums of paired differences."""
     n, error = len(differences), ratio_standard_error(differences, sizes)
     if math.isinf(error):
         return -math.inf, math.inf
@@ -266,7 +266,7 @@ def conservative_interval(
     alpha: float = 1 - CONFIDENCE,
     factor: float | None = None,
 ) -> tuple[float, float]:
-    """Return a conservative interval: the wider of Student's and Hall's at each end."""
+    """Return a conservative confidence interval: each end is the wider of Student's and Hall's."""
     bound = student_quantile(alpha / (factor or p_value_factor(degrees_of_freedom + 1)), degrees_of_freedom)
     # by which the estimate may exceed the truth, in standard errors
     above = max(bound, restore_skewness(bound, scaled_skewness))
@@ -284,7 +284,8 @@ def detectable_ratio_difference(
     observed_samples: int | None = None,
     upward: bool | None = None,
 ) -> float | None:
-    """Return the smallest true difference of ratios that is detected with this power.
+    """Return the smallest true difference of two ratios of sums that is detected with this power,
+    or None.
 
     `error` is its standard error, which few samples underestimate: by about 1 / samples in
     simulations. `scaled_skewness` is the skewness over the root of the number of samples. If
@@ -314,7 +315,7 @@ def detectable_ratio_difference(
 def detectable_concentrated_loss(
     error: float, samples: int, loss: float, alpha: float, power: float = POWER
 ) -> float:
-    """Return the smallest true difference that is detected if a few samples have all of it.
+    """Return the smallest true difference that is detected if it is concentrated in a few samples.
 
     Each of them loses about `loss`. Such samples add to the spread: with a difference of d, the
     variance of the mean grows by (loss · d - d²) / samples. They also make the differences

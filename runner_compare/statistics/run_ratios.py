@@ -1,4 +1,4 @@
-"""Ratios of speed, time and memory between runs, where each run is a separate process.
+"""Ratios of speed, time and memory between jobs, each measured in several processes.
 
 Repeats within one process share its conditions (position in memory, state of the machine),
 so they do not show how far the next process may differ. Each run counts by the median of
@@ -33,7 +33,9 @@ MAX_DISTANCE = 30.0
 
 @dataclass(frozen=True)
 class RunRatio:
-    """Ratio of two geometric means over runs, with the standard error of its logarithm."""
+    """Ratio of the geometric means over two jobs' runs, with the standard error of the ratio's
+    logarithm.
+    """
 
     ratio: float
     error: float
@@ -42,7 +44,7 @@ class RunRatio:
 
     @classmethod
     def from_runs(cls, runs: Sequence[float], baseline: Sequence[float]) -> RunRatio:
-        """Compute the ratio of two samples, each of two or more positive values."""
+        """Compute the ratio from two or more positive values per job."""
         logs, baseline_logs = ([math.log(value) for value in side] for side in (runs, baseline))
         error = math.sqrt(variance(logs) / len(logs) + variance(baseline_logs) / len(baseline_logs))
         smaller = min(len(logs), len(baseline_logs))
@@ -51,12 +53,12 @@ class RunRatio:
         )
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
-        """Return the interval that misses the true ratio with at most this probability."""
+        """Return the interval that excludes the true ratio with at most probability `alpha`."""
         factor = math.exp(student_quantile(alpha, self.freedom) * self.error)
         return self.ratio / factor, self.ratio * factor
 
     def p_value_at(self, null_ratio: float) -> float:
-        """Return the two-sided p-value against a true ratio."""
+        """Return the two-sided p-value against a null ratio."""
         distance = math.log(self.ratio / null_ratio)
         if abs(distance) < 1e-12:  # rounding of logarithms
             return 1.0
@@ -67,14 +69,14 @@ class RunRatio:
 
 
 def min_p_value(total_runs: int) -> float:
-    """Return the probability that runs of two equally likely modes split exactly into the two
-    sides.
+    """Return the smallest possible p-value: the chance that runs from two equally likely modes
+    split by side.
     """
     return 2.0 ** (1 - total_runs)
 
 
 def min_runs_per_side(alpha: float = ALPHA) -> int:
-    """Return the smallest number of runs per side that can be significant at this level."""
+    """Return the smallest number of runs per job with which a difference can be significant."""
     runs = MIN_RUNS
     while min_p_value(2 * runs) >= alpha:
         runs += 1
@@ -82,7 +84,7 @@ def min_runs_per_side(alpha: float = ALPHA) -> int:
 
 
 def runs_needed_per_side(distance: float, alpha: float = ALPHA) -> int | None:
-    """Return how many runs per side detect a distance with 80 % power; None above ten thousand.
+    """Return how many runs per job detect a difference with 80 % power; None above ten thousand.
 
     The distance is in standard deviations of a run.
     """
@@ -99,7 +101,7 @@ def runs_needed_per_side(distance: float, alpha: float = ALPHA) -> int | None:
 
 @lru_cache(maxsize=1024)
 def run_ratio_power(runs: int, distance: float, alpha: float) -> float:
-    """Return the probability that this many runs per side detect a distance.
+    """Return the probability that this many runs per job detect a difference.
 
     The distance is in standard deviations of a run.
     """

@@ -33,15 +33,15 @@ Cells = Sequence[Sequence[float]]  # a row for each seed, and in each row a valu
 
 @dataclass(frozen=True)
 class ErrorComponent:
-    """Contribution of one cause to the error of a mean."""
+    """Contribution of one source (questions or seeds) to the error of a mean."""
 
     variance: float
     freedom: int  # the degrees of freedom of that variance
     bend: float = 0.0  # the skewness of what was averaged, over the root of its number
 
     def error_bound(self, alpha: float, is_above: bool) -> float:
-        """Return how far the mean may be above (or below) the truth: the larger of Student's and
-        Hall's bounds.
+        """Return a bound on how far the mean is above (or below) the truth: the larger of
+        Student's and Hall's.
         """
         if not self.variance:
             return 0.0
@@ -52,14 +52,14 @@ class ErrorComponent:
 
 @dataclass(frozen=True)
 class CrossedMean:
-    """Mean over questions and seeds, with the components of its error."""
+    """Mean over questions and seeds, with its error components."""
 
     mean: float
     parts: tuple[ErrorComponent, ...]  # the first is that of the questions; a single seed adds none
 
     @classmethod
     def from_values(cls, values: Cells, clusters: Sequence[Hashable] | None = None) -> CrossedMean:
-        """Compute the mean from the values of each seed. Questions of one cluster count as one."""
+        """Compute the mean from each seed's values per question. Clustered questions count as one."""
         by_question = [fmean(of_question) for of_question in zip(*values, strict=True)]
         parts = (question_error(by_question, clusters), *seed_errors([fmean(of_seed) for of_seed in values]))
         return cls(fmean(by_question), parts)
@@ -68,7 +68,7 @@ class CrossedMean:
     def from_difference(
         cls, cells: Cells, base_cells: Cells, clusters: Sequence[Hashable] | None = None
     ) -> CrossedMean:
-        """Compute the mean of cells minus base cells on the same questions, with independent seeds."""
+        """Compute the mean difference of two jobs on the same questions, with independent seeds."""
         by_question = [
             fmean(of_question) - fmean(base_of_question)
             for of_question, base_of_question in zip(
@@ -85,7 +85,7 @@ class CrossedMean:
         return math.sqrt(math.fsum(part.variance for part in self.parts))
 
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval; infinite for a single question."""
+        """Return the 95 % confidence interval; infinite for a single question."""
         if math.isinf(self.standard_error):
             return -math.inf, math.inf
         return self.mean - combined_bound(self.parts, ALPHA, True), self.mean + combined_bound(
@@ -93,17 +93,17 @@ class CrossedMean:
         )
 
     def p_value(self) -> float:
-        """Return the two-sided p-value of a true mean of 0, which agrees with the interval."""
+        """Return the two-sided p-value against a mean of 0, consistent with the interval."""
         return 1.0 if math.isinf(self.standard_error) else p_value_of_gap(self.parts, self.mean)
 
 
 def combined_bound(components: Sequence[ErrorComponent], alpha: float, is_above: bool) -> float:
-    """Return how far a mean with these error components may be above (or below) the truth."""
+    """Return a bound on how far a mean with these error components is above (or below) the truth."""
     return math.hypot(*(part.error_bound(alpha, is_above) for part in components))
 
 
 def p_value_of_gap(components: Sequence[ErrorComponent], gap: float) -> float:
-    """Return the two-sided p-value of a gap: the level at which the bound reaches it."""
+    """Return the two-sided p-value of a difference: the level at which the error bound equals it."""
     if not gap:
         return 1.0
     least = find_interval_end(
@@ -115,14 +115,14 @@ def p_value_of_gap(components: Sequence[ErrorComponent], gap: float) -> float:
 def question_error(
     by_question: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> ErrorComponent:
-    """Return the contribution of questions, or of their clusters, to the error of the mean."""
+    """Return the error component of a mean that comes from questions, or from their clusters."""
     sums, sizes = ratios.sum_by_cluster(by_question, clusters)
     bend = ratios.skewness(sums, sizes) / math.sqrt(len(sums))
     return ErrorComponent(ratios.ratio_standard_error(sums, sizes) ** 2, max(1, len(sums) - 1), bend)
 
 
 def seed_errors(seed_means: Sequence[float]) -> list[ErrorComponent]:
-    """Return the contribution of seeds to the error of their mean; [] for a single seed."""
+    """Return the error component of a mean that comes from seeds; [] for a single seed."""
     return (
         [ErrorComponent(variance(seed_means) / len(seed_means), len(seed_means) - 1)]
         if len(seed_means) > 1
@@ -133,7 +133,7 @@ def seed_errors(seed_means: Sequence[float]) -> list[ErrorComponent]:
 def accuracy_interval_over_seeds(
     solved: Cells, clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy over questions and seeds, a score interval."""
+    """Return the 95 % score interval of an accuracy over questions and seeds."""
     mean = CrossedMean.from_values(solved, clusters)
     units = len(solved[0]) if clusters is None else len(set(clusters))
     if units < 2:
@@ -158,7 +158,7 @@ def accuracy_interval_over_seeds(
 def exact_interval_over_seeds(
     solved: Cells, clusters: Sequence[str | None] | None = None
 ) -> tuple[float, float]:
-    """Return an interval of an accuracy: exact for questions, with Student's t for seeds.
+    """Return an accuracy's interval: exact for questions, Student's t for seeds.
 
     No end is exact for seeds: a few do not show a rare bad one, and an end that allows for it
     has no content.
@@ -179,7 +179,8 @@ def exact_interval_over_seeds(
 def add_seed_errors(
     question_p: float, gap: float, seed_components: Sequence[ErrorComponent]
 ) -> tuple[ErrorComponent, ...] | None:
-    """Return the error components of a gap whose p-value over questions is known, plus seeds.
+    """Return the error components of a difference: from questions, derived from their p-value, and
+    from seeds.
 
     Returns None if the questions show nothing against the gap.
     """
@@ -190,7 +191,8 @@ def add_seed_errors(
 def detectable_difference_over_seeds(
     detectable_by_questions: float, seed_components: Sequence[ErrorComponent], alpha: float
 ) -> float | None:
-    """Return the smallest true difference that is detected with 80 % power; None above 1.
+    """Return the smallest true difference that is detected with 80 % power over questions and
+    seeds; None above 1.
 
     A difference is detected if it exceeds the bound plus the random error: so the smallest one
     is a quantile of their sum over draws of questions and seeds. The spread of few seeds

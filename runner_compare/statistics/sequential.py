@@ -1,4 +1,4 @@
-"""Always-valid test of paired verdicts, which may be evaluated after each new pair.
+"""Always-valid test of paired verdicts, which stays valid if evaluated after each new pair.
 
 An exact test is made for a single look. If one tests again and again, and stops at the
 first p-value below 0.05, one finds a difference between equals far too often. So this test
@@ -42,7 +42,7 @@ Look = tuple[int, int, int]  # wins, losses and ties so far
 
 
 class Side(StrEnum):
-    """Which side of a value the true difference lies on, according to the pairs so far."""
+    """Side of a null value on which the true difference lies, according to the pairs so far."""
 
     better = "better"
     worse = "worse"
@@ -50,12 +50,14 @@ class Side(StrEnum):
 
 
 def comparison_level(num_comparisons: int) -> float:
-    """Return the level of each of several comparisons that share the 5 % error."""
+    """Return the significance level of each of several comparisons that share a 5 % error rate."""
     return ALPHA / num_comparisons
 
 
 def confidence_percent(num_comparisons: int) -> float:
-    """Return the confidence of intervals at that level, in percent: 95, 98.3."""
+    """Return the confidence in percent of each of several comparisons that share a 5 % error rate:
+    95, 97.5 …
+    """
     return round(100 - float(f"{100 * comparison_level(num_comparisons):.2g}"), 12)
 
 
@@ -72,7 +74,7 @@ def _log_multipliers(difference: float) -> tuple[tuple[float, float, float], ...
 
 
 def log_betting_capital(wins: int, losses: int, ties: int, null_difference: float = 0.0) -> float:
-    """Return the log capital of bets against a true difference of at most `null_difference`.
+    """Return the log capital won by betting against a true difference of at most `null_difference`.
 
     The capital starts at 1; the null difference is above -1.
     """
@@ -83,14 +85,14 @@ def log_betting_capital(wins: int, losses: int, ties: int, null_difference: floa
 
 @lru_cache(maxsize=1 << 16)  # a simulation uses the same counts again and again
 def sequential_p_value(wins: int, losses: int) -> float:
-    """Return the always-valid p-value of discordant pairs against no difference."""
+    """Return the always-valid p-value against no difference, from the discordant pairs."""
     most = max(log_betting_capital(wins, losses, 0), log_betting_capital(losses, wins, 0))
     return min(1.0, 2 * math.exp(-most))
 
 
 @dataclass
 class SequentialPairs:
-    """Paired verdicts in question order, with the decisions of all looks so far at one level."""
+    """Paired verdicts in question order, with the test's decisions after each pair at one level."""
 
     level: float = ALPHA  # of all decisions together, and of the interval
     margin: float | None = None  # a difference of minus this is decided about, too
@@ -131,7 +133,7 @@ class SequentialPairs:
 
     @property
     def _decisive_log_capital(self) -> float:
-        """The log capital that decides."""
+        """Log capital from which on the test decides."""
         return math.log(2 / self.level)
 
     @property
@@ -140,21 +142,21 @@ class SequentialPairs:
 
     @property
     def difference(self) -> float:
-        """This side's accuracy minus the other's; 0 without pairs."""
+        """Accuracy of the run minus that of its baseline; 0 without pairs."""
         return (self.wins - self.losses) / self.num_pairs if self.num_pairs else 0.0
 
     @property
     def interval_low(self) -> float:
-        """Lower end of the interval over all looks so far."""
+        """Lower end of the always-valid interval after all pairs so far."""
         return self._update_interval()[0]
 
     @property
     def interval_high(self) -> float:
-        """Upper end of the interval over all looks so far."""
+        """Upper end of the always-valid interval after all pairs so far."""
         return self._update_interval()[1]
 
     def _update_interval(self) -> tuple[float, float]:
-        """Narrow the interval by the looks since the last call, and return it."""
+        """Narrow the interval by the pairs added since the last call, and return the interval."""
         if self._ended < len(self.looks):
             above, below = _counts_of_both_sides(self.looks[self._ended :])
             low, high = self._ends
@@ -166,7 +168,7 @@ class SequentialPairs:
         return self._ends
 
     def first_shown_side(self, null_difference: float) -> Side:
-        """Return on which side of a value the true difference was first shown to lie."""
+        """Return the side of a null value on which the true difference was first shown to lie."""
         above, below = _counts_of_both_sides(self.looks)
         is_above = log_betting_capitals(above, null_difference) >= self._decisive_log_capital
         is_below = log_betting_capitals(below, -null_difference) >= self._decisive_log_capital
@@ -175,14 +177,14 @@ class SequentialPairs:
         return Side.better if is_above[int((is_above | is_below).argmax())] else Side.worse
 
     def p_value_against(self, null_difference: float) -> float:
-        """Return the p-value against a true difference over all looks so far; valid at any stop."""
+        """Return the always-valid p-value against a null difference, from all pairs so far."""
         above, below = _counts_of_both_sides(self.looks)
         capitals = log_betting_capitals(above, null_difference), log_betting_capitals(below, -null_difference)
         return min(1.0, 2 * math.exp(-max(capital.max(initial=0.0) for capital in capitals)))
 
 
 def _counts_of_both_sides(looks: Sequence[Look]) -> tuple[Any, Any]:
-    """Return wins, losses and ties at each look, for both bettors."""
+    """Return wins, losses and ties after each pair, from the view of each of the two runs."""
     import numpy as np  # only where many looks are gone through at once
 
     counts = np.asarray(looks, dtype=float).reshape(-1, 3)
@@ -190,7 +192,7 @@ def _counts_of_both_sides(looks: Sequence[Look]) -> tuple[Any, Any]:
 
 
 def log_betting_capitals(counts: Any, null_difference: float) -> Any:
-    """Return the log capital at each look."""
+    """Return the log capital of the bet after each pair."""
     import numpy as np
 
     logs = counts @ np.transpose(_log_multipliers(null_difference))
@@ -199,7 +201,7 @@ def log_betting_capitals(counts: Any, null_difference: float) -> Any:
 
 
 def _exclusion_bound(counts: Any, decisive_log_capital: float) -> float:
-    """Return the bound below which a look has excluded all differences; -1 if none has."""
+    """Return the bound below which all differences were excluded after some pair; -1 if none were."""
     import numpy as np
 
     # always the same halves, 0 first: so it does not matter how many looks come at once

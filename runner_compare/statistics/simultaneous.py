@@ -1,4 +1,4 @@
-"""Simultaneous confidence intervals of a table that never contradict the decisions.
+"""Simultaneous confidence intervals of a table that never contradict the table's decisions.
 
 The rows of a table share an error of 5 %. An interval at that part of the error
 (Bonferroni) is one of a set that contain all true differences together. The decisions are
@@ -22,7 +22,9 @@ Point = tuple[float, bool]  # a value, and whether the decision excludes it
 def align_interval_with_decision(
     ends: tuple[float, float], estimate: float, points: Iterable[Point]
 ) -> tuple[float, float]:
-    """Move the ends so that the interval contains exactly the points that are not excluded."""
+    """Move the ends of an interval so that it contains exactly the points that the decision does
+    not exclude.
+    """
     low, high = min(ends[0], estimate), max(ends[1], estimate)
     excluded = []
     for point, is_excluded in points:

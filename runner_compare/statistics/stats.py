@@ -1,4 +1,4 @@
-"""Basic statistics of scores and comparisons: intervals, tests and detectable differences.
+"""Basic statistics of accuracies and comparisons: intervals, tests and detectable differences.
 
 Functions of scipy are imported where they are needed: the import takes up to a second, and
 the score of plain questions needs none. The tests check the rest against scipy, statsmodels
@@ -23,7 +23,7 @@ LEAST_P = (
 
 
 def wilson_interval(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval for a number of successes in n; (0, 1) for n = 0."""
+    """Return Wilson's score interval of a proportion (successes out of n); (0, 1) for n = 0."""
     assert 0 <= successes <= n
     if n == 0:
         return 0.0, 1.0
@@ -36,7 +36,7 @@ def wilson_interval(successes: float, n: int, confidence: float = CONFIDENCE) ->
 
 
 def exact_interval(successes: float, n: float, alpha: float = ALPHA) -> tuple[float, float]:
-    """Return Clopper and Pearson's interval for a number of successes in n; (0, 1) for n = 0.
+    """Return the Clopper-Pearson interval of a proportion (successes out of n); (0, 1) for n = 0.
 
     Each end alone is beyond the truth in at most alpha / 2, whatever the truth is. Wilson's
     interval does so only on average over truths: for 20 questions at a true 97.2 %, its upper
@@ -51,7 +51,7 @@ def exact_interval(successes: float, n: float, alpha: float = ALPHA) -> tuple[fl
 
 
 def mcnemar_exact_p_value(wins: int, losses: int) -> float:
-    """Return the two-sided exact p-value of McNemar's test; 1 without discordant pairs."""
+    """Return the two-sided p-value of McNemar's exact test; 1 without discordant pairs."""
     from scipy.special import bdtr
 
     assert min(wins, losses) >= 0
@@ -59,13 +59,13 @@ def mcnemar_exact_p_value(wins: int, losses: int) -> float:
 
 
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values, in the given order."""
+    """Return Holm-adjusted p-values, in the given order."""
     return [p for (p,) in holm_adjust_groups([[p] for p in p_values])]
 
 
 def holm_adjust_groups(groups: Sequence[Sequence[float]], num_families: int = 1) -> list[list[float]]:
-    """Return adjusted p-values of groups of hypotheses of which at most one is true (Holm,
-    Shaffer).
+    """Return adjusted p-values (Holm, Shaffer) for groups of hypotheses of which at most one is
+    true.
 
     `num_families` families share one error, and this one has an equal part. A true difference
     is at most one of 0 and minus the margin: so a comparison counts once, for any number of its
@@ -85,7 +85,7 @@ def holm_adjust_groups(groups: Sequence[Sequence[float]], num_families: int = 1)
 
 
 def paired_difference_interval(wins: int, losses: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
-    """Return the interval of the paired differences that are not rejected; (-1, 1) for n = 0."""
+    """Return the interval of paired differences that the test does not reject; (-1, 1) for n = 0."""
     assert min(wins, losses, n - wins - losses) >= 0
     if n == 0:
         return -1.0, 1.0
@@ -106,7 +106,7 @@ def _lower_interval_end(wins: int, losses: int, n: int, alpha: float) -> float:
 
 
 def paired_difference_p_value(wins: int, losses: int, n: int, null_difference: float) -> float:
-    """Return the two-sided p-value against a true paired difference.
+    """Return the two-sided p-value against a null value of the paired difference.
 
     A difference of 0 has its own test, McNemar's. This is Tango's score test (Statistics in
     Medicine 17, 1998) with a continuity correction, since counts move in steps: without it, up
@@ -136,7 +136,7 @@ def paired_difference_p_value(wins: int, losses: int, n: int, null_difference: f
 
 
 def continuity_correction(wins: float, losses: float, n: float) -> float:
-    """Return half of the steps in which wins minus losses move.
+    """Return the continuity correction: half of the step size of wins minus losses.
 
     The step is 1 where most pairs are ties, and 2 without ties.
     """
@@ -146,7 +146,8 @@ def continuity_correction(wins: float, losses: float, n: float) -> float:
 def tango_interval(
     wins: float, losses: float, n: float, alpha: float = ALPHA, correction: float = 0.0
 ) -> tuple[float, float]:
-    """Return Tango's score interval of the paired difference; the counts may be expected ones.
+    """Return Tango's score interval of the paired difference. Counts may be fractional expected
+    counts.
 
     It keeps its coverage for small n and few discordant pairs, where Wald's interval shrinks to
     nothing. The continuity `correction` is in pairs.
@@ -164,7 +165,9 @@ def tango_interval(
 def tango_score(
     wins: float, losses: float, n: float, null_difference: float, correction: float = 0.0
 ) -> float:
-    """Return the distance from a true paired difference, in standard errors under that difference."""
+    """Return the distance from a null paired difference, in standard errors under that null
+    difference.
+    """
     distance = (wins - losses) - n * null_difference
     distance = math.copysign(max(0.0, abs(distance) - correction), distance)
     linear = (2 * n - wins + losses) * null_difference - wins - losses
@@ -179,7 +182,7 @@ def tango_score(
 def unpaired_difference_interval(
     successes_1: int, n_1: int, successes_2: int, n_2: int, alpha: float = ALPHA
 ) -> tuple[float, float]:
-    """Return the interval of the difference of two independent proportions.
+    """Return the confidence interval of the difference between two independent proportions.
 
     Newcombe's method (method 10, Statistics in Medicine 17, 1998) combines the intervals of two
     proportions, in closed form and never beyond -1 or 1. Clopper and Pearson's ends replace
@@ -201,7 +204,7 @@ def unpaired_difference_interval(
 def unpaired_difference_p_value(
     successes_1: int, n_1: int, successes_2: int, n_2: int, null_difference: float
 ) -> float:
-    """Return the two-sided p-value against a true difference, from the unpaired interval.
+    """Return the two-sided p-value against a null difference, derived from the unpaired interval.
 
     It is never below LEAST_P.
     """
@@ -214,7 +217,7 @@ def unpaired_difference_p_value(
 
 
 def detectable_paired_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
-    """Return the smallest true paired difference that n pairs detect with 80 % power, or None.
+    """Return the smallest true difference that n question pairs detect with 80 % power, or None.
 
     Connor's formula (Biometrics 43, 1987), corrected for continuity because the exact test is
     stricter: n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). With a difference of d, more
@@ -264,7 +267,7 @@ def detectable_unpaired_difference(n_1: int, n_2: int, rate: float, alpha: float
 
 
 def student_quantile(alpha: float, degrees_of_freedom: int) -> float:
-    """Return the bound that |t| stays below with probability 1 - alpha (Student's t)."""
+    """Return the two-sided quantile of Student's t: |t| is above it with probability `alpha`."""
     from scipy.special import stdtrit
 
     assert 0 < alpha < 1 <= degrees_of_freedom
@@ -278,19 +281,25 @@ def student_p_value(t: float, degrees_of_freedom: int) -> float:
 
 
 def _clip_p_value(probability: float) -> float:
-    """Clip a probability to a p-value: at most 1 and never 0, even below the smallest float."""
+    """Clip a probability to at most 1 and at least the smallest positive float, so that p is never
+    0.
+    """
     return min(1.0, max(probability, math.ulp(0.0)))
 
 
 def normal_quantile(alpha: float) -> float:
-    """Return the bound that the absolute value of a standard normal exceeds with this probability."""
+    """Return the two-sided quantile of the standard normal: |z| is above it with probability
+    `alpha`.
+    """
     return -NormalDist().inv_cdf(alpha / 2)
 
 
 def find_interval_end(
     is_inside: Callable[[float], bool], inner_value: float, range_end: float, halvings: int = HALVINGS
 ) -> float:
-    """Find the end of an interval by bisection, between an inner value and the end of the range."""
+    """Find the end of an interval by bisection between an inner value and the end of the possible
+    range.
+    """
     if is_inside(range_end):
         return range_end
     for _ in range(halvings):

@@ -1,5 +1,4 @@
-"""Token costs: tokens per question, correct answers per 1,000 tokens, and savings between
-teams.
+"""Token costs: tokens per question, correct answers per 1,000 tokens, and savings of agent teams.
 
 Every metric has a 95 % interval over questions (or clusters) and, with several seeds, over
 seeds.
@@ -21,7 +20,7 @@ PER = 1000  # tokens
 
 
 class Estimate(NamedTuple):
-    """A value with its 95 % interval."""
+    """An estimated value with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -29,7 +28,7 @@ class Estimate(NamedTuple):
 
 
 class TokenFinding(StrEnum):
-    """Possible findings about the token use of two teams."""
+    """Possible findings about the token use of a run compared with its baseline."""
 
     saves = "saves"
     costs_more = "costs more"
@@ -38,7 +37,7 @@ class TokenFinding(StrEnum):
 
 @dataclass(frozen=True)
 class TokenCells:
-    """Tokens and verdicts of a run: one row per seed, one value per question."""
+    """Tokens and verdicts of a run as matrices: one row per seed, one column per question."""
 
     prompt: Cells
     new: Cells
@@ -81,7 +80,7 @@ class TokenCost:
 
 @dataclass
 class TokenSaving:
-    """Tokens per question that a run saves against its baseline, on shared questions."""
+    """Tokens per question that a run saves compared with its baseline, on shared questions."""
 
     questions: int
     prompt: Estimate  # baseline minus run: above 0, the run saves
@@ -125,7 +124,7 @@ class TokenSaving:
 
     @property
     def break_even_questions(self) -> Estimate | None:
-        """Number of questions after which training has paid off.
+        """Number of questions after which training tokens are saved again, with its interval.
 
         None if training cost nothing, or if nothing is saved.
         """
@@ -139,7 +138,7 @@ class TokenSaving:
 def break_even_questions(
     train_tokens: float, tokens_per_question: float, other_tokens_per_question: float
 ) -> float | None:
-    """Return after how many questions training has cost less than it saves; None if never."""
+    """Return the number of questions after which training has saved its own tokens; None if never."""
     saved = other_tokens_per_question - tokens_per_question
     return train_tokens / saved if saved > 0 else None
 
@@ -147,8 +146,7 @@ def break_even_questions(
 def cost_per_correct_answer(
     cells: TokenCells, accuracy: Estimate, cost: float, prompt_fraction: float
 ) -> Estimate | None:
-    """Return the cost per correct answer with its interval; None without tokens or correct
-    answers.
+    """Return the cost per correct answer with its interval; None without tokens or correct answers.
 
     The cost includes wrong answers. `prompt_fraction` is the part of the cost that is due to
     prompt tokens. Tokens of a question are a sample, like its answers. Variation of the time of
@@ -175,7 +173,9 @@ def cost_per_correct_answer(
 def correlation_of_means(
     cells: Cells, other_cells: Cells, clusters: Sequence[Hashable] | None = None
 ) -> float:
-    """Return the correlation of two means over the same questions and seeds; 0 without variation."""
+    """Return the correlation between two means over the same questions and seeds; 0 without
+    variation.
+    """
     errors = [CrossedMean.from_values(side, clusters).standard_error for side in (cells, other_cells)]
     if not all(errors) or any(map(math.isinf, errors)):
         return 0.0
@@ -189,7 +189,8 @@ def correlation_of_means(
 def ratio_interval_of_estimates(
     numerator: Estimate, denominator: Estimate, correlation: float
 ) -> tuple[float, float]:
-    """Return the interval of a ratio, given the intervals of both parts and their correlation.
+    """Return the interval of a ratio from the intervals of numerator and denominator and their
+    correlation.
 
     Donner and Zou's method of variance estimates recovery (Statistical Methods in Medical
     Research 21, 2012): an end of the interval is the ratio R at which the interval of numerator

@@ -1,4 +1,4 @@
-"""Per-token divergence of a model from its reference, as in llama-perplexity, with intervals.
+"""Per-token divergence of a model from a reference model, as in llama-perplexity, with intervals.
 
 Intervals are over texts: means have the conservative intervals of ratios, percentiles those
 of token_percentiles.py. Where the reference stored only some tokens, each token has a lower
@@ -26,7 +26,7 @@ Ends = tuple[float, float] | None
 
 @dataclass
 class TextTokens:
-    """Token values of one text, or of a cluster of texts."""
+    """Token-level values of one text, or of a cluster of texts."""
 
     category: str | None = None
     # KL(reference || this) in nats, or a lower bound
@@ -39,7 +39,7 @@ class TextTokens:
 
 
 def token_divergence_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return the metrics of all texts, and the main ones of each category as `KEY/CATEGORY`."""
+    """Return the divergence metrics of all texts, and the main ones per category as `KEY/CATEGORY`."""
     job_figures = {**_kl_metrics(texts), **_probability_metrics(texts), **_top_1_agreement(texts)}
     for name, some in group_by_category(texts).items():
         sizes = [float(len(text.least)) for text in some]
@@ -57,7 +57,7 @@ def token_divergence_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
 
 
 def group_by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]]:
-    """Group texts by category, named as in metrics; {} with fewer than two categories."""
+    """Group texts by category, with the names used in metrics; {} with fewer than two categories."""
     found: dict[str, list[TextTokens]] = {}
     for text in texts:
         if text.category is not None:
@@ -66,7 +66,7 @@ def group_by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]
 
 
 def _kl_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return the percentiles and the maximum of the KL divergence."""
+    """Return percentiles and maximum of the KL divergence over tokens."""
     least = TokenValues([text.least for text in texts])
     most = TokenValues([text.most for text in texts]) if any(text.most for text in texts) else None
     found: dict[str, float] = {}
@@ -83,7 +83,7 @@ def _kl_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
 
 
 def _probability_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return metrics of how the probabilities of the texts' tokens changed."""
+    """Return metrics of how the model changed the probabilities of the texts' tokens."""
     if not all(text.reference for text in texts):
         return {}
     import numpy as np
@@ -113,7 +113,7 @@ def _probability_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
 
 
 def _top_1_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return the fraction of equal first choices with its interval.
+    """Return the fraction of tokens on which both models' likeliest token agrees, with its interval.
 
     The interval is not Student's, which covers too little where nearly all agree.
     """
@@ -134,8 +134,7 @@ def _with_interval(key: str, value: float, interval: Ends) -> dict[str, float]:
 
 
 def log_probability_correlation(logprobs: Any, reference: Any) -> float | None:
-    """Return the correlation of tokens' log-probabilities under both models; None if one is
-    constant.
+    """Return the correlation of both models' token log-probabilities; None if one is constant.
 
     It has no interval: a jackknife over texts misses the truth too often where few tokens are
     far off (tails_null.py).
@@ -155,5 +154,5 @@ def log_probability_correlation(logprobs: Any, reference: Any) -> float | None:
 
 
 def list_categories(metrics: Mapping[str, float]) -> list[str]:
-    """Return the categories that have their own metrics."""
+    """Return the text categories that have metrics of their own."""
     return [key.removeprefix(CHIEF + "/") for key in metrics if key.startswith(CHIEF + "/")]

@@ -1,5 +1,4 @@
-"""Percentiles of token values, with intervals over texts, since tokens of a text are not
-independent.
+"""Percentiles of token values, with intervals over texts, because tokens of one text are dependent.
 
 Percentiles are those of llama-perplexity, linearly interpolated. An interval ends where the
 tokens beyond it could no longer be, or just be, as many as the percentile says: their
@@ -22,7 +21,7 @@ FINE = 200  # an end is found to this part of the rarer side of the percentile, 
 
 
 class TokenValues:
-    """Values of all tokens in ascending order, each with the number of its text."""
+    """Values of all tokens in ascending order, each with the index of its text."""
 
     def __init__(self, by_text: Sequence[Sequence[float]]) -> None:
         import numpy as np
@@ -34,11 +33,11 @@ class TokenValues:
         self.sizes: Any = np.array([len(some) for some in by_text], dtype=np.float64)
 
     def percentile(self, fraction: float) -> float:
-        """Return the value that this fraction of the tokens does not exceed."""
+        """Return the percentile: the value that a fraction of the tokens does not exceed."""
         return _interpolate_at(self.ordered, fraction * (len(self.ordered) - 1))
 
     def interval(self, fraction: float) -> tuple[float, float] | None:
-        """Return the 95 % interval of a percentile.
+        """Return the 95 % interval of a percentile; None with too few texts.
 
         Returns None if unobserved texts could lie entirely beyond it.
         """
@@ -56,7 +55,9 @@ class TokenValues:
         return min(value, float(low)), max(value, float(high))
 
     def _max_insufficient_tokens(self, fraction: float, from_top: bool = False) -> int:
-        """Return how many of the lowest (or highest) tokens are still fewer than this fraction of all."""
+        """Return the largest number of lowest (or highest) tokens that is significantly below a
+        fraction of all.
+        """
         n = len(self.ordered)
         few, enough = 0, math.ceil(fraction * n)
         while enough - few > max(1.0, min(fraction, 1 - fraction) * n / FINE):
@@ -68,7 +69,9 @@ class TokenValues:
         return few
 
     def _is_below_fraction(self, num_tokens: int, fraction: float, from_top: bool = False) -> bool:
-        """Whether this many of the lowest (or highest) tokens are significantly below a fraction."""
+        """Whether the number of lowest (or highest) tokens is significantly below a fraction of
+        all tokens.
+        """
         import numpy as np
 
         texts = self.texts[len(self.texts) - num_tokens :] if from_top else self.texts[:num_tokens]
@@ -77,7 +80,7 @@ class TokenValues:
 
 
 def min_texts_for_interval(fraction: float) -> int:
-    """Return the smallest number of equally long texts for which a percentile has an interval."""
+    """Return how many equally long texts a percentile needs to have an interval."""
     return math.ceil(math.log(ALPHA / 2) / math.log(max(fraction, 1 - fraction)))
 
 

@@ -1,4 +1,4 @@
-"""Metric names for answers in which the scoring extractor found nothing and another one did.
+"""Metric names for answers that the scoring extractor could not read but another extractor could.
 
 Such a score depends on the answer format. Only answers that ended by themselves count here;
 floor_effects.py handles those that a limit cut off.

@@ -1,4 +1,4 @@
-"""Exact pass@k (one is correct), pass^k (all are) and maj@k (majority vote) from n answers.
+"""Exact pass@k (any correct), pass^k (all correct) and maj@k (majority correct) from n answers.
 
 All are exact, unbiased means over all ways to choose k of the n answers. Values with
 equally many votes share the election equally, as they would with a random order.
@@ -15,7 +15,7 @@ from math import comb
 
 @dataclass(frozen=True)
 class VoteCounts:
-    """Votes of the answers to one question."""
+    """Vote counts of the answers to one question."""
 
     # the votes for each right number: one number, unless it has several spellings
     right: tuple[int, ...]
@@ -24,11 +24,11 @@ class VoteCounts:
     solved: int  # the answers that are right, with or without a vote
 
     def estimate_pass_at_k(self, k: int) -> float:
-        """Return the probability that k of the answers include a correct one."""
+        """Return the probability that at least one of k answers is correct."""
         return estimate_pass_at_k(k, self.n, self.solved)
 
     def estimate_pass_hat_k(self, k: int) -> float:
-        """Return the probability that k of the answers are all correct."""
+        """Return the probability that all of k answers are correct."""
         return estimate_pass_hat_k(k, self.n, self.solved)
 
     def estimate_majority_at_k(self, k: int) -> float:
@@ -43,7 +43,7 @@ class VoteCounts:
 
 
 def reported_answer_counts(n: int) -> list[int]:
-    """Return the values of k to report: 1, 2, 4 … and n."""
+    """Return the values of k that are reported: 1, 2, 4 … and n."""
     return sorted({n, *(1 << power for power in range(n.bit_length()))})
 
 
@@ -63,7 +63,7 @@ def estimate_pass_hat_k(k: int, n: int, num_correct: int) -> float:
 
 @lru_cache(maxsize=4096)  # many questions have the same counts
 def estimate_majority_at_k(k: int, n: int, own_votes: int, rivals: tuple[int, ...]) -> Fraction:
-    """Return the probability that k of n answers elect a value with `own_votes` votes.
+    """Return the probability that a value with `own_votes` of n answers wins the vote of k answers.
 
     Ties are shared equally. The probability is counted, not simulated. For each number of votes
     that the value may get, `ways` counts how the rivals can get no more than that: by their

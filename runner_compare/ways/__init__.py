@@ -1,4 +1,4 @@
-"""Methods of comparing two runs: one module each, listed in one table."""
+"""Comparison methods: how two runs are compared, one module per kind of result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTEXT_KEYS = ("task.window", "task.stride", "task.contexts")
 
 @dataclass(frozen=True)
 class PairingOptions:
-    """Options for pairing two runs' answers."""
+    """Options that control how answers of two runs are paired."""
 
     # that are compared: prompts may differ if one of these changes prompts
     keys: Sequence[str] = ()
@@ -32,38 +32,40 @@ class PairingOptions:
 
     @property
     def may_change_prompts(self) -> bool:
-        """Whether a compared key changes prompts."""
+        """Whether a compared config key is allowed to change prompts."""
         return any(key.startswith((*PROMPT_KEYS, *CONTEXT_KEYS)) for key in self.keys)
 
 
 class ComparisonMethod(Protocol):
-    """A module that compares runs by one kind of result."""
+    """Interface of a module that compares two runs by one kind of result."""
 
     def can_compare_run(self, run: Run) -> bool:
-        """Whether a run has this kind of result."""
+        """Whether a run has the kind of result that this method compares."""
         ...
 
     def compare(self, run: Run, base: Run, reader: Reader, pairing: PairingOptions, /) -> list[RunComparison]:
-        """Return the comparisons with a baseline. Raises NotPaired with the reason if there are none."""
+        """Return the comparisons of a run with its baseline. Raises NotPaired, with the reason, if
+        impossible.
+        """
         ...
 
 
 @cache
-def comparison_methods() -> tuple[ComparisonMethod, ...]:
-    """Return the comparison methods in the order in which they are tried."""
+def list_comparison_methods() -> tuple[ComparisonMethod, ...]:
+    """Return all comparison methods in the order in which they are tried."""
     return tuple(cast(ComparisonMethod, import_module(f"runner_compare.ways.{name}")) for name in WAYS)
 
 
 def compare_runs(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
-    """Compare a run with its baseline by the first method that fits.
+    """Compare a run with its baseline by the first method that can compare the run.
 
     Raises NotPaired with the reason if they cannot be compared.
     """
-    return next(way for way in comparison_methods() if way.can_compare_run(run)).compare(
+    return next(way for way in list_comparison_methods() if way.can_compare_run(run)).compare(
         run, base, reader, pairing
     )
 
 
 def with_notes(compared: RunComparison, *notes: Note | None) -> RunComparison:
-    """Return a comparison with additional notes."""
+    """Return a copy of a comparison with additional notes."""
     return replace(compared, remarks=(*compared.remarks, *filter(None, notes)))

@@ -28,7 +28,7 @@ def can_compare_run(run: Run) -> bool:
 
 
 def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
-    """Compare two runs over the same texts, per token, byte or text."""
+    """Compare the log-likelihoods of two runs on the same texts, per token, byte or text."""
     if run.task_version != base.task_version:
         raise NotPaired(f"scored by version {run.task_version}, the baseline by version {base.task_version}")
     if base.likelihood_unit is None:
@@ -76,13 +76,13 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
 
 
 def context_difference_note(run: Run, base: Run) -> Note:
-    """Return a note with the keys that give the same tokens another context."""
+    """Return a note with the config keys by which the same tokens have another context."""
     settings = {key: (run.get_value(key), base.get_value(key)) for key in CONTEXT_KEYS}
     return note("other_context", settings={key: pair for key, pair in settings.items() if pair[0] != pair[1]})
 
 
 def text_clusters(texts: Texts, base_texts: Texts, cluster_field_name: str) -> list[str] | None:
-    """Return the cluster of each text, in unit order; None without clusters."""
+    """Return the cluster of each text, in the order of text numbers; None without clusters."""
     by_unit = {
         score.likelihood.unit: (score.cluster, base_texts[index].cluster) for index, score in texts.items()
     }
@@ -94,7 +94,7 @@ def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[fl
 
 
 def check_same_texts(texts: Texts, base_texts: Texts, pairing: PairingOptions) -> Note | None:
-    """Raise NotPaired for different texts, tokens or prompts.
+    """Raise NotPaired if two runs scored different texts, tokens or prompts.
 
     If prompts may differ and do, a note is returned.
     """

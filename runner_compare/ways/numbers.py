@@ -1,4 +1,4 @@
-"""Compare a per-question metric of two runs."""
+"""Compare two runs by a per-question metric."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from runner_compare.ways import PairingOptions
 
 
 def can_compare_run(run: Run) -> bool:
-    """Whether a per-question metric was selected."""
+    """Whether a per-question metric was selected for the run."""
     return bool(run.number)
 
 
 def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> list[RunComparison]:
     """Compare two runs by the selected per-question metric."""
-    return [RunComparison(compare_metric(run, base, reader))]
+    return [RunComparison(create_metric_test(run, base, reader))]
 
 
-def compare_metric(run: Run, base: Run, reader: Reader) -> MetricFlipTest:
-    """Return the paired test of a per-question metric."""
+def create_metric_test(run: Run, base: Run, reader: Reader) -> MetricFlipTest:
+    """Create the paired test of the selected per-question metric."""
     answers, base_answers = reader.numbers(run), reader.numbers(base)
     if answers.keys() != base_answers.keys():
         shared = len(answers.keys() & base_answers.keys())

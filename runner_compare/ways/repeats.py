@@ -1,4 +1,4 @@
-"""Compare repeated measurements of two jobs: cells of a sweep, or memory benchmark metrics."""
+"""Compare repeated measurements of two jobs, e.g. cells of a speed sweep or memory metrics."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady
 
 
 def can_compare_run(run: Run) -> bool:
-    """Whether a run has no verdicts."""
+    """Whether a run has no verdicts, so that measurements are compared."""
     return run.correct_and_total is None
 
 
 def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> list[RunComparison]:
-    """Return the ratio to the baseline for every measure that both jobs have."""
+    """Return the ratio to the baseline for each measure that both jobs repeated."""
     if run.task_version != base.task_version:
         versions = f"version {base.task_version}, this run with version {run.task_version}"
         raise NotPaired(f"measured differently: the baseline with {versions}")

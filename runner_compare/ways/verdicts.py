@@ -12,9 +12,9 @@ from runner_compare.model.data import ENGINE, AccuracyBounds, Answers, NotPaired
 from runner_compare.model.mean_pairs import (
     Pairs,
     add_function_clusters,
-    compare_means,
+    create_mean_test,
     find_cluster_field,
-    needs_means,
+    needs_mean_test,
 )
 from runner_compare.reader import Reader
 from runner_compare.statistics import FisherTest, McNemarTest, RunComparison, SequentialTest, Test
@@ -30,7 +30,9 @@ def can_compare_run(run: Run) -> bool:
 
 
 def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
-    """Compare two runs question by question, or by their counts if requested."""
+    """Compare two runs question by question, or only by their numbers of correct answers if
+    requested.
+    """
     try:
         return [add_seed_variation(compare_pair(run, base, reader, pairing), run, base)]
     except NotPaired as reason:
@@ -42,7 +44,7 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
 def compare_pair(
     run: Run, base: Run, reader: Reader, pairing: PairingOptions = NOTHING_ELSE
 ) -> RunComparison:
-    """Compare two runs question by question."""
+    """Compare the answers of two runs question by question."""
     return compare_answers(run, base, (reader.load_answers(run), reader.of_baseline(base)), reader, pairing)
 
 
@@ -63,9 +65,9 @@ def compare_answers(
     if run.compared_while_running or base.compared_while_running:
         return with_notes(_compare_sequentially(run, base, pairs), *remarks)
     test_of = (
-        partial(compare_means, cluster_field_name=find_cluster_field(run, base, pairs))
-        if needs_means(pairs)
-        else mcnemar_test
+        partial(create_mean_test, cluster_field_name=find_cluster_field(run, base, pairs))
+        if needs_mean_test(pairs)
+        else create_mcnemar_test
     )
     return with_notes(compare_with_cut_off_bounds(test_of, pairs), *remarks)
 
@@ -83,7 +85,7 @@ def check_same_scoring(run: Run, base: Run, reader: Reader) -> None:
 def check_same_questions(
     run: Run, base: Run, answers: tuple[Answers, Answers], num_shared: int, reader: Reader
 ) -> Note | None:
-    """Return a note if some questions do not count in both runs.
+    """Return a note if some questions count in only one of two runs.
 
     Raises NotPaired if the questions are not the same.
     """
@@ -104,7 +106,7 @@ def check_same_questions(
 
 
 def check_same_prompts(pairs: Pairs, pairing: PairingOptions) -> Note | None:
-    """Return a note if prompts differ and may. Raises NotPaired if they may not."""
+    """Return a note about differing prompts. Raises NotPaired if prompts must not differ."""
     n = len(pairs)
     different = sum(
         outcome.prompt != base_outcome.prompt and None not in (outcome.prompt, base_outcome.prompt)
@@ -125,12 +127,12 @@ def _engine_note(run: Run, base: Run) -> Note | None:
 
 
 def _compare_sequentially(run: Run, base: Run, pairs: Pairs) -> RunComparison:
-    """Compare by the always-valid test, whether or not a run stopped early.
+    """Compare by the always-valid test, whether or not the run stopped early.
 
     Choosing between two tests would find too many differences.
     """
     comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
-    compared = compare_with_cut_off_bounds(partial(sequential_test, comparisons), pairs)
+    compared = compare_with_cut_off_bounds(partial(create_sequential_test, comparisons), pairs)
     stopped = [side.job_id for side in (run, base) if side.stopped_early]
     watched = [side.job_id for side in (run, base) if side.compared_while_running]
     remarks = [
@@ -144,20 +146,20 @@ def _compare_sequentially(run: Run, base: Run, pairs: Pairs) -> RunComparison:
     return with_notes(compared, *remarks)
 
 
-def mcnemar_test(pairs: Pairs) -> McNemarTest:
-    """Return the test of single verdicts of independent questions."""
+def create_mcnemar_test(pairs: Pairs) -> McNemarTest:
+    """Create the McNemar test of independent questions with one verdict each."""
     wins = sum(our.solved and not their.solved for our, their in pairs)
     losses = sum(their.solved and not our.solved for our, their in pairs)
     return McNemarTest(wins, losses, len(pairs), sum(their.solved for _, their in pairs))
 
 
-def sequential_test(comparisons: int | None, pairs: Pairs) -> SequentialTest:
-    """Return the always-valid test of verdicts that a job evaluated one by one during execution."""
+def create_sequential_test(comparisons: int | None, pairs: Pairs) -> SequentialTest:
+    """Create the always-valid test of verdicts that a job evaluated one by one while running."""
     return SequentialTest([(our.solved, their.solved) for our, their in pairs], comparisons)
 
 
 def compare_with_cut_off_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:
-    """Test pairs, and also both extremes for cut-off answers."""
+    """Test paired answers, also at both extremes of what cut-off answers could have been."""
     test = create_test(pairs)
     cut_off = sum(our.cut_off for our, _ in pairs), sum(their.cut_off for _, their in pairs)
     if not any(cut_off):
@@ -170,13 +172,15 @@ def compare_with_cut_off_bounds(create_test: Callable[[Pairs], Test], pairs: Pai
 
 
 def _are_excluded_by_task(run: Run, missing: Set[Question], reader: Reader) -> bool:
-    """Whether questions are missing only because of task.only or task.without."""
+    """Whether task.only or task.without is the only reason why questions are missing."""
     is_asked_less = all((part.get_value("task.only") or "null") != "null" for part in run.parts or [run])
     return not missing or is_asked_less or missing <= reader.find_excluded_questions(run)
 
 
 def compare_unpaired(run: Run, base: Run, reason: str) -> RunComparison:
-    """Compare two accuracies by their logged counts alone, as if no question was shared."""
+    """Compare two accuracies by recorded numbers of correct answers, treating questions as
+    different.
+    """
     score, base_score = run.correct_and_total or (0, 0), base.correct_and_total or (0, 0)
     if not score[1] or not base_score[1]:
         raise NotPaired("one of the two answered no question")
@@ -191,7 +195,9 @@ def compare_unpaired(run: Run, base: Run, reason: str) -> RunComparison:
 def compare_unpaired_scores(
     score: Score, bounds: AccuracyBounds | None, base_score: Score, base_bounds: AccuracyBounds | None
 ) -> RunComparison:
-    """Test correct answers of all, and also both extremes for cut-off answers."""
+    """Test the numbers of correct answers, also at both extremes of what cut-off answers could
+    have been.
+    """
     test = FisherTest(*score, *base_score)
     (worst, best), (base_worst, base_best) = (
         _correct_bounds(score, bounds),
@@ -205,6 +211,8 @@ def compare_unpaired_scores(
 
 
 def _correct_bounds(score: Score, bounds: AccuracyBounds | None) -> tuple[int, int]:
-    """Return the number of correct answers if all cut-off ones are wrong, and if they are correct."""
+    """Return the number of correct answers if cut-off answers are all wrong, and if they are all
+    correct.
+    """
     correct, n = score
     return (correct, correct) if bounds is None else (round(bounds.at_worst * n), round(bounds.at_best * n))

@@ -1,4 +1,4 @@
-"""Attention over sequences in a KV cache. Forward passes import these names.
+"""Attention over sequences in a KV cache. Public names for forward passes.
 
 A decoding step on a GPU combines this package's parts and imports them from their
 modules.

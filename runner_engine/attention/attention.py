@@ -1,5 +1,6 @@
-"""Attention over sequences in a KV cache. Each shared prefix is read once per pass, not once
-per sequence.
+"""Attention over sequences in a KV cache.
+
+A forward pass reads each shared prefix once, not once per sequence.
 
 One forward pass holds a flat list of tokens [1, T] of many sequences. A token attends to
 its sequence's prefixes (one matmul per prefix for all its tokens), to earlier tokens of
@@ -18,22 +19,22 @@ import torch
 
 from runner_engine.attention.device_attention import (
     SpanBatches,
-    attend_to_earlier_keys,
+    attend_to_cached_keys,
     attend_to_prefix,
     attend_within_spans,
 )
 from runner_engine.attention.interface import PLAIN, Softmax
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
 from runner_engine.attention.partial_attention import (
     PartialAttention,
     Scaling,
     attend_to_keys,
-    join_terms,
+    attend_to_sinks,
+    attend_to_unshared_keys,
     max_scores_in_memory,
     merge_groups_by_token,
-    own_keys_term,
+    merge_partial_results,
     pad_heads,
-    sinks_term,
 )
 from runner_engine.attention.shared_attention import SharedKeyRange, attend_shared_keys
 from runner_engine.kernels.native import Kernels
@@ -42,7 +43,7 @@ from runner_engine.kv_cache import KvCacheSpec, KvStore, SharedKv, SlotStore, Wi
 
 @dataclass
 class PrefixUse:
-    """A prefix, and the tokens of a pass that attend to it."""
+    """A shared prefix, and the tokens of a forward pass that attend to it."""
 
     kv: SharedKv
     rows: torch.Tensor | None  # [n] places in the pass; None = all tokens, in order
@@ -58,8 +59,9 @@ class PrefixUse:
 
 @dataclass
 class Span:
-    """Adjacent tokens of one sequence. Each attends to earlier tokens of the span and to keys of
-    earlier passes.
+    """Adjacent tokens of one sequence in a forward pass.
+
+    Each token attends to earlier tokens of the span and to the sequence's cached keys.
     """
 
     first: int
@@ -70,7 +72,7 @@ class Span:
 
 @dataclass
 class WindowView:
-    """What the tokens of a pass attend to in layers with one sliding window."""
+    """Prefixes and positions that each token attends to, in layers with one sliding window."""
 
     uses: list[PrefixUse]
     first: torch.Tensor | None = (
@@ -81,7 +83,7 @@ class WindowView:
 
 @dataclass
 class LayerAttention:
-    """One layer's attention in a pass: its scale, softmax and sliding window view."""
+    """A layer's attention settings in a forward pass: scale, softmax and sliding window."""
 
     layer: int  # of the store
     scale: float
@@ -90,13 +92,15 @@ class LayerAttention:
 
     @property
     def scaling(self) -> Scaling:
-        """How scores are scaled and capped before the softmax."""
+        """Scale and logit cap of attention scores."""
         return Scaling(self.scale, self.softmax.cap)
 
 
 @dataclass
 class PassLayout:
-    """Where the tokens of one forward pass are stored in the KV cache, and what they attend to."""
+    """Where each token of a forward pass is stored in the KV cache, and which positions each token
+    attends to.
+    """
 
     heads: KvCacheSpec
     kernels: Kernels | None
@@ -114,7 +118,7 @@ class PassLayout:
 
     @cached_property
     def span_token_indices(self) -> list[torch.Tensor]:
-        """For each span: every token's index in the span, or -1 outside it."""
+        """For each span: the index of every token within the span, or -1 for other tokens."""
         rows = [torch.full_like(self.slot, -1) for _ in self.spans]
         for span, row_of in zip(self.spans, rows, strict=True):
             row_of[span.first : span.last] = torch.arange(span.last - span.first, device=row_of.device)
@@ -130,16 +134,16 @@ class PassLayout:
     # layer.
     @cached_property
     def max_visible_keys(self) -> int:
-        """Largest number of own keys that a token attends to."""
+        """Largest number of keys, outside shared prefixes, that a token attends to."""
         return int(self.seen.max())
 
     @cached_property
     def is_in_slot_order(self) -> bool:
-        """Whether token t is in slot t. Then no keys or values have to be copied."""
+        """Whether token t is in slot t. Then keys and values need no copies."""
         return bool((self.slot == torch.arange(len(self.slot), device=self.slot.device)).all())
 
     def _layer_view(self, layer: int) -> WindowView:
-        """Return what the tokens attend to in a layer."""
+        """Return the prefixes and positions that the tokens attend to in a layer."""
         window = self.heads.windows[layer] if self.heads.windows else None
         if window is None or self._max_position < window.size:
             return WindowView(self.uses)
@@ -152,8 +156,9 @@ class PassLayout:
         return max(self.positions)
 
     def _window_view(self, window: Window) -> WindowView:
-        """Return what the tokens attend to inside a window. Prefixes before every token's window are
-        omitted.
+        """Return the prefixes and positions that the tokens attend to inside a sliding window.
+
+        Prefixes before all windows are omitted.
         """
         positions = self.positions, [window.first_position(at) for at in self.positions]
         position, first = torch.tensor(positions, dtype=torch.int32, device=self.place.device)
@@ -171,8 +176,9 @@ class PassLayout:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
         softmax: Softmax = PLAIN,
     ) -> torch.Tensor:  # fmt: skip
-        """Return attention outputs [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one
-        layer.
+        """Return attention outputs [T, H, D] of one layer.
+
+        query is [H, T, D]; key and value are [KVH, T, D].
         """
         width = value.shape[-1]
         query, key, value = (
@@ -186,7 +192,7 @@ class PassLayout:
     def _attend_padded(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """Like `attend`, for heads with the store's number and width."""
+        """Compute attention on heads padded to the number and width of the KV store's heads."""
         layer = attention.layer
         self.heads.check_layer(layer)
         query = query if query.stride(2) == 1 else query.contiguous()
@@ -194,7 +200,7 @@ class PassLayout:
         if self.kernels is None or not self.is_step:  # else the attention kernel stores them
             self.own.write(layer, *new, self.slot, self.place)
         if self.kernels is not None:
-            return _attend_own_and_join(
+            return _attend_unshared_and_merge(
                 self, attention, query, new, _attend_shared_keys(self, attention, query)
             )
         heads = self.heads
@@ -219,12 +225,12 @@ class PassLayout:
                 parts += self._attend_spans_with_sdpa(attention, query, key, value)
             else:
                 parts.append(_attend_within_spans(self, attention, grouped, key, value))
-        return _attend_own_and_join(self, attention, query, new, parts)
+        return _attend_unshared_and_merge(self, attention, query, new, parts)
 
     def _round_trip_kv(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return new keys and values [KVH, T, D] with the rounding of the KV cache's format."""
+        """Encode and decode new keys and values [KVH, T, D], to get the rounding of the KV cache format."""
         read = self.heads.decode_kv(layer, *self.heads.encode_kv(layer, key, value))
         if not self.heads.num_unquantized_first:
             return read
@@ -235,30 +241,30 @@ class PassLayout:
     def _attend_spans_with_sdpa(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> list[PartialAttention]:
-        """Attend within all spans in one call, and per span to its sequence's keys of earlier
-        passes.
-        """
+        """Compute attention within all spans in one SDPA call, and to cached keys in one call per span."""
         scaling = attention.scaling
         parts = [attend_within_spans(self.heads, scaling, self._span_batches, query, key, value)]
         for span, row_of in zip(self.spans, self.span_token_indices, strict=True):
             if span.before:
                 earlier = self.own.read(attention.layer, span.slot, span.before)
                 of_span = query[:, span.first : span.last]
-                parts.append(attend_to_earlier_keys(self.heads, scaling, of_span, *earlier, row_of))
+                parts.append(attend_to_cached_keys(self.heads, scaling, of_span, *earlier, row_of))
         return parts
 
 
 def _attend_within_spans(
     layout: PassLayout,
     attention: LayerAttention,
-    grouped: torch.Tensor,
+    grouped_query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
 ) -> PartialAttention:
-    """Attend each span's tokens to earlier tokens of the span. Tokens outside spans get no
-    result.
+    """Compute attention of each span's tokens to earlier tokens of the span and the sequence's cached
+    keys.
+
+    Tokens outside spans get no result.
     """
-    heads, tokens = layout.heads, grouped.shape[2]
+    heads, tokens = layout.heads, grouped_query.shape[2]
     rows = tokens * heads.group
     out = key.new_zeros(heads.kv_heads, rows, heads.dim, dtype=torch.float32)
     top = torch.full((heads.kv_heads, rows), -math.inf, dtype=torch.float32, device=key.device)
@@ -284,7 +290,7 @@ def _attend_within_spans(
                 for some in (firsts, limit)
             ]
             at = slice(first * heads.group, last * heads.group)
-            chosen = merge_groups_by_token(grouped[:, :, first:last])
+            chosen = merge_groups_by_token(grouped_query[:, :, first:last])
             out[:, at], top[:, at], total[:, at] = attend_to_keys(
                 attention.scaling, chosen, keys[:, least:reach], values[:, least:reach], *ends
             )
@@ -295,7 +301,7 @@ def _attend_within_spans(
 def _attend_shared_keys(
     layout: PassLayout, attention: LayerAttention, query: torch.Tensor
 ) -> list[PartialAttention]:
-    """Attend to prefixes and within spans with the tiled kernel, which stores no scores."""
+    """Compute attention to shared prefixes and within spans, with a tiled kernel that stores no scores."""
     parts, view = [], attention.view
     for use in view.uses:
         parts.append(
@@ -328,7 +334,7 @@ def _attend_shared_keys(
                 span.slot,
                 sees,
                 first,
-                causal=True,
+                is_causal=True,
             )
         )
     return parts
@@ -336,16 +342,16 @@ def _attend_shared_keys(
 
 def _attend_key_range(
     layout: PassLayout, attention: LayerAttention, query: torch.Tensor,
-    token_indices: torch.Tensor | None, indices_in_part: torch.Tensor, count: int,
-    store: KvStore, slot: int, num_visible: int, first_positions: torch.Tensor | None, causal: bool = False,
+    token_indices: torch.Tensor | None, indices_in_part: torch.Tensor, num_tokens: int,
+    store: KvStore, slot: int, num_visible: int, first_positions: torch.Tensor | None, is_causal: bool = False,
 ) -> PartialAttention:  # fmt: skip
-    """Attend tokens [H, T, D] to the positions from first_positions to num_visible of a slot.
+    """Compute attention of tokens [H, T, D] to positions first_positions … num_visible-1 of a KV slot.
 
-    token_indices: the tokens that attend; None means all. causal: each token attends to one
+    token_indices: the tokens that attend; None means all. is_causal: each token attends to one
     position more than the token before.
     """
     assert layout.kernels is not None
-    places = SharedKeyRange(store, slot, num_visible, causal)
+    places = SharedKeyRange(store, slot, num_visible, is_causal)
     result = attend_shared_keys(
         layout.kernels,
         layout.heads,
@@ -353,22 +359,23 @@ def _attend_key_range(
         attention.layer,
         query,
         token_indices,
-        count,
+        num_tokens,
         places,
         first_positions,
     )
-    return PartialAttention(*result, indices_in_part, count)
+    return PartialAttention(*result, indices_in_part, num_tokens)
 
 
-def _attend_own_and_join(
+def _attend_unshared_and_merge(
     layout: PassLayout,
     attention: LayerAttention,
     query: torch.Tensor,
     new_kv: tuple[torch.Tensor, torch.Tensor],
-    parts: list[PartialAttention],
+    partial_results: list[PartialAttention],
 ) -> torch.Tensor:
-    """Attend to each sequence's own keys, join all parts, and divide by the sums. Returns [T, H,
-    D].
+    """Compute attention to each sequence's unshared keys, and merge with the partial results.
+
+    Returns [T, H, D].
     """
     heads, own, layer = layout.heads, layout.own, attention.layer
     first, sinks = attention.view.first, attention.softmax.sinks
@@ -377,17 +384,17 @@ def _attend_own_and_join(
     if layout.kernels is not None:
         places = OwnKeyRanges(own, layout.slot, layout.seen, first)
         stored = new_kv if layout.is_step else None
-        return attend_own_keys(
-            layout.kernels, heads, attention.scaling, layer, query, places, parts, stored, sinks
+        return attend_unshared_keys(
+            layout.kernels, heads, attention.scaling, layer, query, places, partial_results, stored, sinks
         )
     assert isinstance(own, SlotStore)
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
-    terms = [part.to_token_terms(heads) for part in parts]
+    terms = [part.to_token_terms(heads) for part in partial_results]
     if longest := layout.max_visible_keys:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
         keys, values = own.read_slots(layer, slots, longest)
-        terms.append(own_keys_term(attention.scaling, query, keys, values, layout.seen, first))
+        terms.append(attend_to_unshared_keys(attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:
-        terms.append(sinks_term(sinks, shape, heads.dim))
-    return join_terms(terms, query.dtype)
+        terms.append(attend_to_sinks(sinks, shape, heads.dim))
+    return merge_partial_results(terms, query.dtype)

@@ -1,5 +1,6 @@
-"""Attention on a GPU with torch's SDPA functions that also return log-sums, so that parts
-can be joined.
+"""Attention on a GPU with torch's SDPA functions.
+
+They also return log-sums, with which partial results are merged.
 
 A part is a shared prefix, the spans of a pass, or the sequences' own keys. Each part is
 one call for all sequences. The functions also run on a CPU, where tests compare them with
@@ -21,8 +22,8 @@ from runner_base import ConfigError
 from runner_engine.attention.partial_attention import (
     PartialAttention,
     Scaling,
-    bmm_float32,
-    compute_scores,
+    batched_matmul_float32,
+    compute_attention_scores,
     merge_groups_by_token,
 )
 from runner_engine.kv_cache import KvCacheSpec
@@ -38,15 +39,16 @@ Part = tuple[torch.Tensor, torch.Tensor]
 
 
 class AttentionBackend(StrEnum):
-    """Attention backends without compiled kernels."""
+    """Attention backends that need no compiled C kernels."""
 
     sdpa = "sdpa"
     plain = "plain"
 
 
 def requested_backend() -> AttentionBackend | None:
-    """Return the backend that RUNNER_ATTENTION forces, or None. Raises ConfigError for unknown
-    values.
+    """Return the attention backend that the variable RUNNER_ATTENTION forces, or None.
+
+    Raises ConfigError for unknown values.
     """
     text = os.environ.get(FORCED, "")
     if text and text not in list(AttentionBackend):
@@ -60,7 +62,7 @@ def requested_backend() -> AttentionBackend | None:
 
 
 def should_try_sdpa(device: torch.device) -> bool:
-    """Whether to try SDPA on a device: on a GPU, or if it is forced."""
+    """Whether to try SDPA attention on a device: on a GPU, or if RUNNER_ATTENTION forces SDPA."""
     wanted = requested_backend()
     return device.type == "cuda" if wanted is None else wanted is AttentionBackend.sdpa
 
@@ -69,8 +71,9 @@ def attend(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     mask: torch.Tensor | None = None, is_causal: bool = False,
 ) -> Part:  # fmt: skip
-    """Attend [B, H, M, D] to keys and values [B, H, N, D]. Returns [B, H, M, D] and log-sums [B,
-    H, M].
+    """Compute attention of queries [B, H, M, D] to keys and values [B, H, N, D].
+
+    Returns outputs [B, H, M, D] and log-sums [B, H, M].
 
     mask: bool [B or 1, 1, M or 1, N], True if the query does not attend to the key. A query
     without any key gets a finite output and a log-sum so low that it has no weight next to
@@ -97,12 +100,14 @@ def attend(
 
 @cache
 def has_flash_attention(device: torch.device) -> bool:
-    """Whether a GPU runs flash attention: NVIDIA Ampere or newer."""
+    """Whether a GPU supports flash attention: NVIDIA Ampere or newer."""
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def supports_variable_lengths(kv_spec: KvCacheSpec) -> bool:
-    """Whether attention takes each sequence's number of own keys, so that a step needs no mask.
+    """Whether attention supports a different number of unshared keys per sequence.
+
+    Then a decoding step needs no mask.
 
     Flash attention supports that. On a CPU, where tests force SDPA, the same computation with
     a mask replaces it.
@@ -120,8 +125,9 @@ def supports_variable_lengths(kv_spec: KvCacheSpec) -> bool:
 
 @dataclass(frozen=True)
 class OwnKeys:
-    """Each sequence's own keys and values in a layer, [sequence · position, KVH, D], and how
-    many are visible.
+    """Unshared keys and values of each sequence in a layer: [sequence · position, KVH, D].
+
+    Also holds the number of visible positions.
 
     With `blocks`, a sequence's positions lie in these pages, which may be anywhere.
     """
@@ -136,39 +142,41 @@ class OwnKeys:
     blocks: torch.Tensor | None = None  # int32 [B, pages]: the pages of each row
 
 
-def attend_variable_lengths(scaling: Scaling, query: torch.Tensor, own_keys: OwnKeys) -> Part:
-    """Attend one query per sequence [B, H, D] to its own keys. Returns [B, H, D] and log-sums
-    [B, H].
+def attend_variable_lengths(scaling: Scaling, query: torch.Tensor, unshared_keys: OwnKeys) -> Part:
+    """Compute attention of one query per sequence [B, H, D] to the sequence's unshared keys.
+
+    Returns outputs [B, H, D] and log-sums [B, H].
     """
-    keys, values, is_paged = own_keys.keys, own_keys.values, own_keys.blocks is not None
-    if own_keys.blocks is not None:
-        page = own_keys.places // own_keys.blocks.shape[1]
+    keys, values, is_paged = unshared_keys.keys, unshared_keys.values, unshared_keys.blocks is not None
+    if unshared_keys.blocks is not None:
+        page = unshared_keys.places // unshared_keys.blocks.shape[1]
         keys, values = (some.view(-1, page, *some.shape[1:]) for some in (keys, values))
     if query.device.type != "cpu":
-        more: dict[str, Any] = {"block_table": own_keys.blocks} if is_paged else {}
-        if own_keys.window is not None:
-            more |= {"window_size_left": own_keys.window - 1, "window_size_right": 0}
-        if is_paged and (own_keys.window is not None or query.shape[1] == own_keys.keys.shape[1]):
+        more: dict[str, Any] = {"block_table": unshared_keys.blocks} if is_paged else {}
+        if unshared_keys.window is not None:
+            more |= {"window_size_left": unshared_keys.window - 1, "window_size_right": 0}
+        if is_paged and (unshared_keys.window is not None or query.shape[1] == unshared_keys.keys.shape[1]):
             # else torch may split a row's pages, and with a window, or without groups of heads, its
             # sum over the parts puts all rows' results in the place of the first one
             # (mha_varlen_fwd sets no o_batch_stride there)
             more["num_splits"] = 1
         out, log = torch.ops.aten._flash_attention_forward(
-            query, keys, values, own_keys.rows, own_keys.starts, 1, own_keys.places, 0.0, False, False,
-            scale=scaling.scale, seqused_k=own_keys.counts, **more,
+            query, keys, values, unshared_keys.rows, unshared_keys.starts, 1, unshared_keys.places, 0.0, False, False,
+            scale=scaling.scale, seqused_k=unshared_keys.counts, **more,
         )[:2]  # fmt: skip
         return out, log.transpose(0, 1)
-    place = torch.arange(own_keys.places)[None]
-    hidden = place >= own_keys.counts[:, None]
-    if own_keys.window is not None:
-        hidden |= place < own_keys.counts[:, None] - own_keys.window
-    if own_keys.blocks is not None:
+    place = torch.arange(unshared_keys.places)[None]
+    hidden = place >= unshared_keys.counts[:, None]
+    if unshared_keys.window is not None:
+        hidden |= place < unshared_keys.counts[:, None] - unshared_keys.window
+    if unshared_keys.blocks is not None:
         keys, values = (
-            some[own_keys.blocks.long()].flatten(1, 2).masked_fill_(hidden[..., None, None], 0.0)
+            some[unshared_keys.blocks.long()].flatten(1, 2).masked_fill_(hidden[..., None, None], 0.0)
             for some in (keys, values)
         )
     keys, values = (
-        some.view(len(query), own_keys.places, -1, some.shape[-1]).transpose(1, 2) for some in (keys, values)
+        some.view(len(query), unshared_keys.places, -1, some.shape[-1]).transpose(1, 2)
+        for some in (keys, values)
     )
     grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])
     out, log = attend(scaling, grouped, keys, values, hidden[:, None, None])
@@ -176,13 +184,13 @@ def attend_variable_lengths(scaling: Scaling, query: torch.Tensor, own_keys: Own
 
 
 def _is_supported_by_sdpa(scaling: Scaling, query: torch.Tensor) -> bool:
-    """Whether an SDPA function supports these heads. None supports logit caps."""
+    """Whether a torch SDPA function supports these heads. No SDPA function supports logit caps."""
     width = query.shape[-1]
     return not scaling.cap and width <= WIDEST and width % WHOLE == 0 and query.device.type in ("cpu", "cuda")
 
 
 def _mask_bias(mask: torch.Tensor, query: torch.Tensor, num_keys: int) -> torch.Tensor:
-    """Return the bias added to scores [B, H, M, N]: zero, or so low that the key gets no weight.
+    """Return the bias that masks attention scores [B, H, M, N]: zero, or so low that a key gets no weight.
 
     The bias is finite, because −inf for all keys of a query would give NaN. It is half of the
     lowest number, to leave room for the score.
@@ -197,11 +205,12 @@ def _attend_with_matmuls(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     mask: torch.Tensor | None, is_causal: bool,
 ) -> Part:  # fmt: skip
-    """Like `attend`, with two matmuls and all scores in memory. Supports caps and all head
-    sizes.
+    """Compute attention with two matmuls and all scores in memory.
+
+    Supports logit caps and all head sizes, unlike SDPA.
     """
     shape = (*query.shape[:3], keys.shape[2])
-    scores = compute_scores(scaling, query.flatten(0, 1), keys.flatten(0, 1)).view(shape)
+    scores = compute_attention_scores(scaling, query.flatten(0, 1), keys.flatten(0, 1)).view(shape)
     if is_causal:
         later = torch.ones(shape[2:], dtype=torch.bool, device=query.device).triu_(1)
         mask = later if mask is None else mask | later
@@ -209,14 +218,15 @@ def _attend_with_matmuls(
         scores.masked_fill_(mask, torch.finfo(scores.dtype).min / 2)
     log = scores.logsumexp(dim=-1)
     weights = scores.sub_(log[..., None]).exp_().to(values.dtype)
-    return bmm_float32(weights.flatten(0, 1), values.flatten(0, 1)).view(query.shape), log
+    return batched_matmul_float32(weights.flatten(0, 1), values.flatten(0, 1)).view(query.shape), log
 
 
 def attend_to_prefix(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Attend [KVH, N, D] to all keys [KVH, L, D]. Returns outputs, maxima and sums as
-    `attend_to_keys` does.
+    """Compute attention of queries [KVH, N, D] to all keys [KVH, L, D] of a prefix.
+
+    Returns outputs, score maxima and sums of exponentials.
     """
     out, log = (some[0] for some in attend(scaling, query[None], keys[None], values[None]))
     return out, log, torch.ones_like(log)
@@ -227,7 +237,7 @@ def attend_to_prefix(
 
 @dataclass(frozen=True)
 class SpanBatch:
-    """Spans of similar length, padded to the longest. Padding comes after all real tokens."""
+    """Token spans of similar length, padded at the end to the longest span."""
 
     tokens: torch.Tensor  # int64 [S · M]: places in the pass
     spans: int
@@ -235,7 +245,7 @@ class SpanBatch:
 
 @dataclass(frozen=True)
 class SpanBatches:
-    """The spans of a pass in a few batches. More distinct lengths need more batches."""
+    """Token spans of a forward pass, grouped into a few batches of similar length."""
 
     batches: list[SpanBatch]
     # int32 [T]: a token's place among the rows of all batches, -1 = it is in no span
@@ -244,13 +254,14 @@ class SpanBatches:
 
     @classmethod
     def from_spans(
-        cls, spans: Sequence[tuple[int, int]], num_tokens: int, device: torch.device
+        cls, span_bounds: Sequence[tuple[int, int]], num_tokens: int, device: torch.device
     ) -> SpanBatches:
-        """Group spans (first, last) of a pass, so that within a batch no span is half as long as
-        another.
+        """Group token spans (first, last) into batches.
+
+        In a batch, every span is longer than half the longest span.
         """
         alike: dict[int, list[tuple[int, int]]] = {}
-        for first, last in spans:
+        for first, last in span_bounds:
             alike.setdefault((last - first - 1).bit_length(), []).append((first, last))
         batches, row_of, rows = [], [-1] * num_tokens, 0
         for some in alike.values():
@@ -273,8 +284,9 @@ def attend_within_spans(
     key: torch.Tensor,
     value: torch.Tensor,
 ) -> PartialAttention:
-    """Attend each span's tokens to themselves and earlier ones: query [H, T, D], key and value
-    [KVH, T, D].
+    """Compute attention of each span's tokens to themselves and earlier tokens of the span.
+
+    query is [H, T, D]; key and value are [KVH, T, D].
     """
     outs, logs = [], []
     for batch in batches.batches:
@@ -291,7 +303,7 @@ def attend_within_spans(
     return PartialAttention(torch.cat(outs, dim=1), log, torch.ones_like(log), batches.row_of, batches.rows)
 
 
-def attend_to_earlier_keys(
+def attend_to_cached_keys(
     kv_spec: KvCacheSpec,
     scaling: Scaling,
     query: torch.Tensor,
@@ -299,7 +311,7 @@ def attend_to_earlier_keys(
     values: torch.Tensor,
     indices_in_span: torch.Tensor,
 ) -> PartialAttention:
-    """Attend one span's tokens [H, n, D] to its sequence's keys of earlier passes [KVH, L, D]."""
+    """Compute attention of one span's tokens [H, n, D] to the sequence's cached keys [KVH, L, D]."""
     grouped = query.view(kv_spec.kv_heads, kv_spec.group, *query.shape[1:])
     return PartialAttention(
         *attend_to_prefix(scaling, merge_groups_by_token(grouped), keys, values),

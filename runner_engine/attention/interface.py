@@ -1,5 +1,4 @@
-"""Attention as transformers calls it: the models' own code is unchanged and passes queries
-to ours.
+"""Replaces the attention function that transformers models call. The models' own code stays unchanged.
 
 The attention function of a pass is a context variable of its thread, so that passes of
 several models can run in parallel.
@@ -29,7 +28,7 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class Softmax:
-    """A layer's softmax options: logit cap, attention sinks and mask."""
+    """Softmax options of an attention layer: logit cap, attention sinks and mask."""
 
     cap: float = 0.0  # scores become cap · tanh(score / cap); 0: no cap
     sinks: torch.Tensor | None = None  # float32 [H]: for each head, a score that gets weight but has no value
@@ -43,10 +42,10 @@ _attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that r
 
 
 @contextmanager
-def use_attention(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
-    """Make the model's layers call this attention function during one forward pass."""
+def use_attention(model: Any, attention_function: Attend, name: str = NAME) -> Iterator[None]:
+    """Let the model's layers call a given attention function during one forward pass."""
     settings = model.config.get_text_config()
-    before, outer = settings._attn_implementation, _attend.set(attend)
+    before, outer = settings._attn_implementation, _attend.set(attention_function)
     settings._attn_implementation = name
     try:
         yield
@@ -55,23 +54,23 @@ def use_attention(model: Any, attend: Attend, name: str = NAME) -> Iterator[None
         _attend.reset(outer)
 
 
-def number_layers_by_call(attend: Attend) -> Attend:
-    """Wrap an attention function for one pass so that it numbers layers in call order.
+def number_layers_by_call(attention_function: Attend) -> Attend:
+    """Wrap an attention function so that it numbers layers in the order of their calls.
+
+    The wrapper is valid for one forward pass.
 
     Needed where not all layers of the model attend.
     """
     numbers = count()
 
     def numbered(_: int, *more: Any) -> torch.Tensor:
-        return attend(next(numbers), *more)
+        return attention_function(next(numbers), *more)
 
     return numbered
 
 
 def register_attention() -> None:
-    """Register our attention with transformers: once without masks, and once with inspected
-    masks.
-    """
+    """Register the attention function with transformers twice: without masks, and with recorded masks."""
     from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
 
     AttentionInterface.register(NAME, _transformers_attention)
@@ -90,8 +89,9 @@ def _transformers_attention(
     s_aux: torch.Tensor | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention with transformers' signature: [1, T, H, D] for query [1, H, T, D], key and value
-    [1, KVH, T, D].
+    """Attention function with transformers' signature.
+
+    Maps query [1, H, T, D] and key, value [1, KVH, T, D] to [1, T, H, D].
     """
     unknown = [name for name, given in more.items() if given is not None and name not in HARMLESS]
     if unknown or query.shape[0] != 1:

@@ -1,4 +1,4 @@
-"""Kernel call for attention to a sequence's own keys, joined with attention to shared keys.
+"""Calls the C kernel for attention to unshared keys, and merges attention to shared keys.
 
 Where attention to shared keys uses tiles (shared_attention.py), own keys use them too,
 except in int8 and int4 formats.
@@ -20,7 +20,7 @@ from runner_engine.kv_cache import KvCacheSpec, KvStore
 
 @dataclass(frozen=True)
 class OwnKeyRanges:
-    """The range of its sequence's own positions that each token attends to."""
+    """The range of unshared positions that each token attends to."""
 
     store: KvStore
     slot: torch.Tensor  # int32 [T]
@@ -28,12 +28,13 @@ class OwnKeyRanges:
     first: torch.Tensor | None = None  # int32 [T]: from which on; None = from the first
 
 
-def attend_own_keys(
+def attend_unshared_keys(
     kernels: Kernels, kv_spec: KvCacheSpec, scaling: Scaling, layer: int, query: torch.Tensor, key_ranges: OwnKeyRanges,
-    parts: Sequence[PartialAttention] = (), new_kv: tuple[torch.Tensor, torch.Tensor] | None = None,
+    partial_results: Sequence[PartialAttention] = (), new_kv: tuple[torch.Tensor, torch.Tensor] | None = None,
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Attend [T, H, D] to own keys and join the parts.
+    """Compute attention of tokens [T, H, D] to unshared keys, and merge with partial results over
+    shared keys.
 
     new_kv: keys and values of the last positions that are not stored yet.
     """
@@ -63,26 +64,34 @@ def attend_own_keys(
         ctypes.c_float(scaling.scale),
         ctypes.c_float(scaling.cap),
         get_optional_tensor_address(sinks, torch.float32, kv_spec.kv_heads * kv_spec.group),
-        len(parts),
-        _int64_array(
+        len(partial_results),
+        _create_int64_array(
             [
                 get_tensor_address(part.out, kv_spec.dtype, *part.expected_shape(kv_spec), kv_spec.dim)
-                for part in parts
+                for part in partial_results
             ]
         ),
-        _int64_array(
-            [get_tensor_address(part.top, torch.float32, *part.expected_shape(kv_spec)) for part in parts]
+        _create_int64_array(
+            [
+                get_tensor_address(part.top, torch.float32, *part.expected_shape(kv_spec))
+                for part in partial_results
+            ]
         ),
-        _int64_array(
-            [get_tensor_address(part.sum, torch.float32, *part.expected_shape(kv_spec)) for part in parts]
+        _create_int64_array(
+            [
+                get_tensor_address(part.sum, torch.float32, *part.expected_shape(kv_spec))
+                for part in partial_results
+            ]
         ),
-        _int64_array([part.count for part in parts]),
-        _int64_array([get_tensor_address(part.row_of, torch.int32, tokens) for part in parts]),
+        _create_int64_array([part.count for part in partial_results]),
+        _create_int64_array(
+            [get_tensor_address(part.row_of, torch.int32, tokens) for part in partial_results]
+        ),
         result.data_ptr(),
         kv_spec.attention_tile_rows,
     )
     return result
 
 
-def _int64_array(values: list[int]) -> Any:
+def _create_int64_array(values: list[int]) -> Any:
     return (ctypes.c_int64 * len(values))(*values) if values else None

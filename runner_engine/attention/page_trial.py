@@ -25,13 +25,14 @@ ROWS = {(4, 2, 7, 1): 3.01, (4, 2, 3, 8): 2.3, (5, 9, 9, 9): 0.5, (4, 6, 0, 0): 
 
 
 def find_page_size(kv_spec: KvCacheSpec) -> int:
-    """Return the page size in positions for paged attention. Returns 0 and logs a reason if
-    unsupported.
+    """Return the page size of paged attention in positions.
+
+    Returns 0 and logs the reason if the device does not support paged attention.
     """
     if not supports_variable_lengths(kv_spec):
         return 0
     try:
-        schema = _flash_attention_schema()
+        schema = _read_flash_attention_schema()
         if missing := [name for name in ("block_table", "num_splits") if name not in schema]:
             raise RuntimeError(f"this torch's flash attention has no {' and no '.join(missing)}")
         for window in {
@@ -54,13 +55,14 @@ def find_page_size(kv_spec: KvCacheSpec) -> int:
     return PAGE
 
 
-def _flash_attention_schema() -> str:
+def _read_flash_attention_schema() -> str:
     return str(torch.ops.aten._flash_attention_forward.default._schema)
 
 
 def _paged_attention_error(kv_spec: KvCacheSpec, window: int | None) -> float:
-    """Return the largest difference between paged and contiguous attention. Invisible positions
-    hold NaN.
+    """Return the largest difference between paged and contiguous attention on test inputs.
+
+    Invisible positions hold NaN.
     """
     device = kv_spec.device
     generator = torch.Generator(device).manual_seed(0)

@@ -1,4 +1,4 @@
-"""Attention over some of a token's keys with torch matmuls, where there are no kernels."""
+"""Attention over a part of the visible keys, with torch matmuls. Used where C kernels are unavailable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Term = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the product of a query and a key is scaled and capped before the softmax."""
+    """Scale and logit cap that attention applies to the product of query and key."""
 
     scale: float
     cap: float  # as in Softmax
@@ -27,8 +27,9 @@ class Scaling:
 
 @dataclass
 class PartialAttention:
-    """Attention over some keys: outputs [KVH, n · G, D] before division, maxima and sums [KVH, n
-    · G].
+    """Unnormalized attention over a part of the visible keys.
+
+    Outputs are [KVH, n · G, D]; score maxima and sums of exponentials are [KVH, n · G].
     """
 
     out: torch.Tensor
@@ -38,12 +39,13 @@ class PartialAttention:
     count: int  # n
 
     def expected_shape(self, kv_spec: KvCacheSpec) -> tuple[int, int]:
-        """Shape that maxima and sums must have."""
+        """Required shape of the score maxima and of the sums."""
         return kv_spec.kv_heads, self.count * kv_spec.group
 
     def to_token_terms(self, kv_spec: KvCacheSpec) -> Term:
-        """Return outputs, maxima and sums for every token of the pass. Tokens outside the part get
-        sum 0.
+        """Return outputs, score maxima and sums for every token of the forward pass.
+
+        Tokens without a result get sum 0.
         """
         rows, has_row = self.row_of.clamp(min=0).long(), (self.row_of >= 0)[:, None, None]
         out = self.out.view(kv_spec.kv_heads, -1, kv_spec.group, kv_spec.dim).transpose(0, 1)[rows].float()
@@ -54,17 +56,18 @@ class PartialAttention:
         return out, top.where(has_row, -math.inf), total.where(has_row, 0.0)
 
 
-def merge_groups_by_token(grouped: torch.Tensor) -> torch.Tensor:
-    """Reshape [KVH, G, n, D] to [KVH, n · G, D]."""
-    return grouped.transpose(1, 2).reshape(grouped.shape[0], -1, grouped.shape[-1])
+def merge_groups_by_token(grouped_query: torch.Tensor) -> torch.Tensor:
+    """Reshape grouped queries [KVH, G, n, D] to [KVH, n · G, D]."""
+    return grouped_query.transpose(1, 2).reshape(grouped_query.shape[0], -1, grouped_query.shape[-1])
 
 
 def attend_to_keys(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first_positions: torch.Tensor | None, end_positions: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Attend [KVH, N, D] to keys and values [KVH, L, D], each query within its own range of
-    positions.
+    """Compute attention of queries [KVH, N, D] to keys and values [KVH, L, D].
+
+    Each query has a separate range of visible positions.
     """
     kv_heads, rows, _ = query.shape
     step = max(max_scores_in_memory(query) // (kv_heads * keys.shape[1]), 64)
@@ -79,13 +82,13 @@ def attend_to_keys(
     return out, top, total
 
 
-def own_keys_term(
+def attend_to_unshared_keys(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     num_visible: torch.Tensor, first_positions: torch.Tensor | None,
 ) -> Term:  # fmt: skip
-    """Attend [T, KVH, G, D] to each token's own keys and values [T, KVH, L, D] within its range."""
+    """Compute attention of tokens [T, KVH, G, D] to their unshared keys and values [T, KVH, L, D]."""
     shape, (keys, values) = query.shape, (keys.flatten(0, 1), values.flatten(0, 1))
-    scores = compute_scores(scaling, query.flatten(0, 1), keys).view(*shape[:3], -1)
+    scores = compute_attention_scores(scaling, query.flatten(0, 1), keys).view(*shape[:3], -1)
     places = torch.arange(scores.shape[-1], device=query.device)[None, :]
     hidden = places >= num_visible[:, None]
     if first_positions is not None:
@@ -93,13 +96,14 @@ def own_keys_term(
     scores.masked_fill_(hidden[:, None, None, :], -math.inf)
     top = scores.amax(dim=-1)
     scores.sub_(replace_minus_inf(top)[..., None]).exp_()
-    weighted = bmm_float32(scores.to(values.dtype).flatten(0, 1), values)
+    weighted = batched_matmul_float32(scores.to(values.dtype).flatten(0, 1), values)
     return weighted.view(shape), top, scores.sum(dim=-1)
 
 
-def sinks_term(sinks: torch.Tensor, shape: tuple[int, int, int], dim: int) -> Term:
-    """Return attention sinks as a term: they take weight but have no value. Tokens are [T, KVH,
-    G].
+def attend_to_sinks(sinks: torch.Tensor, shape: tuple[int, int, int], dim: int) -> Term:
+    """Return attention sinks as partial attention: they take weight but have no value.
+
+    shape: [T, KVH, G].
     """
     top = sinks.view(1, *shape[1:]).expand(shape)
     return (
@@ -109,31 +113,36 @@ def sinks_term(sinks: torch.Tensor, shape: tuple[int, int, int], dim: int) -> Te
     )
 
 
-def join_terms(terms: list[Term], dtype: torch.dtype) -> torch.Tensor:
-    """Join terms by their maxima and sums, and divide by the sums. Returns [T, H, D]."""
-    best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
-    out, total = (terms[0][0].new_zeros(terms[0][0].shape, dtype=torch.float32), torch.zeros_like(best))
-    for some, top, count in terms:
+def merge_partial_results(partial_results: list[Term], dtype: torch.dtype) -> torch.Tensor:
+    """Merge partial attention results by their score maxima and sums, and normalize. Returns [T, H, D]."""
+    best = torch.stack([top for _, top, _ in partial_results]).amax(dim=0)
+    out, total = (
+        partial_results[0][0].new_zeros(partial_results[0][0].shape, dtype=torch.float32),
+        torch.zeros_like(best),
+    )
+    for some, top, count in partial_results:
         weight = (top - best).exp()
         out += some.where((weight > 0)[..., None], 0.0) * weight[..., None]
         total += count * weight
     return (out / total[..., None]).to(dtype).flatten(1, 2)
 
 
-def join_by_log_sums(
-    outs: list[torch.Tensor], log_sums: list[torch.Tensor], dtype: torch.dtype
+def merge_by_log_sums(
+    partial_outputs: list[torch.Tensor], log_sums: list[torch.Tensor], dtype: torch.dtype
 ) -> torch.Tensor:
-    """Join normalized outputs [T, KVH, G, D] by their log-sums [T, KVH, G]. Returns [T, H, D].
+    """Merge normalized partial outputs [T, KVH, G, D] by their log-sums [T, KVH, G].
+
+    Returns [T, H, D].
 
     A part without weight changes nothing, whatever its output is.
     """
     weights = torch.stack(log_sums).softmax(dim=0)[..., None]
-    weighted = torch.stack(outs).where(weights > 0, 0.0) * weights
+    weighted = torch.stack(partial_outputs).where(weights > 0, 0.0) * weights
     return weighted.sum(dim=0).to(dtype).flatten(1, 2)
 
 
 def max_scores_in_memory(tensor: torch.Tensor) -> int:
-    """Return how many scores may be in memory at once on the tensor's device."""
+    """Return the maximum number of attention scores in memory at once, on the tensor's device."""
     return SCORES.get(tensor.device.type, SCORES["cpu"])
 
 
@@ -141,8 +150,8 @@ def _attend_chunk(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first_positions: torch.Tensor | None, end_positions: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Attend queries whose scores fit in memory at once."""
-    weights = compute_scores(scaling, query, keys)  # [KVH, N, L]
+    """Compute attention of a chunk of queries whose scores fit in memory."""
+    weights = compute_attention_scores(scaling, query, keys)  # [KVH, N, L]
     places = torch.arange(keys.shape[1], device=query.device)[None, :]
     if end_positions is not None:
         weights.masked_fill_(places >= end_positions[:, None], -math.inf)
@@ -150,24 +159,25 @@ def _attend_chunk(
         weights.masked_fill_(places < first_positions[:, None], -math.inf)
     top = weights.amax(dim=-1)
     weights.sub_(replace_minus_inf(top)[..., None]).exp_()
-    return bmm_float32(weights.to(values.dtype), values), top, weights.sum(dim=-1)
+    return batched_matmul_float32(weights.to(values.dtype), values), top, weights.sum(dim=-1)
 
 
-def compute_scores(scaling: Scaling, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return scaled and capped float32 scores of queries [B, N, D] and keys [B, L, D]."""
-    scores = bmm_float32(query, keys.transpose(1, 2)).mul_(scaling.scale)
+def compute_attention_scores(scaling: Scaling, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return scaled and capped attention scores (float32) of queries [B, N, D] and keys [B, L, D]."""
+    scores = batched_matmul_float32(query, keys.transpose(1, 2)).mul_(scaling.scale)
     cap = scaling.cap
     return scores.div_(cap).tanh_().mul_(cap) if cap else scores
 
 
 def replace_minus_inf(maxima: torch.Tensor) -> torch.Tensor:
-    """Replace −inf maxima of tokens without keys by 0, because −inf − −inf would be NaN."""
+    """Replace −inf score maxima (tokens without visible keys) by 0, because −inf − −inf would be NaN."""
     return maxima.where(maxima > -math.inf, 0.0)
 
 
-def bmm_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiply matrices [B, N, M] with float32 results, because sums can exceed float16's limit
-    of 65,504.
+def batched_matmul_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Multiply batched matrices [B, N, M] with float32 results.
+
+    Sums may exceed the float16 limit of 65,504.
     """
     if left.is_cuda and left.dtype in (torch.float16, torch.bfloat16):
         return torch.bmm(left, right, out_dtype=torch.float32)
@@ -177,7 +187,10 @@ def bmm_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 def pad_heads(
     kv_spec: KvCacheSpec, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Repeat and zero-pad heads to the store's number and width. Zeros change no product."""
+    """Repeat and zero-pad heads to the number and width of the KV store's heads.
+
+    Zeros do not change the dot products.
+    """
     if repeat := kv_spec.kv_heads // key.shape[0] - 1:  # other layers have more of them
         key, value = (some.repeat_interleave(repeat + 1, dim=0) for some in (key, value))
     return [

@@ -1,5 +1,4 @@
-"""Attention to keys that many tokens share: the kernel call, and the choice of its fastest
-backend.
+"""Attention to keys that many tokens share: calls of the C kernel, and choice of the fastest backend.
 
 The vector backend runs on every processor. With tiles (AMX), few queries use vectors and
 many use tiles, whose sums have the same order bit for bit. Here one query means one head
@@ -19,7 +18,7 @@ from functools import cache, partial
 import torch
 
 from runner_base.notes import Note, note
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.kernels.c_interface import NO_TILES
 from runner_engine.kernels.native import Kernels, get_optional_tensor_address
@@ -32,12 +31,12 @@ from runner_engine.matmul import (
     BackendNaming,
     Seconds,
     describe_decision,
-    describe_tiles,
     find_fastest_backend,
-    load_or_measure,
-    measure_in_turns,
+    load_or_measure_timings,
+    note_tile_batch_size,
     read_forced_backend,
     select_backend,
+    time_alternating,
 )
 from runner_engine.settings.kv_cache import KvCache
 
@@ -58,7 +57,7 @@ Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class SharedAttentionBackend(StrEnum):
-    """Backends of attention to shared keys."""
+    """Backends for attention to keys that many tokens share."""
 
     tiles = "tiles"
     vectors = "vectors"
@@ -66,7 +65,7 @@ class SharedAttentionBackend(StrEnum):
 
 @dataclass(frozen=True)
 class SharedKeyRange:
-    """Keys and values that tokens share: the first `sees` positions of a slot."""
+    """Keys and values that many tokens share: the first `sees` positions of a KV slot."""
 
     store: KvStore
     slot: int
@@ -79,8 +78,10 @@ def attend_shared_keys(
     token_indices: torch.Tensor | None, num_tokens: int, key_range: SharedKeyRange,
     first_positions: torch.Tensor | None,
 ) -> Part:  # fmt: skip
-    """Attend [H, T, D], or the tokens at token_indices, to shared keys. Returns outputs, maxima
-    and sums.
+    """Compute attention of queries [H, T, D] to keys that many tokens share.
+
+    Returns outputs, score maxima and sums of exponentials. token_indices: the tokens that attend;
+    None means all.
     """
     rows = num_tokens * kv_spec.group
     if query.dtype != kv_spec.dtype or query.shape[::2] != (kv_spec.kv_heads * kv_spec.group, kv_spec.dim):
@@ -115,14 +116,18 @@ def attend_shared_keys(
 
 
 def requested_backend() -> str | None:
-    """Return the backend that RUNNER_SHARED_ATTENTION forces. Raises ConfigError for unknown
-    values.
+    """Return the backend that the variable RUNNER_SHARED_ATTENTION forces, or None.
+
+    Raises ConfigError for unknown values.
     """
     return read_forced_backend(FORCED, list(SharedAttentionBackend))
 
 
 def choose_backend(kv_spec: KvCacheSpec, kernels: Kernels | None) -> BackendChoice | None:
-    """Choose the backend for a model's heads, or None where torch computes attention."""
+    """Choose the fastest shared-attention backend for a model's heads.
+
+    Returns None if torch computes attention.
+    """
     if kernels is None or not kernels.has_function("attend_shared", kv_spec.dtype):
         return None
     vectors = kernels.name_vector_instructions(kv_spec.dtype)
@@ -141,14 +146,14 @@ def choose_backend(kv_spec: KvCacheSpec, kernels: Kernels | None) -> BackendChoi
         [by_tiles, BackendCandidate(SharedAttentionBackend.vectors)], requested_backend(), contest
     )
     named: dict[str, Callable[[int], Note]] = {
-        SharedAttentionBackend.tiles: lambda tile_rows: describe_tiles(tile_rows, vectors),
+        SharedAttentionBackend.tiles: lambda tile_rows: note_tile_batch_size(tile_rows, vectors),
         SharedAttentionBackend.vectors: lambda _: note("attention_by_vectors", vectors=vectors),
     }
     return describe_decision(decision, BackendNaming(named, FORCED, is_attention=True))
 
 
 def unsupported_tiles_reason(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | None:
-    """Return why tiles do not support these heads, or None."""
+    """Return why the tiled kernel does not support these heads, or None if it does."""
     if kv_spec.dtype != torch.bfloat16:
         return note("keys_not_bfloat16", dtype=str(kv_spec.dtype).removeprefix("torch."))
     if kv_spec.dim % TILE_WIDTH:
@@ -157,8 +162,9 @@ def unsupported_tiles_reason(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | N
 
 
 def _cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> Seconds | None:
-    """Return each backend's seconds, measured with one KV head. None if timings cannot be
-    cached.
+    """Return the measured seconds of each backend, from the user cache if possible.
+
+    Measured with one KV head. None if timings cannot be cached.
     """
     of_most = replace(kv_spec.kv_cache, layers=())
     alone = replace(kv_spec, layers=1, kv_heads=1, windows=(), attention_tile_rows=0, kv_cache=of_most)
@@ -168,7 +174,7 @@ def _cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> Seconds | None:
 
     def measure(_: str, deadline: float) -> Seconds:
         random = torch.Generator().manual_seed(0)
-        places = _random_keys(alone, kernels, KEYS, random)
+        places = _create_random_keys(alone, kernels, KEYS, random)
         inputs = {}
         for count in ROWS:
             tokens = -(-count // kv_spec.group)
@@ -179,9 +185,9 @@ def _cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> Seconds | None:
             name: partial(_attend_all_tokens, kernels, replace(alone, attention_tile_rows=tile_rows), places)
             for name, tile_rows in ways.items()
         }
-        return measure_in_turns(calls, inputs, deadline)
+        return time_alternating(calls, inputs, deadline)
 
-    known = load_or_measure([key], list(ways), ROWS, kernels, measure, MAX_SECONDS)
+    known = load_or_measure_timings([key], list(ways), ROWS, kernels, measure, MAX_SECONDS)
     return None if known is None else {way: {count: known[key][way][count] for count in ROWS} for way in ways}
 
 
@@ -192,39 +198,42 @@ def _attend_all_tokens(
     return attend_shared_keys(kernels, kv_spec, scaling, 0, query, None, query.shape[1], key_range, None)
 
 
-def _random_keys(
-    kv_spec: KvCacheSpec, kernels: Kernels, count: int, random: torch.Generator
+def _create_random_keys(
+    kv_spec: KvCacheSpec, kernels: Kernels, num_positions: int, generator: torch.Generator
 ) -> SharedKeyRange:
-    """Store random keys and values of a single layer."""
-    kv = SharedKv.allocate(kv_spec, count, kernels)
+    """Fill a single-layer KV slot with random keys and values."""
+    kv = SharedKv.allocate(kv_spec, num_positions, kernels)
     keys, values = (
-        torch.randn(kv_spec.kv_heads, count, kv_spec.dim, generator=random, dtype=torch.float32).to(
-            kv_spec.dtype
-        )
+        torch.randn(
+            kv_spec.kv_heads, num_positions, kv_spec.dim, generator=generator, dtype=torch.float32
+        ).to(kv_spec.dtype)
         for _ in range(2)
     )
-    where = torch.zeros(count, dtype=torch.int32), torch.arange(count, dtype=torch.int32)
+    where = torch.zeros(num_positions, dtype=torch.int32), torch.arange(num_positions, dtype=torch.int32)
     kv.store.write(0, keys.transpose(0, 1), values.transpose(0, 1), *where)
-    return SharedKeyRange(kv.store, 0, count)
+    return SharedKeyRange(kv.store, 0, num_positions)
 
 
 @cache
-def tile_attention_problem(group: int, head_dim: int, kv_cache: KvCache, kernels: Kernels) -> Note | None:
-    """Compare tiles with vectors. Returns a note on their difference, or None if it is only
-    rounding.
+def tile_attention_problem(
+    group_size: int, head_dim: int, kv_cache: KvCache, kernels: Kernels
+) -> Note | None:
+    """Compare the tiled kernel with the vector kernel on random keys.
+
+    Returns a note on their difference, or None if the difference is only rounding.
 
     Each token must also get the same bits as alone, where its queries use vectors in tile
     order.
     """
     random = torch.Generator().manual_seed(0)
     of_most = replace(kv_cache, layers=())
-    heads = KvCacheSpec(1, 2, group, head_dim, torch.bfloat16, torch.device("cpu"), kv_cache=of_most)
+    heads = KvCacheSpec(1, 2, group_size, head_dim, torch.bfloat16, torch.device("cpu"), kv_cache=of_most)
     # one token's rows go by vectors, more by tiles
-    by_tiles = replace(heads, attention_tile_rows=group + 1)
-    query = torch.randn(2 * group, TRIAL_TOKENS, head_dim, generator=random, dtype=torch.float32).to(
+    by_tiles = replace(heads, attention_tile_rows=group_size + 1)
+    query = torch.randn(2 * group_size, TRIAL_TOKENS, head_dim, generator=random, dtype=torch.float32).to(
         torch.bfloat16
     )
-    whole = _random_keys(heads, kernels, TRIAL_KEYS, random)
+    whole = _create_random_keys(heads, kernels, TRIAL_KEYS, random)
     windows = torch.arange(TRIAL_TOKENS, dtype=torch.int32) * 11 % TRIAL_KEYS
     for is_causal, first, cap in ((False, None, 0.0), (True, None, 0.0), (True, windows, 2.0)):
         places = replace(whole, sees=TRIAL_KEYS - TRIAL_TOKENS + 1, causal=True) if is_causal else whole
@@ -241,25 +250,26 @@ def tile_attention_problem(group: int, head_dim: int, kv_cache: KvCache, kernels
             alone = attend_shared_keys(
                 kernels, by_tiles, scaling, 0, query, torch.tensor([at]), 1, seen, begin
             )
-            rows = slice(at * group, (at + 1) * group)
+            rows = slice(at * group_size, (at + 1) * group_size)
             if not all(torch.equal(one, many[:, rows]) for one, many in zip(alone, found, strict=True)):
                 return note("attention_bits_off", tokens=TRIAL_TOKENS, keys=TRIAL_KEYS)
     if heads.is_quantized:
         return None
-    return _own_keys_problem(kernels, heads, whole, query.transpose(0, 1).contiguous())
+    return _unshared_keys_problem(kernels, heads, whole, query.transpose(0, 1).contiguous())
 
 
-def _own_keys_problem(
+def _unshared_keys_problem(
     kernels: Kernels, kv_spec: KvCacheSpec, key_range: SharedKeyRange, query: torch.Tensor
 ) -> Note | None:
-    """Like `tile_attention_problem`, for tokens [T, H, D] with fewer and more own keys than a
-    tile has.
+    """Compare both kernels for tokens [T, H, D] with fewer and with more unshared keys than a tile.
+
+    Returns a note on the difference, or None.
     """
     seen = torch.arange(1, TRIAL_KEYS + 1, TRIAL_KEYS // TRIAL_TOKENS, dtype=torch.int32)[:TRIAL_TOKENS]
     for first, cap in ((None, 0.0), (seen // 3, 2.0)):
         places = OwnKeyRanges(key_range.store, torch.zeros_like(seen), seen, first)
         by_tiles, by_vectors = (
-            attend_own_keys(kernels, way, Scaling(kv_spec.dim**-0.5, cap), 0, query, places).float()
+            attend_unshared_keys(kernels, way, Scaling(kv_spec.dim**-0.5, cap), 0, query, places).float()
             for way in (replace(kv_spec, attention_tile_rows=1), kv_spec)
         )
         off = float((by_tiles - by_vectors).abs().max() / by_vectors.abs().max())
@@ -269,8 +279,9 @@ def _own_keys_problem(
 
 
 def _max_difference(actual: Part, expected: Part) -> float:
-    """Return the largest relative difference of two parts, or infinity if different tokens see
-    no key.
+    """Return the largest relative difference of two partial attention results.
+
+    Returns infinity if they disagree on the tokens without visible keys.
     """
     see = [total > 0 for _, _, total in (actual, expected)]
     if not torch.equal(*see):

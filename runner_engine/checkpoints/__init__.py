@@ -1,4 +1,5 @@
-"""Public interface for model files, without torch: locations, contents and memory needs.
+"""Public interface of the package for model files: where they are, what they contain, and the
+memory they need. Imports no torch.
 
 Each name is imported at its first use. Code that only runs models needs nothing but
 `runner_engine`'s public names.
@@ -9,22 +10,26 @@ from typing import TYPE_CHECKING
 from runner_base.lazy_imports import lazy_getattr
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_file import is_gguf as is_gguf
-    from runner_engine.checkpoints.gguf_file import is_supported as is_supported
-    from runner_engine.checkpoints.gguf_file import read_header as read_header
-    from runner_engine.checkpoints.linear_layers import find_block_index as find_block_index
+    from runner_engine.checkpoints.gguf_file import is_gguf_file as is_gguf_file
+    from runner_engine.checkpoints.gguf_file import is_supported_architecture as is_supported_architecture
+    from runner_engine.checkpoints.gguf_file import read_gguf_header as read_gguf_header
+    from runner_engine.checkpoints.linear_layers import (
+        find_block_number_component as find_block_number_component,
+    )
     from runner_engine.checkpoints.linear_layers import get_block_path as get_block_path
     from runner_engine.checkpoints.locating import locate_config_folder as locate_config_folder
     from runner_engine.checkpoints.pass_memory import MAX_ROWS as MAX_ROWS
     from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS as PREFILL_TOKENS
+    from runner_engine.checkpoints.pass_memory import (
+        compute_max_queued_distributions as compute_max_queued_distributions,
+    )
     from runner_engine.checkpoints.pass_memory import compute_max_sequences as compute_max_sequences
-    from runner_engine.checkpoints.pass_memory import max_waiting_distributions as max_waiting_distributions
     from runner_engine.checkpoints.random_weights import SHAPES_DIR as SHAPES_DIR
-    from runner_engine.checkpoints.random_weights import list_tensors as list_tensors
-    from runner_engine.checkpoints.resolved_model import count_weight_file_bytes as count_weight_file_bytes
-    from runner_engine.checkpoints.resolved_model import read_config as read_config
-    from runner_engine.checkpoints.resolved_model import read_tensors as read_tensors
-    from runner_engine.checkpoints.resolved_model import sharing_files as sharing_files
+    from runner_engine.checkpoints.random_weights import list_random_tensors as list_random_tensors
+    from runner_engine.checkpoints.resolved_model import count_weight_file_nbytes as count_weight_file_nbytes
+    from runner_engine.checkpoints.resolved_model import read_model_config as read_model_config
+    from runner_engine.checkpoints.resolved_model import read_tensor_headers as read_tensor_headers
+    from runner_engine.checkpoints.resolved_model import share_model_files as share_model_files
     from runner_engine.checkpoints.unknown_model import build_unknown_load_error as build_unknown_load_error
     from runner_engine.checkpoints.unknown_model import is_bare_model_name as is_bare_model_name
     from runner_engine.checkpoints.weight_files import DTYPE_BITS as DTYPE_BITS
@@ -36,18 +41,18 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.weight_files import Checkpoint as Checkpoint
     from runner_engine.checkpoints.weight_files import WeightFile as WeightFile
     from runner_engine.checkpoints.weight_files import is_plain_file_name as is_plain_file_name
-    from runner_engine.checkpoints.weight_files import parse_header as parse_header
+    from runner_engine.checkpoints.weight_files import parse_safetensors_header as parse_safetensors_header
     from runner_engine.checkpoints.weight_files import read_checkpoint as read_checkpoint
-    from runner_engine.checkpoints.weight_files import read_weight_file as read_weight_file
-    from runner_engine.checkpoints.weight_sizes import weight_bytes as weight_bytes
+    from runner_engine.checkpoints.weight_files import read_weight_file_header as read_weight_file_header
+    from runner_engine.checkpoints.weight_sizes import compute_weight_nbytes as compute_weight_nbytes
 
 PLACES = {
     # models as files
     "read_checkpoint": "weight_files",  # reads the headers of a folder, and checks that they and the files agree
     "Checkpoint": "weight_files",  # a model's folder: its weight files, the files to copy with them, and those left out
     "WeightFile": "weight_files",  # one file of weights: its header, and its tensors in the order of their bytes
-    "read_weight_file": "weight_files",  # reads and checks the header of a safetensors file
-    "parse_header": "weight_files",  # checks the bytes of a header against the size of its file
+    "read_weight_file_header": "weight_files",  # reads and checks the header of a safetensors file
+    "parse_safetensors_header": "weight_files",  # checks the bytes of a header against the size of its file
     "is_plain_file_name": "weight_files",  # whether a name is a plain file name, which leads to no other folder
     "SINGLE": "weight_files",  # the name of a model's only file of weights
     "INDEX": "weight_files",  # the name of the index of several
@@ -55,27 +60,27 @@ PLACES = {
     "DTYPE_BITS": "weight_files",  # bits of a number, by its type in a header
     "DTYPE_NAMES": "weight_files",  # types of headers, by the names that torch has for them
     "MAX_HEADER_BYTES": "weight_files",  # the largest header that is read
-    "is_gguf": "gguf_file",  # whether a file is a .gguf file, or has the name of one
-    "read_header": "gguf_file",  # reads the header of a .gguf file, and checks it against the file's size
-    "is_supported": "gguf_file",  # whether our own reader knows a file's settings and names
+    "is_gguf_file": "gguf_file",  # whether a file is a .gguf file, or has the name of one
+    "read_gguf_header": "gguf_file",  # reads the header of a .gguf file, and checks it against the file's size
+    "is_supported_architecture": "gguf_file",  # whether our own reader knows a file's settings and names
     # where a model is, and what its settings say
-    "read_config": "resolved_model",  # config.json, or the same settings from the header of a .gguf file
-    "read_tensors": "resolved_model",  # the tensors of a checkpoint or adapter, as its headers describe them
-    "count_weight_file_bytes": "resolved_model",  # the bytes of the weight files that a load reads
+    "read_model_config": "resolved_model",  # config.json, or the same settings from the header of a .gguf file
+    "read_tensor_headers": "resolved_model",  # the tensors of a checkpoint or adapter, as its headers describe them
+    "count_weight_file_nbytes": "resolved_model",  # the bytes of the weight files that a load reads
     "locate_config_folder": "locating",  # a folder with a model's config.json; nothing else is fetched
-    "sharing_files": "resolved_model",  # a context in which jobs of the same model read its files once
+    "share_model_files": "resolved_model",  # a context in which jobs of the same model read its files once
     "is_bare_model_name": "unknown_model",  # whether a name can only be a choice, or a model of a server
     "build_unknown_load_error": "unknown_model",  # the error for such a name where something must be loaded
     "SHAPES_DIR": "random_weights",  # the config.json files of well-known models
-    "list_tensors": "random_weights",  # the tensors of a model of such a shape
+    "list_random_tensors": "random_weights",  # the tensors of a model of such a shape
     # what it will need
     "compute_max_sequences": "pass_memory",  # how many rows may decode at once
-    "max_waiting_distributions": "pass_memory",  # how many distributions of one model may wait for those of another
+    "compute_max_queued_distributions": "pass_memory",  # limit of distributions that wait for another model
     "MAX_ROWS": "pass_memory",  # the most rows that decode at once, by device
     "PREFILL_TOKENS": "pass_memory",  # the tokens of prompts that one pass reads, by device
-    "weight_bytes": "weight_sizes",  # bytes of the loaded weights by part, scales included
+    "compute_weight_nbytes": "weight_sizes",  # bytes of the loaded weights by part, scales included
     "get_block_path": "linear_layers",  # the path of the block that a layer belongs to
-    "find_block_index": "linear_layers",  # which part of a layer's path is the number of its block
+    "find_block_number_component": "linear_layers",  # which part of a layer's path is the number of its block
 }
 __all__ = [*PLACES]
 

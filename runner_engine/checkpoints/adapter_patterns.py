@@ -1,4 +1,5 @@
-"""Checks patterns and ranks in an adapter's config, which PEFT matches and allocates without limits.
+"""Checks the patterns and ranks in an adapter's config, because PEFT uses them without limits on
+time or memory.
 
 A regular expression with nested repeats may take years on a module's name. It is tried in a process
 that can be killed.
@@ -27,8 +28,10 @@ TRY = (
 )
 
 
-def check_ranks(adapter_config: Mapping[str, Any], ranks: Iterable[int], label: str) -> None:
-    """Raise ConfigError for a rank that is no integer, or far above the ranks of the matrices."""
+def check_adapter_ranks(adapter_config: Mapping[str, Any], ranks: Iterable[int], label: str) -> None:
+    """Raise ConfigError for an adapter rank that is no integer or far above the ranks of the stored
+    matrices.
+    """
     most = max([LARGEST_RANK, *ranks])
     by_pattern = adapter_config.get("rank_pattern")
     found = {"r": adapter_config.get("r", 1)}
@@ -43,8 +46,10 @@ def check_ranks(adapter_config: Mapping[str, Any], ranks: Iterable[int], label: 
             )
 
 
-def check_patterns(adapter_config: Mapping[str, Any], names: list[str], label: str) -> None:
-    """Raise ConfigError for patterns that take too long on module names, or for too many patterns."""
+def check_adapter_patterns(adapter_config: Mapping[str, Any], module_names: list[str], label: str) -> None:
+    """Raise ConfigError if an adapter has too many patterns, or one that takes too long to match
+    module names.
+    """
     for key, value in adapter_config.items():
         if isinstance(value, list | dict) and len(value) > MOST_NAMES:
             raise ConfigError(
@@ -60,14 +65,16 @@ def check_patterns(adapter_config: Mapping[str, Any], names: list[str], label: s
             key=label,
             code="too_large",
         )
-    patterns = [pattern for pattern in _iter_patterns(adapter_config) if _can_backtrack(pattern)]
+    patterns = [
+        pattern for pattern in _iter_patterns(adapter_config) if _has_catastrophic_backtracking(pattern)
+    ]
     if not patterns:
         return
     tried = [f"(?:.*\\.)?(?:{pattern})$" for pattern in patterns] + patterns
     try:
         subprocess.run(
             [sys.executable, "-I", "-c", TRY],
-            input=json.dumps([tried, names]),
+            input=json.dumps([tried, module_names]),
             text=True,
             check=False,
             timeout=LONGEST_S,
@@ -96,8 +103,10 @@ def _iter_patterns(adapter_config: Mapping[str, Any]) -> Iterator[str]:
             yield value
 
 
-def _can_backtrack(pattern: str) -> bool:
-    """Whether a pattern has nested repeats. Invalid patterns are left to PEFT."""
+def _has_catastrophic_backtracking(pattern: str) -> bool:
+    """Whether a regular expression has nested repeats, which can take exponential time. False for
+    invalid patterns, which PEFT rejects.
+    """
     try:
         return _has_nested_repeat(re._parser.parse(pattern), False)  # type: ignore[attr-defined]
     except (re.error, OverflowError, RecursionError):

@@ -1,4 +1,4 @@
-"""Checks by file headers, without torch, whether a PEFT adapter fits a checkpoint."""
+"""Checks whether a PEFT adapter fits a checkpoint, from file headers and without torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runner_base import ConfigError, load_json_object
-from runner_engine.checkpoints.linear_layers import separates_experts
-from runner_engine.checkpoints.resolved_model import ModelFiles, read_tensors
+from runner_engine.checkpoints.linear_layers import will_separate_experts
+from runner_engine.checkpoints.resolved_model import ModelFiles, read_tensor_headers
 from runner_engine.quantization.quantization_mix import QuantizationMix
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
@@ -19,17 +19,17 @@ Shapes = dict[str, dict[str, tuple[int, ...]]]
 def read_adapter_shapes(folder: Path) -> Shapes:
     """Return the shapes of an adapter's matrices by module path."""
     shapes: Shapes = {}
-    for tensor in read_tensors(folder):
+    for tensor in read_tensor_headers(folder):
         if match := KEY.fullmatch(tensor.name):
             shapes.setdefault(match["path"], {})[match["side"]] = tensor.shape
     return shapes
 
 
 def check_adapter_shapes(files: ModelFiles) -> None:
-    """Raise ConfigError for an adapter whose matrices do not match the checkpoint's layers.
+    """Raise ConfigError if an adapter's matrices do not match the shapes of the checkpoint's layers.
 
-    Cases that headers cannot decide (packed weights, a .gguf file, a pickled adapter) are checked on the
-    loaded base model.
+    Cases that headers cannot decide (packed weights, a .gguf file, a pickled adapter) are checked
+    on the loaded base model.
     """
     lora, folder = files.lora, files.adapter
     if lora is None or folder is None or not (folder / "adapter_model.safetensors").is_file():
@@ -66,12 +66,14 @@ def check_adapter_shapes(files: ModelFiles) -> None:
 
 
 def check_expert_adapter(files: ModelFiles, quantization_mix: QuantizationMix) -> None:
-    """Reject an adapter of fused experts if each expert is quantized separately."""
+    """Raise ConfigError for an adapter made for fused experts if the experts are quantized
+    separately.
+    """
     folder = files.adapter
     if (
         folder is None
         or not (folder / "adapter_model.safetensors").is_file()
-        or not separates_experts(files, quantization_mix)
+        or not will_separate_experts(files, quantization_mix)
     ):
         return
     if fused := [
@@ -87,7 +89,9 @@ def check_expert_adapter(files: ModelFiles, quantization_mix: QuantizationMix) -
 
 
 def _extract_module_names(paths: Iterable[str]) -> set[str]:
-    """Return the last component of each module path. Loaded models may have another prefix."""
+    """Return the last component of each module path. The rest may differ between a checkpoint and
+    the loaded model.
+    """
     return {path.rpartition(".")[2] for path in paths}
 
 

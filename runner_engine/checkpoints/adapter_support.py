@@ -1,4 +1,5 @@
-"""Checks which PEFT features an adapter uses, and rejects unsupported ones before the load.
+"""Checks which PEFT features an adapter uses, and rejects unsupported ones before the model is
+loaded.
 
 Supported as in PEFT: LoRA on linear layers, embeddings, and all experts at once
 (target_parameters), with ranks and alphas by pattern, rank-stabilised (rsLoRA), with magnitudes
@@ -12,10 +13,10 @@ from typing import Any
 
 from runner_base import ConfigError, join_first_names, load_json_object, processor
 from runner_base.notes import note
-from runner_engine.checkpoints.adapter_patterns import check_patterns, check_ranks
+from runner_engine.checkpoints.adapter_patterns import check_adapter_patterns, check_adapter_ranks
 from runner_engine.checkpoints.adapter_shapes import read_adapter_shapes
 from runner_engine.checkpoints.linear_layers import EXPERT, HEADS, IN_A_BLOCK
-from runner_engine.checkpoints.resolved_model import ModelFiles, ResolvedModel, read_tensors
+from runner_engine.checkpoints.resolved_model import ModelFiles, ResolvedModel, read_tensor_headers
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.quantization.bitsandbytes import FourBitConfig
 from runner_engine.render.notes import render_engine_note
@@ -46,7 +47,9 @@ OF_TORCHAO = ("torchao.",)
 
 
 def check_adapter_support(resolved: ResolvedModel) -> None:
-    """Raise ConfigError for an adapter of an unsupported kind, or one that conflicts with the model's config."""
+    """Raise ConfigError for an unsupported adapter, or an adapter that conflicts with the model's
+    config.
+    """
     files, lora = resolved.files, resolved.files.lora
     if lora is None or files.adapter is None or not (files.adapter / "adapter_config.json").is_file():
         return
@@ -67,8 +70,8 @@ def check_adapter_support(resolved: ResolvedModel) -> None:
             )
     is_read = (files.adapter / "adapter_model.safetensors").is_file()
     matrices = read_adapter_shapes(files.adapter) if is_read else {}
-    check_ranks(settings, [shape["A"][0] for shape in matrices.values() if shape.get("A")], label)
-    check_patterns(settings, [tensor.name for tensor in files.tensors], label)
+    check_adapter_ranks(settings, [shape["A"][0] for shape in matrices.values() if shape.get("A")], label)
+    check_adapter_patterns(settings, [tensor.name for tensor in files.tensors], label)
     if isinstance(lora, NamedAdapter):
         _check_multi_adapter(files.adapter, settings, label)
     _check_quantized_base(resolved, settings, label)
@@ -77,7 +80,9 @@ def check_adapter_support(resolved: ResolvedModel) -> None:
 
 
 def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: str) -> None:
-    """Reject an adapter that cannot share a base with others: it must only change linear layers."""
+    """Raise ConfigError for an adapter that cannot share a base model with others. Such adapters
+    must only change linear layers.
+    """
     fix = "serve it alone (lora=peft), or merged (lora.merge=true)"
     found = [(key, reason) for key, reason in NOT_BESIDE_OTHERS.items() if adapter_config.get(key)]
     if (bias := adapter_config.get("bias", "none")) != "none":
@@ -90,9 +95,9 @@ def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: st
             key=label,
             code="unsupported",
         )
-    for tensor in read_tensors(folder):
+    for tensor in read_tensor_headers(folder):
         path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
-        if "lora_embedding_" in tensor.name or not sees_every_token(path):
+        if "lora_embedding_" in tensor.name or not processes_every_token(path):
             raise ConfigError(
                 f"{label} changes {path}, which is an embedding, a head or an expert and does not read each token of a "
                 f"pass once, so that it cannot stand beside other adapters: {fix}",
@@ -100,20 +105,24 @@ def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: st
             )
 
 
-def sees_every_token(path: str) -> bool:
-    """Whether a layer reads each token of a pass once. An expert reads some, a head the last ones."""
-    is_head = f"{path}.weight".endswith(HEADS) and not IN_A_BLOCK.search(f"{path}.")
-    return not is_head and not EXPERT.search(f"{path}.")
+def processes_every_token(layer_path: str) -> bool:
+    """Whether a layer processes each token of a forward pass. An expert processes only some tokens,
+    a head only the last ones.
+    """
+    is_head = f"{layer_path}.weight".endswith(HEADS) and not IN_A_BLOCK.search(f"{layer_path}.")
+    return not is_head and not EXPERT.search(f"{layer_path}.")
 
 
 def _check_quantized_base(resolved: ResolvedModel, adapter_config: dict[str, Any], label: str) -> None:
-    """Reject adapter features that need unquantized weights, if the base is quantized."""
+    """Raise ConfigError for adapter features that need unquantized weights, if the base model is
+    quantized.
+    """
     held = [choice for choice in resolved.quantization_mix.quantizing_configs if choice.packed]
     if not held or resolved.spec.lora.merges_adapter:
         return
-    fix = f"use quantization=none{_merge_first_hint(held[0].source)}"
+    fix = f"use quantization=none{_format_merge_first_hint(held[0].source)}"
     if adapter_config.get("use_dora") and not all(
-        _exposes_weights(choice, resolved.files) for choice in held
+        _has_weights_readable_by_peft(choice, resolved.files) for choice in held
     ):
         raise ConfigError(
             f"DoRA (use_dora) needs the norms of the weights, and PEFT cannot read those that "
@@ -122,7 +131,7 @@ def _check_quantized_base(resolved: ResolvedModel, adapter_config: dict[str, Any
             code="conflict",
         )
     parameters = adapter_config.get("target_parameters")
-    if isinstance(parameters, list) and parameters and not _name_only_experts(parameters):
+    if isinstance(parameters, list) and parameters and not _are_all_expert_parameters(parameters):
         raise ConfigError(
             f"target_parameters={join_first_names([*map(str, parameters)])} adds to parameters that "
             f"quantization={held[0].name} holds as codes: {fix}",
@@ -131,8 +140,8 @@ def _check_quantized_base(resolved: ResolvedModel, adapter_config: dict[str, Any
         )
 
 
-def _exposes_weights(config: QuantizationConfig, files: ModelFiles) -> bool:
-    """Whether PEFT can read a format's weights as numbers.
+def _has_weights_readable_by_peft(config: QuantizationConfig, files: ModelFiles) -> bool:
+    """Whether PEFT can read the weights of a quantization format as numbers.
 
     On a CPU bitsandbytes may repack 4-bit weights.
     """
@@ -141,24 +150,26 @@ def _exposes_weights(config: QuantizationConfig, files: ModelFiles) -> bool:
     return config.holders == OF_TORCHAO and files.stored_format is None
 
 
-def _merge_first_hint(source: CheckpointSource) -> str:
+def _format_merge_first_hint(source: CheckpointSource) -> str:
     is_made = source is CheckpointSource.plain
     return ", or lora.merge=true lora.merge_order=merge_first" if is_made else ""
 
 
-def _name_only_experts(parameters: list[Any]) -> bool:
-    """Whether all names are experts' parameters, which adapter_shapes.py checks."""
-    return all(isinstance(name, str) and "experts." in name for name in parameters)
+def _are_all_expert_parameters(parameter_names: list[Any]) -> bool:
+    """Whether all parameter names belong to experts, which adapter_shapes.py checks."""
+    return all(isinstance(name, str) and "experts." in name for name in parameter_names)
 
 
 def _check_tied_weights(files: ModelFiles, label: str) -> None:
-    """Reject merging into one of two layers that share their weight, because both would change."""
+    """Raise ConfigError for a merge into one of two layers that share a weight, because the merge
+    would change both.
+    """
     names = [tensor.name for tensor in files.tensors]
     if not names or any(name.endswith(HEADS) for name in names):
         return
     assert files.adapter is not None
     heads = tuple(f".{head.removesuffix('weight')}lora_A.weight" for head in HEADS)
-    for tensor in read_tensors(files.adapter):
+    for tensor in read_tensor_headers(files.adapter):
         if tensor.name.endswith((".lora_embedding_A", *heads)):
             raise ConfigError(
                 f"{label} changes {tensor.name.split('.lora_')[0].rpartition('.')[2]}, and "

@@ -1,4 +1,4 @@
-"""Checks for a checkpoint's chat template before its weights are read, without transformers."""
+"""Checks a checkpoint's chat template before the weights are read, without transformers."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ MAY_HOLD_ONE = (
 ALTERNATIVES = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
 
 
-def format_missing_template(model_name: str) -> str:
-    """Return the message of a model that cannot be asked as a chat."""
+def format_missing_template_error(model_name: str) -> str:
+    """Return the error message for a model without a chat template."""
     return f"model.name={model_name} has no chat template, so it cannot be asked as a chat: {ALTERNATIVES}"
 
 
 def check_has_chat_template(files: ModelFiles) -> None:
-    """Raise ConfigError if the checkpoint certainly has no chat template. The tokenizer decides other cases."""
-    if not files.model.random_weights and certainly_lacks_template(files.path):
-        raise ConfigError(format_missing_template(files.model.name), code="unsupported")
+    """Raise ConfigError if the files prove that the checkpoint has no chat template. Unclear cases
+    are decided when the tokenizer is loaded.
+    """
+    if not files.model.random_weights and lacks_chat_template(files.path):
+        raise ConfigError(format_missing_template_error(files.model.name), code="unsupported")
 
 
-def certainly_lacks_template(path: Path) -> bool:
-    """Whether no chat template is in a .gguf file's metadata or a folder's files."""
+def lacks_chat_template(path: Path) -> bool:
+    """Whether neither the .gguf metadata nor the model folder contains a chat template."""
     if path.is_file():
         return not any(
-            key.startswith("tokenizer.chat_template") for key in gguf_file.read_header(path).metadata
+            key.startswith("tokenizer.chat_template") for key in gguf_file.read_gguf_header(path).metadata
         )
     if any((path / name).exists() for name in MAY_HOLD_ONE):
         return False
@@ -47,9 +49,11 @@ def certainly_lacks_template(path: Path) -> bool:
 
 
 def read_chat_templates(path: Path) -> str | None:
-    """Return the source of all chat templates in a checkpoint. None if its files show none."""
+    """Return the source of all chat templates in a checkpoint. None if the files contain no
+    template.
+    """
     if path.is_file():
-        metadata = gguf_file.read_header(path).metadata
+        metadata = gguf_file.read_gguf_header(path).metadata
         texts = [str(value) for key, value in metadata.items() if key.startswith("tokenizer.chat_template")]
         return "\n".join(texts) or None
     files = [path / "chat_template.jinja", *sorted((path / "additional_chat_templates").glob("*.jinja"))]
@@ -62,14 +66,14 @@ def read_chat_templates(path: Path) -> str | None:
     return "\n".join(found) or None
 
 
-def supports_tools(template: str) -> bool:
-    """Whether a chat template renders tools."""
+def template_supports_tools(template: str) -> bool:
+    """Whether a chat template inserts tool definitions into the prompt."""
     return re.search(r"\btools\b", template) is not None
 
 
-def check_supports_tools(template: str, model_name: str) -> None:
-    """Raise ConfigError if a chat template ignores tools."""
-    if not supports_tools(template):
+def check_template_supports_tools(template: str, model_name: str) -> None:
+    """Raise ConfigError if a chat template ignores tool definitions."""
+    if not template_supports_tools(template):
         raise ConfigError(
             f"the chat template of model.name={model_name} takes no tools: the model would never see the functions; "
             "task.offer=system (task=tools) puts them into the system message, as JSON",

@@ -1,4 +1,6 @@
-"""Resolves and checks the draft model or MTP head of generation.speculate. Imports no torch."""
+"""Resolves and checks the draft model or MTP head that generation.speculate names. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from typing import Any
 from runner_base import ConfigError, DataError, is_gguf_file_name, load_json_object
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.layer_kinds import derive_layer_kinds
-from runner_engine.checkpoints.mtp_head import check_head
-from runner_engine.checkpoints.resolved_model import ResolvedModel, build_draft_model_config, resolve
+from runner_engine.checkpoints.mtp_head import check_mtp_head
+from runner_engine.checkpoints.resolved_model import ResolvedModel, build_draft_model_config, resolve_model
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.settings.lora import LoraConfig
@@ -24,15 +26,17 @@ FILLING = 100  # one in so many tokens of a model may be missing in a draft: the
 LISTED = "tokenizer.ggml.tokens"  # where a .gguf file lists them
 
 
-def resolve_draft(resolved: ResolvedModel) -> ResolvedModel | None:
-    """Resolve the draft model or MTP head. None if speculation uses neither."""
+def resolve_draft_model(resolved: ResolvedModel) -> ResolvedModel | None:
+    """Resolve the draft model or MTP head. None if speculative decoding uses neither."""
     how = resolved.spec.generation.speculation
     is_model = how.kind in (DrafterKind.draft, DrafterKind.mtp)
-    return resolve(build_draft_spec(resolved.spec, how)) if is_model else None
+    return resolve_model(build_draft_spec(resolved.spec, how)) if is_model else None
 
 
 def build_draft_spec(spec: ModelSpec, speculation: SpeculationConfig) -> ModelSpec:
-    """Build the draft model's spec. It has no adapter, because the adapted model checks its draft tokens."""
+    """Build the draft model's spec. The draft has no adapter, because the adapted main model
+    verifies the draft tokens.
+    """
     if speculation.kind is DrafterKind.mtp:
         model, quantization, rope = spec.model, QuantizationConfig(), spec.rope
     elif speculation.model is None:
@@ -66,7 +70,7 @@ def build_draft_spec(spec: ModelSpec, speculation: SpeculationConfig) -> ModelSp
 def _reject_requantization(
     model_name: str, quantization: QuantizationConfig, speculation: SpeculationConfig
 ) -> None:
-    """Raise ConfigError if the draft would quantize a .gguf file's weights again."""
+    """Raise ConfigError if the draft model would quantize the weights of a .gguf file a second time."""
     if is_gguf_file_name(model_name) and quantization.source is not CheckpointSource.gguf:
         raise ConfigError(
             f"the draft {model_name} is a .gguf file, and quantization {quantization.name} cannot be made of it. Use "
@@ -79,7 +83,9 @@ def _reject_requantization(
 
 
 def compute_draft_weight_share(draft: ResolvedModel, weight_bytes: Mapping[str, int]) -> float:
-    """Return the share of the draft's weights that remains after truncation to its first layers."""
+    """Return the share of the draft model's weights that remains after truncation to the first
+    layers.
+    """
     kept, layers = draft.spec.first_layers, draft.files.text_settings.get("num_hidden_layers")
     whole = sum(weight_bytes.values())
     if not kept or not layers or not whole:
@@ -89,12 +95,14 @@ def compute_draft_weight_share(draft: ResolvedModel, weight_bytes: Mapping[str, 
 
 
 @contextmanager
-def resolve_checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
-    """Context that yields the checked draft model or MTP head. Its errors name generation.speculate."""
+def resolve_and_check_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
+    """Context that yields the checked draft model or MTP head. Errors inside name the config key
+    generation.speculate.
+    """
     how = resolved.spec.generation.speculation
     if how.kind is DrafterKind.mtp:
-        check_head(how, resolved.files)
-    draft = resolve_draft(resolved)
+        check_mtp_head(how, resolved.files)
+    draft = resolve_draft_model(resolved)
     try:
         for choice in () if draft is None else draft.quantization_mix.quantizing_configs:
             choice.require_packages(f"its draft in {choice.name}")
@@ -103,8 +111,10 @@ def resolve_checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | N
         raise type(error)(str(error), key=KEY, value=how, code=error.code) from error
 
 
-def check_draft_fits(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
-    """Raise ConfigError if the draft's number of layers or its tokens do not match the model."""
+def check_draft_compatible(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
+    """Raise ConfigError if the draft's number of layers or its tokens are incompatible with the main
+    model.
+    """
     how = resolved.spec.generation.speculation
     if draft is None or how.kind is DrafterKind.mtp:
         return
@@ -113,14 +123,16 @@ def check_draft_fits(resolved: ResolvedModel, draft: ResolvedModel | None) -> No
         raise ConfigError(
             f"the draft has {layers} layers, and not {how.layers}", key=KEY, value=how, code="bad_value"
         )
-    _check_has_attention(how, draft)
-    own, its = _read_tokens(resolved), _read_tokens(draft)
+    _check_draft_has_attention(how, draft)
+    own, its = _read_token_texts(resolved), _read_token_texts(draft)
     if how.model is not None and own is not None and its is not None:  # else when both are loaded
         check_same_tokens(how, own, its)
 
 
-def _check_has_attention(speculation: SpeculationConfig, draft: ResolvedModel) -> None:
-    """Reject a truncated hybrid draft without an attention layer, because its tokens cannot be verified."""
+def _check_draft_has_attention(speculation: SpeculationConfig, draft: ResolvedModel) -> None:
+    """Raise ConfigError if truncation leaves a hybrid draft without attention layers, because its
+    draft tokens could not be verified.
+    """
     kinds = derive_layer_kinds(draft.files.text_settings)
     least = next((number for number, kind in enumerate(kinds, start=1) if kind.has_attention), None)
     if speculation.layers is not None and least is not None and speculation.layers < least:
@@ -135,7 +147,9 @@ def _check_has_attention(speculation: SpeculationConfig, draft: ResolvedModel) -
 def check_same_tokens(
     speculation: SpeculationConfig, model_tokens: Mapping[int, str], draft_tokens: Mapping[int, str]
 ) -> None:
-    """Raise ConfigError if the draft's tokens differ from the model's. Unused table entries are ignored."""
+    """Raise ConfigError if the draft's token ids have other texts than the model's. Unused ids are
+    ignored.
+    """
     others = [
         number
         for number in model_tokens
@@ -158,20 +172,20 @@ def check_same_tokens(
     )
 
 
-def _read_tokens(resolved: ResolvedModel) -> dict[int, str] | None:
-    """Read a model's tokens by id from its files. None if they cannot be read here."""
+def _read_token_texts(resolved: ResolvedModel) -> dict[int, str] | None:
+    """Read the text of each token id from a model's files. None if the files do not show the tokens."""
     path = resolved.files.path
     try:
         if path.is_file():
-            header = gguf_file.read_header(path)
-            return dict(enumerate(gguf_file.read_array(header, LISTED, is_text=True)))
+            header = gguf_file.read_gguf_header(path)
+            return dict(enumerate(gguf_file.read_header_array(header, LISTED, is_text=True)))
         file = path / "tokenizer.json"
-        return _parse_tokenizer_json(load_json_object(file)) if file.is_file() else None
+        return _parse_token_texts(load_json_object(file)) if file.is_file() else None
     except (DataError, OSError, AttributeError, LookupError, TypeError, ValueError):
         return None
 
 
-def _parse_tokenizer_json(tokenizer_config: dict[str, Any]) -> dict[int, str] | None:
+def _parse_token_texts(tokenizer_config: dict[str, Any]) -> dict[int, str] | None:
     vocabulary = tokenizer_config["model"]["vocab"]
     if isinstance(vocabulary, dict):
         tokens = {number: text for text, number in vocabulary.items()}

@@ -1,4 +1,5 @@
-"""Lists a mixture's experts matrix by matrix, from a checkpoint's tensor names; no torch.
+"""Lists the matrices of a mixture's experts from the tensor names in a checkpoint. Imports no
+torch.
 
 Some checkpoints store each matrix of each expert separately, others all experts of a layer in one
 tensor with three dimensions. Both are listed in the same form: a linear weight for each matrix of
@@ -46,7 +47,7 @@ NOT_APART = frozenset({"longcat_flash", "step3p7"})
 
 @dataclass(frozen=True)
 class ExpertMatrix(TensorLocation):
-    """A matrix of one expert, [outputs, inputs], whose bytes lie within a stored tensor."""
+    """One matrix, [outputs, inputs], of one expert. Its bytes are part of a stored tensor."""
 
     layer: str = ""  # the path of the experts of its layer
     number: int = 0
@@ -55,20 +56,26 @@ class ExpertMatrix(TensorLocation):
     is_fused: bool = False
 
 
-def split_experts(tensors: Iterable[TensorLocation], config: Mapping[str, Any]) -> list[TensorLocation]:
-    """Return a checkpoint's tensors with experts split into matrices, unless the family keeps them fused."""
+def list_tensors_with_split_experts(
+    tensors: Iterable[TensorLocation], config: Mapping[str, Any]
+) -> list[TensorLocation]:
+    """Return a checkpoint's tensors with fused experts split into matrices. Families that keep
+    experts fused stay unchanged.
+    """
     listed = list(tensors)
     family = str(config.get("model_type", ""))
     if family in NOT_APART:
         return listed
-    return [matrix for tensor in listed for matrix in _iter_matrices(tensor, family in TRANSPOSED)]
+    return [matrix for tensor in listed for matrix in _iter_expert_matrices(tensor, family in TRANSPOSED)]
 
 
-def _iter_matrices(tensor: TensorLocation, is_transposed: bool) -> Iterator[TensorLocation]:
+def _iter_expert_matrices(tensor: TensorLocation, is_transposed: bool) -> Iterator[TensorLocation]:
     apart = OF_ONE.fullmatch(tensor.name) if len(tensor.shape) == 2 else None
     if apart is not None:
         layer = apart["layer"].replace(OLDER, ".mlp.experts")
-        yield _build_matrix(tensor, layer, int(apart["number"]), APART[apart["name"]], tensor.shape, False)
+        yield _build_expert_matrix(
+            tensor, layer, int(apart["number"]), APART[apart["name"]], tensor.shape, False
+        )
         return
     fused = OF_ALL.fullmatch(tensor.name) if len(tensor.shape) == 3 else None
     if fused is None:
@@ -81,14 +88,16 @@ def _iter_matrices(tensor: TensorLocation, is_transposed: bool) -> Iterator[Tens
         names, outputs = [GATE, UP], outputs // 2
     for number in range(experts):
         for matrix in names:
-            yield _build_matrix(tensor, f"{fused['block']}experts", number, matrix, (outputs, inputs), True)
+            yield _build_expert_matrix(
+                tensor, f"{fused['block']}experts", number, matrix, (outputs, inputs), True
+            )
 
 
-def _build_matrix(
-    tensor: TensorLocation, layer: str, expert: int, matrix: str, shape: tuple[int, ...], is_fused: bool
+def _build_expert_matrix(
+    tensor: TensorLocation, layer: str, expert: int, matrix_name: str, shape: tuple[int, ...], is_fused: bool
 ) -> ExpertMatrix:
     nbytes = shape[0] * shape[1] * tensor.nbytes // max(tensor.num_elements, 1)
-    name = f"{layer}.{expert}.{matrix}.weight"
+    name = f"{layer}.{expert}.{matrix_name}.weight"
     return ExpertMatrix(
         name,
         tensor.dtype,
@@ -99,7 +108,7 @@ def _build_matrix(
         None,
         layer,
         expert,
-        matrix,
+        matrix_name,
         tensor,
         is_fused,
     )

@@ -1,4 +1,4 @@
-"""Reads, hashes and writes large files in pieces. Writes are atomic.
+"""Reads, hashes and writes large files piece by piece. Writes are atomic.
 
 Each piece is read into one buffer that stays in the processor's cache, and is hashed and written
 from there. So only one piece is in memory, whatever the size of the model. This is faster than
@@ -22,10 +22,10 @@ from runner_base import (
     ConfigError,
     DataError,
     JobFailed,
+    convert_write_error,
     fixed_decimals_formatter,
     format_value_and_limit,
     os_errors_as_data_error,
-    write_error,
 )
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, TensorLocation
 
@@ -40,7 +40,9 @@ Pieces = Iterable[bytes | memoryview]  # of a file, one after the other
 def read_range(
     path: Path, offset: int, nbytes: int, buffer: memoryview | None = None
 ) -> Iterator[memoryview]:
-    """Yield the bytes of a range piece by piece. Each piece is valid until the next one."""
+    """Yield a byte range of a file piece by piece. Each piece is valid only until the next one is
+    read.
+    """
     buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes))) if buffer is None else buffer
     with os_errors_as_data_error(path), path.open("rb", buffering=0) as stream:
         stream.seek(offset)
@@ -55,7 +57,7 @@ def read_range(
 
 
 def read_tensor_pieces(tensor: TensorLocation, buffer: memoryview | None = None) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor in row-major order, as safetensors stores them."""
+    """Yield a tensor's bytes piece by piece, in row-major order like in safetensors files."""
     if tensor.strides is None:
         yield from read_range(tensor.file, tensor.offset, tensor.nbytes, buffer)
         return
@@ -75,7 +77,9 @@ def read_tensor_pieces(tensor: TensorLocation, buffer: memoryview | None = None)
 
 
 class Digest:
-    """An incremental hash. A slow hash runs in its own thread while the piece is written."""
+    """An incremental hash. Slow algorithms hash a piece in a separate thread, while the caller
+    writes the piece.
+    """
 
     def __init__(self, algorithm: str) -> None:
         import xxhash
@@ -87,7 +91,7 @@ class Digest:
         self._pending: Future[None] | None = None
 
     def update(self, piece: bytes | memoryview) -> None:
-        """Start to hash a piece, which must not change until `wait` returns."""
+        """Start to hash a piece. The caller must not change the piece until `wait` returns."""
         self.wait()
         if self._pool is not None and len(piece) > SLOW_BYTES:
             self._pending = self._pool.submit(self._hash.update, piece)
@@ -95,13 +99,13 @@ class Digest:
             self._hash.update(piece)
 
     def wait(self) -> None:
-        """Wait until the last piece is hashed."""
+        """Block until the last piece is hashed."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
 
     def format_digest(self) -> str:
-        """Return the digest as ALGORITHM:HEX."""
+        """Return the digest of all pieces in the form ALGORITHM:HEX."""
         self.wait()
         if self._pool is not None:
             self._pool.shutdown()
@@ -109,15 +113,19 @@ class Digest:
 
 
 def hash_while_reading(pieces: Pieces, digest: Digest) -> Iterator[bytes | memoryview]:
-    """Yield pieces and hash them. The next piece, which may reuse the buffer, is read after hashing."""
+    """Yield pieces and hash them. The next piece may reuse the buffer, so it is read only after
+    hashing.
+    """
     for piece in pieces:
         digest.update(piece)
         yield piece
         digest.wait()
 
 
-def parse_algorithm(digest: str) -> str:
-    """Return the algorithm of a digest ALGORITHM:HEX. Raises DataError for other strings."""
+def parse_digest_algorithm(digest: str) -> str:
+    """Return the algorithm of a digest ALGORITHM:HEX. Raises DataError if the digest has another
+    form.
+    """
     algorithm, _, rest = digest.partition(":")
     if algorithm not in ALGORITHMS or not rest:
         names = " or ".join(f"{name}:…" for name in ALGORITHMS)
@@ -126,7 +134,7 @@ def parse_algorithm(digest: str) -> str:
 
 
 def hash_pieces(pieces: Pieces, algorithm: str, on_progress: Callable[[int], None] | None = None) -> str:
-    """Return the digest of all pieces together."""
+    """Return the digest of the concatenated pieces."""
     digest = Digest(algorithm)
     for piece in hash_while_reading(pieces, digest):
         if on_progress is not None:
@@ -135,7 +143,7 @@ def hash_pieces(pieces: Pieces, algorithm: str, on_progress: Callable[[int], Non
 
 
 def hash_file(path: Path, algorithm: str, on_progress: Callable[[int], None] | None = None) -> str:
-    return hash_pieces(read_range(path, 0, file_size(path)), algorithm, on_progress)
+    return hash_pieces(read_range(path, 0, get_file_nbytes(path)), algorithm, on_progress)
 
 
 def hash_file_sha256(path: Path) -> str:
@@ -143,14 +151,16 @@ def hash_file_sha256(path: Path) -> str:
     return hash_file(path, "sha256").partition(":")[2]
 
 
-def file_size(path: Path) -> int:
-    """Return a file's size in bytes. Raises DataError if it cannot be read."""
+def get_file_nbytes(path: Path) -> int:
+    """Return a file's size in bytes. Raises DataError if the file cannot be read."""
     with os_errors_as_data_error(path):
         return path.stat().st_size
 
 
 def build_safetensors_header(tensors: Iterable[TensorLocation], metadata: dict[str, str]) -> bytes:
-    """Build a safetensors header for tensors in this order, padded to 8 bytes."""
+    """Build the header of a safetensors file that contains these tensors in this order. The header
+    is padded to 8 bytes.
+    """
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     position = 0
     for tensor in tensors:
@@ -161,8 +171,10 @@ def build_safetensors_header(tensors: Iterable[TensorLocation], metadata: dict[s
     return len(text).to_bytes(8, "little") + text
 
 
-def sort_metadata(path: Path) -> None:
-    """Sort a safetensors file's metadata in place, because its library writes them in random order."""
+def sort_safetensors_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file in place, because the safetensors library writes it in
+    random order.
+    """
     with os_errors_as_data_error(path), path.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")
         entries: dict[str, Any] = json.loads(stream.read(length))
@@ -179,14 +191,16 @@ def sort_metadata(path: Path) -> None:
         stream.write(text.ljust(length))
 
 
-def iter_safetensors(
+def iter_safetensors_file(
     header: bytes,
     tensors: Iterable[TensorLocation],
     on_progress: Callable[[int], None],
     hashes: dict[str, str],
     algorithm: str,
 ) -> Iterator[bytes | memoryview]:
-    """Yield a whole safetensors file, header first, and store each tensor's digest in `hashes`."""
+    """Yield the bytes of a safetensors file, header first. Stores the digest of each tensor in
+    `hashes`.
+    """
     yield header
     buffer = memoryview(bytearray(CHUNK_BYTES))
     for tensor in tensors:
@@ -198,9 +212,10 @@ def iter_safetensors(
 
 
 def write_with_digest(
-    target: Path, pieces: Pieces, algorithm: str, expected: str | None = None, durable: bool = False
+    target: Path, pieces: Pieces, algorithm: str, expected_digest: str | None = None, durable: bool = False
 ) -> str:
-    """Write a file atomically and return its digest. Raises JobFailed if it differs from the expected one.
+    """Write a file atomically and return its digest. Raises JobFailed if the digest differs from
+    `expected_digest`.
 
     `durable` waits until the disk has stored the file; otherwise a power cut may truncate it.
     """
@@ -215,45 +230,50 @@ def write_with_digest(
                 stream.flush()
                 os.fsync(stream.fileno())
         text = digest.format_digest()
-        if expected not in (None, text):
+        if expected_digest not in (None, text):
             raise JobFailed(
-                f"{target} would not equal the original: {expected} expected, {text} found", code="mismatch"
+                f"{target} would not equal the original: {expected_digest} expected, {text} found",
+                code="mismatch",
             )
         partial.replace(target)
     except OSError as error:
-        raise write_error(target, error, KEY) from error
+        raise convert_write_error(target, error, KEY) from error
     finally:
         partial.unlink(missing_ok=True)  # it was moved after a success
     return text
 
 
-def write_file(target: Path, pieces: Pieces, expected_sha256: str | None = None, durable: bool = True) -> str:
+def write_file_atomically(
+    target: Path, pieces: Pieces, expected_sha256: str | None = None, durable: bool = True
+) -> str:
     """Write a file atomically and return its SHA-256 in hex."""
     expected = None if expected_sha256 is None else f"sha256:{expected_sha256}"
     return write_with_digest(target, pieces, "sha256", expected, durable=durable).partition(":")[2]
 
 
-def write_json(target: Path, value: object, durable: bool = True) -> str:
+def write_json_atomically(target: Path, content: object, durable: bool = True) -> str:
     """Write indented JSON atomically and return its SHA-256 in hex."""
-    return write_file(target, [json.dumps(value, indent=1).encode() + b"\n"], durable=durable)
+    return write_file_atomically(target, [json.dumps(content, indent=1).encode() + b"\n"], durable=durable)
 
 
 def create_folder(folder: Path) -> None:
-    """Create a folder and its parents. Raises a user-readable error on failure."""
+    """Create a folder and its parents. Raises an error with an explanation for users on failure."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise write_error(folder, error, KEY) from error
+        raise convert_write_error(folder, error, KEY) from error
 
 
-def free_disk_bytes(folder: Path) -> int:
-    """Return the free bytes on a folder's disk. The folder need not exist."""
+def get_free_disk_bytes(folder: Path) -> int:
+    """Return the free bytes on the disk of a folder. The folder need not exist."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def check_disk_space(folder: Path, required_bytes: int) -> None:
-    """Raise JobFailed if a folder's disk has fewer free bytes. The folder need not exist."""
-    if required_bytes > (free := free_disk_bytes(folder)):
+def require_disk_space(folder: Path, required_bytes: int) -> None:
+    """Raise JobFailed if the disk of a folder has less free space than required. The folder need not
+    exist.
+    """
+    if required_bytes > (free := get_free_disk_bytes(folder)):
         need, there = format_value_and_limit(required_bytes / MIB, free / MIB, fixed_decimals_formatter(1))
         raise JobFailed(
             f"{need} MiB needed, {there} MiB free. Nothing was written",
@@ -263,22 +283,28 @@ def check_disk_space(folder: Path, required_bytes: int) -> None:
         )
 
 
-def check_requested_space(folder: Path, required_bytes: int, description: str, fix: str) -> None:
-    """Raise ConfigError if a folder's disk has no space for something that the user requested."""
-    if required_bytes > (free := free_disk_bytes(folder)):
+def check_user_disk_space(folder: Path, required_bytes: int, description: str, fix: str) -> None:
+    """Raise ConfigError if the disk lacks space for files that the user's config requires.
+    `description` and `fix` go into the message.
+    """
+    if required_bytes > (free := get_free_disk_bytes(folder)):
         need, there = format_value_and_limit(required_bytes / MIB, free / MIB, fixed_decimals_formatter(1))
         raise ConfigError(
             f"{description} needs {need} MiB in {folder}, {there} MiB are free: {fix}", code="too_large"
         )
 
 
-def list_folder(folder: Path, key: str) -> list[str]:
-    """Return the names in a folder, empty if it does not exist. Raises ConfigError if it is a file."""
+def list_folder_names(folder: Path, config_key: str) -> list[str]:
+    """Return the names of the files in a folder, empty if the folder does not exist. Raises
+    ConfigError if the path is a file.
+    """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError("this is a file, a folder is needed", key=key, value=folder, code="bad_value")
+        raise ConfigError(
+            "this is a file, a folder is needed", key=config_key, value=folder, code="bad_value"
+        )
     try:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise ConfigError(
-            f"cannot be read ({error.strerror})", key=key, value=folder, code="unreadable"
+            f"cannot be read ({error.strerror})", key=config_key, value=folder, code="unreadable"
         ) from error

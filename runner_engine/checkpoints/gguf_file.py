@@ -1,6 +1,8 @@
-"""Reads and checks a .gguf file's header: the model's settings and tensor offsets, without weights.
+"""Reads and checks the header of a .gguf file: the model's settings and the offsets of its
+tensors, without weights.
 
-Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is planned.
+Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is
+planned.
 """
 
 from __future__ import annotations
@@ -104,8 +106,8 @@ FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a file has the .gguf magic, or exists with the .gguf suffix."""
+def is_gguf_file(path: Path) -> bool:
+    """Whether a file starts with the .gguf magic number, or exists and has the suffix .gguf."""
     if is_gguf_file_name(path.name):
         return path.is_file()
     try:
@@ -115,19 +117,21 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_gguf_header(path: Path) -> GgufHeader:
     """Read and check a .gguf file's header. The result is cached until the file changes."""
     with os_errors_as_data_error(path):
         stat = path.stat()
         return _read_header_cached(path, stat.st_size, stat.st_mtime_ns)
 
 
-def read_array(header: GgufHeader, key: str, is_text: bool) -> list[Any]:
-    """Read an array of the header, such as a vocabulary, as strings or numbers."""
-    array = header.arrays.get(key)
+def read_header_array(header: GgufHeader, metadata_key: str, is_text: bool) -> list[Any]:
+    """Read an array from the header of a .gguf file, such as the vocabulary, as strings or numbers."""
+    array = header.arrays.get(metadata_key)
     if array is None or (array.kind != STRING if is_text else array.kind not in SCALARS):
         raise DataError(
-            f"{key}: a list of {'texts' if is_text else 'numbers'} expected", key=header.file, code="damaged"
+            f"{metadata_key}: a list of {'texts' if is_text else 'numbers'} expected",
+            key=header.file,
+            code="damaged",
         )
     with os_errors_as_data_error(header.file), header.file.open("rb") as stream:
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -141,12 +145,15 @@ def read_array(header: GgufHeader, key: str, is_text: bool) -> list[Any]:
                 at = first + length_at(blob, at)[0]
                 texts.append(blob[first:at].decode())
         except UnicodeDecodeError as error:
-            raise DataError(f"damaged header: {key}: {error}", key=header.file, code="damaged") from error
+            raise DataError(
+                f"damaged header: {metadata_key}: {error}", key=header.file, code="damaged"
+            ) from error
         return texts
 
 
-def read_settings(header: GgufHeader) -> dict[str, Any]:
-    """Return the sizes that a config.json would contain, and the dtype of the dequantized weights.
+def read_gguf_settings(header: GgufHeader) -> dict[str, Any]:
+    """Return the sizes that a config.json would contain, and the dtype of the weights after
+    dequantization.
 
     Weights in blocks are products of a float16 and a small integer, which only float32 represents
     exactly.
@@ -159,9 +166,9 @@ def read_settings(header: GgufHeader) -> dict[str, Any]:
     settings = {
         "num_hidden_layers": of.get("block_count"),
         "hidden_size": of.get("embedding_length"),
-        "intermediate_size": max_value(of.get("feed_forward_length")),
-        "num_attention_heads": max_value(of.get("attention.head_count")),
-        "num_key_value_heads": max_value(of.get("attention.head_count_kv")),
+        "intermediate_size": max_over_layers(of.get("feed_forward_length")),
+        "num_attention_heads": max_over_layers(of.get("attention.head_count")),
+        "num_key_value_heads": max_over_layers(of.get("attention.head_count_kv")),
         "head_dim": of.get("attention.key_length") or of.get("rope.dimension_count"),
         "vocab_size": of.get("vocab_size") or of.get("tokenizer.ggml.tokens"),
         "tie_word_embeddings": "output.weight" not in names,
@@ -170,25 +177,31 @@ def read_settings(header: GgufHeader) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def is_supported(header: GgufHeader) -> bool:
-    """Whether our own reader supports the architecture. Otherwise transformers reads the file, in seconds."""
+def is_supported_architecture(header: GgufHeader) -> bool:
+    """Whether our own .gguf reader supports the architecture. Otherwise transformers reads the file,
+    which takes seconds.
+    """
     # transformers makes a Mistral of a Llama with this name
     return header.architecture in MODULES and header.metadata.get("general.name") != "mistral"
 
 
 def can_keep_blocks(header: GgufHeader) -> bool:
-    """Whether a model's matrices can stay quantized in the file's blocks."""
-    return is_supported(header) and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
+    """Whether all matrices of a model can stay quantized in their .gguf blocks."""
+    return is_supported_architecture(header) and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
 
 
 def list_in_memory_tensors(header: GgufHeader) -> list[TensorLocation]:
-    """List the tensors as held in memory if blocks are kept. Other types are dequantized."""
+    """List the tensors in their in-memory form: quantized blocks stay, tensors of other types are
+    dequantized.
+    """
     kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
     return [kept.get(tensor.name, tensor) for tensor in list_dequantized_tensors(header)]
 
 
-def packing_overhead_bytes(tensor: TensorLocation) -> int:
-    """Return how many bytes a matrix needs in the kernels' packed layout beyond its size in the file."""
+def compute_packing_overhead_nbytes(tensor: TensorLocation) -> int:
+    """Return how many more bytes a matrix takes in the kernels' packed layout than in the .gguf
+    file.
+    """
     if tensor.dtype not in KEPT_TYPES or len(tensor.shape) not in (2, 3):
         return 0
     *experts, outputs, inputs = tensor.shape
@@ -198,18 +211,18 @@ def packing_overhead_bytes(tensor: TensorLocation) -> int:
 
 
 def list_dequantized_tensors(header: GgufHeader) -> list[TensorLocation]:
-    """List the tensors as transformers loads them: dequantized to float32."""
+    """List the tensors in the form that transformers loads: dequantized to float32."""
     weights = [tensor for tensor in header.tensors if tensor.name not in NOT_WEIGHTS]
     return [replace(tensor, dtype="F32", nbytes=4 * tensor.num_elements) for tensor in weights]
 
 
-def max_value(value: Any) -> Any:
-    """Return a number, or the maximum of a list. Some models have one number per layer."""
+def max_over_layers(value: Any) -> Any:
+    """Return the number itself, or the maximum of a list. Some models have one number per layer."""
     return max(value) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=64)
-def _read_header_cached(path: Path, size: int, _mtime_ns: int) -> GgufHeader:
+def _read_header_cached(path: Path, file_nbytes: int, _mtime_ns: int) -> GgufHeader:
     with path.open("rb") as stream:
         start = stream.read(4)
         if start != MAGIC:
@@ -219,32 +232,32 @@ def _read_header_cached(path: Path, size: int, _mtime_ns: int) -> GgufHeader:
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         try:
-            return _parse_header(_HeaderReader(blob), path, size)
+            return _parse_header(_HeaderReader(blob), path, file_nbytes)
         except (struct.error, IndexError, OverflowError) as error:
             raise DataError(
-                f"truncated: its {size} bytes end within the header", key=path, code="damaged"
+                f"truncated: its {file_nbytes} bytes end within the header", key=path, code="damaged"
             ) from error
         except (UnicodeDecodeError, RecursionError) as error:
             raise DataError(f"damaged header ({error})", key=path, code="damaged") from error
 
 
 class _HeaderReader:
-    """Reads the header's values in file order."""
+    """Reads the numbers and strings of a .gguf header in file order."""
 
     def __init__(self, blob: mmap.mmap) -> None:
         self.blob, self.at, self.values_left = blob, 4, MAX_VALUES
 
     def count_values(self, num_values: int, path: Path) -> None:
-        """Count values to read. Raises DataError beyond the limit."""
+        """Add to the number of header entries to read. Raises DataError if the total exceeds the limit."""
         self.values_left -= num_values
         if self.values_left < 0:
             raise DataError(
                 f"damaged header: more than {MAX_VALUES:,} values by byte {self.at}", key=path, code="damaged"
             )
 
-    def read_scalar(self, kind: str) -> Any:
-        (value,) = struct.unpack_from(f"<{kind}", self.blob, self.at)
-        self.at += struct.calcsize(f"<{kind}")
+    def read_scalar(self, scalar_type: str) -> Any:
+        (value,) = struct.unpack_from(f"<{scalar_type}", self.blob, self.at)
+        self.at += struct.calcsize(f"<{scalar_type}")
         return value
 
     def read_string(self, path: Path) -> str:
@@ -267,14 +280,14 @@ class _HeaderReader:
             raise IndexError("the last string ends beyond the file")
         self.at = at
 
-    def read_value(self, kind: int, path: Path) -> Any:
-        if kind == STRING:
+    def read_value(self, value_type: int, path: Path) -> Any:
+        if value_type == STRING:
             return self.read_string(path)
-        if kind in SCALARS:
-            return self.read_scalar(SCALARS[kind])
-        if kind != ARRAY:
+        if value_type in SCALARS:
+            return self.read_scalar(SCALARS[value_type])
+        if value_type != ARRAY:
             raise DataError(
-                f"damaged header: a value of the unknown type {kind} at byte {self.at}",
+                f"damaged header: a value of the unknown type {value_type} at byte {self.at}",
                 key=path,
                 code="damaged",
             )
@@ -296,7 +309,7 @@ class _HeaderReader:
         return count
 
 
-def _parse_header(reader: _HeaderReader, path: Path, size: int) -> GgufHeader:
+def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHeader:
     version = reader.read_scalar("I")
     if version not in VERSIONS:
         raise DataError(
@@ -370,10 +383,10 @@ def _parse_header(reader: _HeaderReader, path: Path, size: int) -> GgufHeader:
     start = -(-reader.at // alignment) * alignment
     tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in unaligned.values())
     for tensor in tensors:
-        if tensor.offset + tensor.nbytes > size:
+        if tensor.offset + tensor.nbytes > file_nbytes:
             raise DataError(
                 f"truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
-                f"the file at {size}",
+                f"the file at {file_nbytes}",
                 key=path,
                 code="damaged",
             )
@@ -385,7 +398,7 @@ def _parse_header(reader: _HeaderReader, path: Path, size: int) -> GgufHeader:
 
 
 def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
-    """Raise DataError for metadata of an unexpected type or out of range."""
+    """Raise DataError for metadata entries of a wrong type or out of range."""
 
     def reject_value(key: str, expected: str) -> NoReturn:
         raise DataError(

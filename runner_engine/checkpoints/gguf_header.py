@@ -1,4 +1,4 @@
-"""Data classes for a .gguf file's header, which gguf_file.py reads."""
+"""Data classes for the header of a .gguf file, which gguf_file.py reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner_engine.checkpoints.weight_files import TensorLocation
 
 @dataclass(frozen=True)
 class ArrayLocation:
-    """Element type, length and byte offset of an array in the file."""
+    """Element type, length and byte offset of an array in a .gguf file."""
 
     kind: int  # of its elements
     count: int
@@ -21,7 +21,9 @@ class ArrayLocation:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """A .gguf file's header. `metadata` holds a long array's length instead of the array."""
+    """The header of a .gguf file. For a long array, `metadata` holds the length instead of the
+    elements.
+    """
 
     file: Path
     metadata: dict[str, Any]
@@ -30,11 +32,11 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        """The model's architecture by llama.cpp's name."""
+        """The model architecture under llama.cpp's name."""
         return self.metadata["general.architecture"]  # type: ignore[no-any-return]  # checked to be a text
 
     @property
     def type_counts(self) -> str:
-        """Tensor types and counts, such as `Q8_0 ×15, F32 ×6`."""
+        """The number of tensors of each type, such as `Q8_0 ×15, F32 ×6`."""
         counts = Counter(tensor.dtype for tensor in self.tensors)
         return ", ".join(f"{name} ×{count}" for name, count in counts.most_common())

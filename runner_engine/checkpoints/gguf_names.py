@@ -1,4 +1,4 @@
-"""Maps a .gguf file's settings and tensor names to those of transformers.
+"""Maps the settings and tensor names of a .gguf file to those of transformers.
 
 For supported architectures, everything comes from the header that gguf_file.py has read;
 architectures/ has the parts specific to each of them.
@@ -26,7 +26,7 @@ SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """A weight of the model, and the file's tensors that form it."""
+    """A weight of the model and the .gguf tensors that form this weight."""
 
     name: str
     tensors: tuple[TensorLocation, ...]
@@ -35,7 +35,7 @@ class WeightMapping:
 
 @dataclass
 class TensorMapping:
-    """The model's weights and experts for each tensor of a file, and the unused tensors."""
+    """The model's weights and experts that the tensors of a .gguf file form, and the unused tensors."""
 
     weights: list[WeightMapping] = field(default_factory=list)
     # the matrices of a layer's experts, and their biases, as the file calls them: by where the
@@ -45,8 +45,8 @@ class TensorMapping:
 
 
 def build_config_dict(header: GgufHeader) -> dict[str, Any]:
-    """Build the dictionary from which transformers makes a model's config, including `model_type`."""
-    from runner_engine.checkpoints.architectures.base import SETTINGS, count_layers
+    """Build the dictionary from which transformers creates a model's config, including `model_type`."""
+    from runner_engine.checkpoints.architectures.base import SETTINGS, count_decoder_layers
 
     known, metadata = find_architecture(header), header.metadata
     keys = {f"{header.architecture}.{key}": name for key, name in (SETTINGS | dict(known.settings)).items()}
@@ -59,7 +59,7 @@ def build_config_dict(header: GgufHeader) -> dict[str, Any]:
     names = {tensor.name: tensor for tensor in header.tensors}
     found |= {"model_type": known.model_type, "tie_word_embeddings": "output.weight" not in names}
     if not known.is_read_by_transformers:
-        found["num_hidden_layers"] = count_layers(header)
+        found["num_hidden_layers"] = count_decoder_layers(header)
         found = {
             name: value
             for name, value in found.items()
@@ -70,11 +70,11 @@ def build_config_dict(header: GgufHeader) -> dict[str, Any]:
     return found | known.computed(header)
 
 
-def map_tensors(header: GgufHeader) -> TensorMapping:
-    """Map each tensor of a file to a weight of the model."""
-    from runner_engine.checkpoints.architectures.base import EXPERT_PARTS, GATE_AND_UP, count_layers
+def map_gguf_tensors(header: GgufHeader) -> TensorMapping:
+    """Map each tensor of a .gguf file to a weight of the model."""
+    from runner_engine.checkpoints.architectures.base import EXPERT_PARTS, GATE_AND_UP, count_decoder_layers
 
-    known, places, layers = find_architecture(header), TensorMapping(), count_layers(header)
+    known, places, layers = find_architecture(header), TensorMapping(), count_decoder_layers(header)
     of_experts = {*EXPERT_PARTS, GATE_AND_UP}
     parts = {tensor.name: tensor for tensor in header.tensors}
     for tensor in header.tensors:
@@ -105,7 +105,9 @@ def map_tensors(header: GgufHeader) -> TensorMapping:
 
 
 def find_weight_name(architecture: Architecture, tensor_name: str) -> str | None:
-    """Return transformers' name for a file's tensor. None if it has no such weight."""
+    """Return transformers' name for the weight that a .gguf tensor holds. None if the model has no
+    such weight.
+    """
     stem, _, kind = tensor_name.rpartition(".")
     if stem in architecture.whole and kind in ("weight", "bias"):
         return f"{architecture.whole[stem]}.{kind}"
@@ -125,7 +127,9 @@ def find_weight_name(architecture: Architecture, tensor_name: str) -> str | None
 
 
 def _find_joined_weight(architecture: Architecture, tensor_suffix: str) -> tuple[tuple[str, ...], str] | None:
-    """Return the tensors that form one weight together with this one, and that weight's name."""
+    """Return the suffixes of all tensors that are joined to one weight with this tensor, and the
+    weight's name. None if not joined.
+    """
     return next(
         ((parts, name) for parts, name in architecture.joined.items() if tensor_suffix in parts), None
     )
@@ -137,7 +141,9 @@ def _unwrap_single(value: Any) -> Any:
 
 
 def splits_single_digits(metadata: Mapping[str, Any]) -> bool:
-    """Whether a file's tokenizer splits numbers into digits, which transformers' own reader ignores."""
+    """Whether a .gguf file's tokenizer splits numbers into digits. transformers' reader ignores this
+    setting.
+    """
     return (
         metadata.get("tokenizer.ggml.pre") in SINGLE_DIGITS and metadata.get("tokenizer.ggml.model") == "gpt2"
     )

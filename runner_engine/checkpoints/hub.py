@@ -44,60 +44,73 @@ RANGE_REFUSED = 416
 READ_BYTES = 4 * 2**20
 
 
-def find_snapshot(
-    key: str, repo_id: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]
+def find_hub_snapshot(
+    config_key: str, repo_id: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]
 ) -> HubSnapshot:
-    """Query the hub for a model's files. If the hub is unreachable, a complete cache suffices."""
+    """Query the Hugging Face hub for a model's files. If the hub is unreachable, a complete copy in
+    the cache suffices.
+    """
     patterns, wanted = tuple(patterns), revision or constants.DEFAULT_REVISION
     try:
         folder_name = repo_folder_name(repo_id=repo_id, repo_type="model")
     except hub.HFValidationError as error:
-        raise ConfigError(f"not a hub id: {error}", key=key, value=repo_id, code="bad_value") from error
+        raise ConfigError(
+            f"not a hub id: {error}", key=config_key, value=repo_id, code="bad_value"
+        ) from error
     repo = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute() / folder_name
-    commit = hub_cache.cached_commit(repo, wanted)
+    commit = hub_cache.read_cached_commit(repo, wanted)
     tree = hub_cache.read_file_list(repo, commit)
-    cached = HubSnapshot(key, repo_id, wanted, commit, repo, hub_cache.select_files(tree, patterns), tree)
-    gaps = hub_cache.find_missing_files(cached, patterns) if commit else []
+    cached = HubSnapshot(
+        config_key, repo_id, wanted, commit, repo, hub_cache.select_repository_files(tree, patterns), tree
+    )
+    gaps = hub_cache.list_missing_files(cached, patterns) if commit else []
     if commit == wanted and tree and not gaps:
         return cached  # a commit never changes: there is nothing to ask
     try:
         if is_offline_mode():
             raise hub.OfflineModeIsEnabled()
-        commit, tree = _query_hub(repo_id, revision)
+        commit, tree = _query_hub_files(repo_id, revision)
     except (TRANSPORT, OSError, *UNREADABLE) as error:
         usable = commit and cached.folder.is_dir() and not gaps
         if usable and not isinstance(error, hub.RevisionNotFoundError):
             if not is_offline_mode():
                 log.warning(
-                    "%s=%s: %s: the files in the cache are used", key, repo_id, describe_hub_failure(error)
+                    "%s=%s: %s: the files in the cache are used",
+                    config_key,
+                    repo_id,
+                    describe_hub_failure(error),
                 )
-            return HubSnapshot(key, repo_id, wanted, commit, repo, ())
+            return HubSnapshot(config_key, repo_id, wanted, commit, repo, ())
         raise _build_rejection_error(cached, error) or _build_unavailable_error(
             cached, gaps, error
         ) from error
-    return HubSnapshot(key, repo_id, wanted, commit, repo, hub_cache.select_files(tree, patterns), tree)
+    return HubSnapshot(
+        config_key, repo_id, wanted, commit, repo, hub_cache.select_repository_files(tree, patterns), tree
+    )
 
 
 def download_snapshot(snapshot: HubSnapshot) -> None:
-    """Download the missing files. After an error, everything downloaded so far stays in the cache."""
+    """Download a model's missing files. After an error, all data downloaded so far stays in the
+    cache.
+    """
     missing = snapshot.missing_files
     snapshot.check_disk_space()
-    _check_token()
+    _check_hub_token()
     try:
         with Progress(sum(file.size for file in missing), f"download {snapshot.name}", "bytes") as bar:
             meter = _DownloadMeter(bar)
             for file in missing:
                 _download_file(snapshot, file, meter)
                 meter.finished += file.size
-        hub_cache.write_ref(snapshot)
+        hub_cache.write_commit_ref(snapshot)
     except (TRANSPORT, OSError) as error:
         raise _build_rejection_error(snapshot, error) or _build_interruption_error(snapshot, error) from error
 
 
 @lru_cache(maxsize=64)  # a job asks more than once, and must always get the first answer
-def _query_hub(repo_id: str, revision: str | None) -> tuple[str, Tree]:
-    """Return the commit that a revision names, and its files."""
-    _check_token()
+def _query_hub_files(repo_id: str, revision: str | None) -> tuple[str, Tree]:
+    """Return the commit of a hub revision and its files."""
+    _check_hub_token()
     seconds = constants.HF_HUB_ETAG_TIMEOUT
     info = HfApi(library_name="runner").model_info(
         repo_id, revision=revision, files_metadata=True, timeout=seconds
@@ -115,17 +128,17 @@ def _query_hub(repo_id: str, revision: str | None) -> tuple[str, Tree]:
 
 @dataclass
 class _DownloadMeter:
-    """Progress and speed of a download."""
+    """Measures progress and speed of a download."""
 
     bar: Progress
     finished: int = 0  # bytes of the files that are done
     received: int = 0  # bytes from the network
     started: float = field(default_factory=time.perf_counter)
 
-    def add_bytes(self, position: int, fresh: int) -> None:
-        self.received += fresh
+    def add_bytes(self, file_position: int, new_bytes: int) -> None:
+        self.received += new_bytes
         rate = self.received / max(time.perf_counter() - self.started, 1e-9)
-        self.bar.set_position(self.finished + position, speed=f"{rate / 1e9:.3f} GB/s")
+        self.bar.set_position(self.finished + file_position, speed=f"{rate / 1e9:.3f} GB/s")
 
 
 def _open_without_symlinks(path: str, flags: int) -> int:
@@ -133,14 +146,16 @@ def _open_without_symlinks(path: str, flags: int) -> int:
 
 
 class _PartialFile(FileIO):
-    """A partly downloaded file that is hashed as it grows. Opened again, it continues at its end."""
+    """A partly downloaded file that is hashed while it grows. Reopening continues at the end of the
+    stored data.
+    """
 
-    def __init__(self, path: Path, checksum: str, size: int, meter: _DownloadMeter) -> None:
+    def __init__(self, path: Path, checksum: str, file_nbytes: int, meter: _DownloadMeter) -> None:
         super().__init__(path, "a+", opener=_open_without_symlinks)
         self._meter = meter
-        self._git_head = None if len(checksum) == 64 else b"blob %d\0" % size
+        self._git_head = None if len(checksum) == 64 else b"blob %d\0" % file_nbytes
         self.digest = self._new_digest()
-        if self.tell() > size:
+        if self.tell() > file_nbytes:
             self.truncate(0)
         self.seek(0)
         while piece := self.read(READ_BYTES):
@@ -148,7 +163,7 @@ class _PartialFile(FileIO):
         meter.add_bytes(self.tell(), 0)
 
     def write(self, data: Any) -> int:
-        """Write all data. If the disk fills up, the written part stays for the next attempt."""
+        """Write all data. If the disk fills up, the written part remains for the next attempt."""
         rest = memoryview(data)
         while rest:
             count = super().write(rest) or 0
@@ -158,7 +173,9 @@ class _PartialFile(FileIO):
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
-        """Restart the file, because the server did not continue at the requested byte."""
+        """Truncate the file to restart the download. Called if the server does not continue at the
+        requested byte.
+        """
         kept = super().truncate(size)
         assert kept == 0, "a file is hashed from its first byte"
         self.seek(0)
@@ -170,7 +187,9 @@ class _PartialFile(FileIO):
 
 
 def _download_file(snapshot: HubSnapshot, file: RepositoryFile, meter: _DownloadMeter) -> None:
-    """Download one file into the cache under a lock. A process that waited for the lock finds it complete."""
+    """Download one file into the cache under a lock. Processes that waited for the lock find the
+    file complete.
+    """
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
     about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
     checksum, size = (file.checksum or about.etag or "", file.size if about.size is None else about.size)
@@ -188,33 +207,33 @@ def _download_file(snapshot: HubSnapshot, file: RepositoryFile, meter: _Download
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         if not snapshot.get_blob_path(checksum).exists():
-            _resume_file(snapshot, file.name, url, checksum, size, meter)
+            _resume_download(snapshot, file.name, url, checksum, size, meter)
             snapshot.get_blob_path(checksum, ".part").replace(snapshot.get_blob_path(checksum))
         hub_cache.link_file(snapshot, file, checksum)
 
 
-def _resume_file(
-    snapshot: HubSnapshot, file_name: str, url: str, checksum: str, size: int, meter: _DownloadMeter
+def _resume_download(
+    snapshot: HubSnapshot, file_name: str, url: str, checksum: str, file_nbytes: int, meter: _DownloadMeter
 ) -> None:
-    """Download the rest of a file and verify the checksum of the whole file."""
+    """Download the missing rest of a file, and verify the checksum of the whole file."""
     part = snapshot.get_blob_path(checksum, ".part")
-    if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+    if file_nbytes > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise ConfigError(
-            f"{file_name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
+            f"{file_name} has {file_nbytes / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
             f"`hf download {snapshot.name}` fetches it another way, into the same cache",
             key=snapshot.key,
             value=snapshot.name,
             code="too_large",
         )
-    with _PartialFile(part, checksum, size, meter) as stream:
+    with _PartialFile(part, checksum, file_nbytes, meter) as stream:
         start = stream.tell()
         try:
-            _download_over_http(url, stream, size)
+            _download_over_http(url, stream, file_nbytes)
         except hub.HfHubHTTPError as error:
             if error.response.status_code != RANGE_REFUSED or not start:
                 raise
             stream.truncate(0)
-            _download_over_http(url, stream, size)
+            _download_over_http(url, stream, file_nbytes)
         os.fsync(stream.fileno())
     if (actual := stream.digest.hexdigest()) != checksum:
         part.unlink()
@@ -228,16 +247,20 @@ def _resume_file(
         )
 
 
-def _download_over_http(url: str, stream: _PartialFile, size: int) -> None:
+def _download_over_http(url: str, stream: _PartialFile, file_nbytes: int) -> None:
     # a compressed transfer could not be resumed at a byte of the file
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
     # the whole download has one bar
     target, no_bar = (cast(BinaryIO, stream), cast(Any, silent_tqdm))
-    http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
+    http_get(
+        url, target, resume_size=stream.tell(), headers=headers, expected_size=file_nbytes, tqdm_class=no_bar
+    )
 
 
-def _check_token() -> None:
-    """Reject a token that is invalid in a header, because the HTTP client's own message would reveal it."""
+def _check_hub_token() -> None:
+    """Raise ConfigError for a hub token that is invalid in an HTTP header. The HTTP client's own
+    error would reveal the token.
+    """
     if not re.fullmatch(r"[!-~]*", get_token() or ""):
         raise ConfigError(
             "HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again",
@@ -246,7 +269,9 @@ def _check_token() -> None:
 
 
 def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError | None:
-    """Return an error with a fix if the hub rejected the request, else None."""
+    """Return an error with a suggested fix if the hub rejected the request. None for any other
+    error.
+    """
     key, name = snapshot.key, snapshot.name
     if isinstance(error, hub.GatedRepoError):
         return ConfigError(
@@ -275,7 +300,7 @@ def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> Confi
 def _build_unavailable_error(
     cached: HubSnapshot, missing_files: list[str], error: BaseException
 ) -> ConfigError:
-    """Return the error for a model that is not fully cached while the hub is unavailable."""
+    """Return the error for a model that is not fully cached while the hub is unreachable."""
     key, name, why = cached.key, cached.name, describe_hub_failure(error)
     if not missing_files:
         return ConfigError(
@@ -321,7 +346,9 @@ def _build_interruption_error(snapshot: HubSnapshot, error: BaseException) -> Co
 
 
 def describe_hub_failure(error: BaseException) -> str:
-    """Describe why the hub did not answer. The request is never quoted, because it contains the token."""
+    """Describe why the hub did not answer. The request is never printed, because it contains the
+    token.
+    """
     status = _get_http_status(error)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "the hub cannot be reached (HF_HUB_OFFLINE=1)"

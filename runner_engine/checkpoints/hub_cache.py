@@ -1,4 +1,5 @@
-"""The hub's cache on disk, in huggingface_hub's layout: needed and present files of a snapshot.
+"""The Hugging Face hub's cache on disk, in huggingface_hub's layout: required, cached and
+missing files of a model.
 
 CACHE/models--OWNER--NAME/blobs/<checksum>           contents; <checksum>.part during a download
                           snapshots/<commit>/FILE    links to them: the folder of a model
@@ -32,7 +33,9 @@ Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file l
 
 @dataclass(frozen=True)
 class RepositoryFile:
-    """A file of a hub repository. The checksum names its blob; it is empty if the listing has none."""
+    """A file of a hub repository. The cache names its blob by the checksum, which is empty if the
+    hub's listing has none.
+    """
 
     name: str
     size: int
@@ -53,29 +56,29 @@ class HubSnapshot:
 
     @property
     def folder(self) -> Path:
-        """The folder from which a model is read."""
+        """The snapshot folder in the cache, from which a model is read."""
         return self.repo / "snapshots" / self.commit
 
     @property
     def missing_files(self) -> list[RepositoryFile]:
-        """The files to download, small ones first."""
+        """The files that must be downloaded, small ones first."""
         absent = [file for file in self.files if not (self.folder / file.name).exists()]
         return sorted(absent, key=lambda file: (file.name.endswith(WEIGHTS), file.name))
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes left to download, without those that an interrupted download has stored."""
+        """Bytes that must be downloaded, without those stored by an interrupted download."""
         return sum(max(0, file.size - self._cached_bytes(file)) for file in self.missing_files)
 
     def check_disk_space(self) -> None:
         """Raise ConfigError if the download does not fit on the disk."""
         fix = "make room, name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
-        file_io.check_requested_space(
+        file_io.check_user_disk_space(
             self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix
         )
 
     def get_blob_path(self, checksum: str, suffix: str = "") -> Path:
-        """Return the path of a file's content. It ends in `.part` during a download."""
+        """Return the path of a file's content in the cache. During a download the path ends in `.part`."""
         return self.repo / "blobs" / f"{checksum}{suffix}"
 
     def _cached_bytes(self, file: RepositoryFile) -> int:
@@ -83,13 +86,17 @@ class HubSnapshot:
         return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
-def select_files(tree: Tree, patterns: Iterable[str]) -> tuple[RepositoryFile, ...]:
-    """Select the repository files that a model needs, without duplicate weight formats."""
+def select_repository_files(listing: Tree, patterns: Iterable[str]) -> tuple[RepositoryFile, ...]:
+    """Select the files of a hub repository that a model needs. Only one of several weight formats is
+    selected.
+    """
     patterns = tuple(patterns)
-    has_main = any(MAIN.fullmatch(name) for name in tree)
-    names = [name for name in tree if model_files.is_model_file(name, patterns)]
+    has_main = any(MAIN.fullmatch(name) for name in listing)
+    names = [name for name in listing if model_files.is_model_file(name, patterns)]
     return tuple(
-        _parse_repository_file(name, tree[name]) for name in names if not (has_main and SPARE.fullmatch(name))
+        _parse_repository_file(name, listing[name])
+        for name in names
+        if not (has_main and SPARE.fullmatch(name))
     )
 
 
@@ -102,18 +109,20 @@ def _parse_repository_file(name: str, entry: dict[str, Any]) -> RepositoryFile:
 
 
 def write_file_list(snapshot: HubSnapshot) -> None:
-    """Store the list of a snapshot's files, so that later runs can tell whether it is complete."""
+    """Store the list of a snapshot's files in the cache, so that later runs can check whether the
+    snapshot is complete.
+    """
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
-    replace_text(_tree_path(snapshot.repo, snapshot.commit), tree)
+    replace_text(_file_list_path(snapshot.repo, snapshot.commit), tree)
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
         # a ref to an older, complete snapshot stays until the new one is complete
-        write_ref(snapshot)
+        write_commit_ref(snapshot)
 
 
-def write_ref(snapshot: HubSnapshot) -> None:
-    """Store the commit of a branch or tag."""
+def write_commit_ref(snapshot: HubSnapshot) -> None:
+    """Store in the cache which commit a branch or tag points to."""
     if snapshot.revision != snapshot.commit:
         replace_text(snapshot.repo / "refs" / snapshot.revision, snapshot.commit)
 
@@ -126,8 +135,10 @@ def link_file(snapshot: HubSnapshot, file: RepositoryFile, checksum: str) -> Non
     )
 
 
-def cached_commit(repo: Path, revision: str) -> str:
-    """Return a revision's commit at the last hub query. Empty if the cache does not know it."""
+def read_cached_commit(repo: Path, revision: str) -> str:
+    """Return the commit that a revision pointed to at the last hub query. Empty if the cache does
+    not know the revision.
+    """
     if COMMIT.fullmatch(revision):
         return revision
     try:
@@ -138,16 +149,18 @@ def cached_commit(repo: Path, revision: str) -> str:
 
 
 def read_file_list(repo: Path, commit: str) -> Tree:
-    """Return the files of a repository at a commit. Empty if the cache has no listing."""
+    """Return the cached file list of a repository at a commit. Empty if the cache has none."""
     try:
-        stored = json.loads(_tree_path(repo, commit).read_text())
+        stored = json.loads(_file_list_path(repo, commit).read_text())
         return dict(stored["files"]) if stored["format_version"] == TREE_FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
-def find_missing_files(cached: HubSnapshot, patterns: Iterable[str]) -> list[str]:
-    """List what a cached snapshot lacks, by its file list, its shard index or the presence of weights."""
+def list_missing_files(cached: HubSnapshot, patterns: Iterable[str]) -> list[str]:
+    """List the files that a cached snapshot lacks. They follow from its file list, its shard index,
+    or the absence of weights.
+    """
     if cached.tree or not cached.folder.is_dir():
         return [file.name for file in cached.missing_files]
     if not any(pattern.endswith(WEIGHTS) for pattern in patterns):
@@ -164,5 +177,5 @@ def find_missing_files(cached: HubSnapshot, patterns: Iterable[str]) -> list[str
     return [] if any(name.endswith(WEIGHTS) for name in present) else ["the weights (*.safetensors or *.bin)"]
 
 
-def _tree_path(repo: Path, commit: str) -> Path:
+def _file_list_path(repo: Path, commit: str) -> Path:
     return repo / "trees" / f"{commit}.json"

@@ -1,4 +1,6 @@
-"""Parses hub names of .gguf files, OWNER/MODEL:QUANT, and finds the file."""
+"""Parses hub names of .gguf files, OWNER/MODEL:QUANT, and finds the named file in a downloaded
+repository.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,21 @@ BESIDE = ("mmproj", "imatrix")  # what lies beside the model in such a repositor
 
 @dataclass(frozen=True)
 class HubGgufName:
-    """A hub repository and the quantization that selects one of its .gguf files."""
+    """A hub repository and the quantization that selects one of the repository's .gguf files."""
 
     repository: str
     quant: str
 
     @property
     def download_patterns(self) -> tuple[str, ...]:
-        """File patterns to download, in the usual spellings of the quantization."""
+        """File patterns to download, which cover the usual spellings of the quantization."""
         spellings = dict.fromkeys((self.quant, self.quant.upper(), self.quant.lower()))
         return tuple(f"*{spelling}*.gguf" for spelling in spellings)
 
-    def find_file(self, folder: Path, key: str) -> Path:
-        """Return the only matching file, or its first part. Raises ConfigError for none or several."""
+    def find_file(self, folder: Path, config_key: str) -> Path:
+        """Return the only .gguf file with this quantization, or the first part of a split one. Raises
+        ConfigError for none or several.
+        """
         exact = re.compile(rf"(^|[.\-_/]){re.escape(self.quant)}([.\-]|$)", re.I)
         found = [
             file
@@ -41,14 +45,14 @@ class HubGgufName:
             has = f"has several such files: {names}" if found else "has no .gguf file of that name"
             raise ConfigError(
                 f"{self.repository} {has}",
-                key=key,
+                key=config_key,
                 value=f"{self.repository}:{self.quant}",
                 code="ambiguous" if found else "not_found",
             )
         return found[0]
 
 
-def parse_hub_gguf(name: str) -> HubGgufName | None:
-    """Parse OWNER/MODEL:QUANT. Returns None for other names."""
+def parse_hub_gguf_name(name: str) -> HubGgufName | None:
+    """Parse OWNER/MODEL:QUANT. Returns None for names of another form."""
     found = NAMED.fullmatch(name)
     return None if found is None else HubGgufName(found[1], found[2])

@@ -1,4 +1,5 @@
-"""Computes the KV cache and recurrent state per sequence from config.json; no torch.
+"""Computes the bytes of the KV cache and of recurrent states per sequence from config.json.
+Imports no torch.
 
 These are the sizes that the scheduler stores, not the minimum: heads of all layers are stored in
 the widest layer's shape, and a model with latent attention (MLA) stores the expanded keys and
@@ -15,7 +16,7 @@ from runner_base import BYTES
 from runner_engine.checkpoints.layer_kinds import (
     derive_layer_kinds,
     find_first_kv_sharing_layer,
-    read_sliding_window,
+    read_sliding_window_tokens,
 )
 from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvPrecision
 
@@ -31,14 +32,16 @@ REWOUND = 32  # places before a window that stay: guessed tokens may turn out wr
 LEAST_SPARE, SPARE_SHARE = (64, 4)
 
 
-def max_window_positions(window: int, positions: int) -> int:
-    """Return how many of a sequence's positions a sliding-window layer keeps at most."""
-    return min(positions, window + compute_window_slack(window))
+def compute_max_window_positions(window: int, num_positions: int) -> int:
+    """Return the maximum number of positions of a sequence that a sliding-window layer stores."""
+    return min(num_positions, window + compute_window_slack(window))
 
 
-def compute_window_slack(window: int) -> int:
-    """Return how many positions beyond its window a layer keeps. Freeing many at once is faster."""
-    return REWOUND + max(window // SPARE_SHARE, LEAST_SPARE)
+def compute_window_slack(window_tokens: int) -> int:
+    """Return how many positions beyond its sliding window a layer stores. Freeing many positions at
+    once is faster.
+    """
+    return REWOUND + max(window_tokens // SPARE_SHARE, LEAST_SPARE)
 
 
 @dataclass(frozen=True)
@@ -67,51 +70,53 @@ class KvSize:
     def prompt_bytes(
         self, num_sequences: int, prompt_tokens: int, last_pass: tuple[int, int], keeps_windows: bool
     ) -> int:
-        """Return the bytes of all sequences during the last prefill pass.
+        """Return the KV bytes of all sequences during the last prefill pass.
 
-        last: sequences and tokens per sequence of that pass. keeps_windows: layers with a sliding window
-        free positions before it after each pass.
+        last_pass: sequences and tokens per sequence of the last prefill pass. keeps_windows: layers
+        with a sliding window free positions before it after each pass.
         """
         kept = min(prompt_tokens, self._min_window_positions) if keeps_windows else prompt_tokens
         of_windows = (num_sequences - last_pass[0]) * kept + last_pass[0] * min(
             kept + last_pass[1], prompt_tokens
         )
-        return num_sequences * self._bytes_outside_windows(prompt_tokens) + self.window_bytes * of_windows
+        return num_sequences * self._compute_unwindowed_nbytes(prompt_tokens) + self.window_bytes * of_windows
 
     def final_bytes(
         self, num_sequences: int, prompt_tokens: int, new_tokens: int, keeps_windows: bool
     ) -> int:
-        """Return the bytes of all sequences at the end of decoding."""
+        """Return the KV bytes of all sequences at the end of decoding."""
         kept = prompt_tokens + new_tokens
         if keeps_windows:
             kept = min(
-                max_window_positions(self.window, kept),
+                compute_max_window_positions(self.window, kept),
                 min(prompt_tokens, self._min_window_positions) + new_tokens,
             )
         return num_sequences * (
-            self._bytes_outside_windows(prompt_tokens + new_tokens) + self.window_bytes * kept
+            self._compute_unwindowed_nbytes(prompt_tokens + new_tokens) + self.window_bytes * kept
         )
 
     @property
     def _min_window_positions(self) -> int:
-        """Positions that a sliding-window layer keeps just after older ones were freed."""
+        """Positions that a sliding-window layer stores right after older positions were freed."""
         return self.window + REWOUND + self.page // 2
 
-    def _bytes_outside_windows(self, positions: int) -> int:
-        """Return a sequence's bytes without those of sliding-window layers."""
+    def _compute_unwindowed_nbytes(self, positions: int) -> int:
+        """Return a sequence's KV bytes in all layers without a sliding window."""
         return self.state_bytes + self.first_bytes + self.full_bytes * positions
 
 
 def compute_kv_size(
     config: Mapping[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model, lanes: int = 1
 ) -> KvSize:
-    """Compute what a model stores per sequence. lanes: head sizes are rounded up to a multiple of it."""
+    """Compute the bytes that a model stores per sequence. lanes: head sizes are rounded up to a
+    multiple of this number.
+    """
     kinds = derive_layer_kinds(config)
     own = kinds[: find_first_kv_sharing_layer(config)]
     kv_heads, width = read_kv_head_shape(config)
     width = -(-width // lanes) * lanes
     in_windows = [kind.has_window for kind in own if kind.has_attention or kind.has_window]
-    each = [kv_heads * layer_head_bytes(kv_cache, layer, len(in_windows), width, dtype_bytes)
+    each = [kv_heads * compute_layer_head_nbytes(kv_cache, layer, len(in_windows), width, dtype_bytes)
             for layer in range(len(in_windows))]  # fmt: skip
     window_bytes = sum(
         of_layer for of_layer, is_in_window in zip(each, in_windows, strict=True) if is_in_window
@@ -119,36 +124,41 @@ def compute_kv_size(
     return KvSize(
         full_layers=len(in_windows) - sum(in_windows),
         window_layers=sum(in_windows),
-        window=read_sliding_window(config) or 0,
+        window=read_sliding_window_tokens(config) or 0,
         full_bytes=sum(each) - window_bytes,
         window_bytes=window_bytes,
-        page=PAGE_BYTES // max(head_bytes(width, dtype_bytes, kv_cache.keys), 1),
+        page=PAGE_BYTES // max(compute_head_nbytes(width, dtype_bytes, kv_cache.keys), 1),
         state_bytes=sum(kind.has_state for kind in kinds)
-        * compute_recurrent_state_bytes(config, dtype_bytes),
+        * compute_recurrent_state_nbytes(config, dtype_bytes),
         first_bytes=2 * FIRST_TOKENS * len(in_windows) * kv_heads * width * dtype_bytes
         if kv_cache.first_tokens
         else 0,
     )
 
 
-def layer_head_bytes(kv_cache: KvCache, layer: int, layers: int, dim: int, dtype_bytes: int) -> int:
-    """Return the bytes of one position's key and value per head, in one of `layers` attention layers."""
+def compute_layer_head_nbytes(
+    kv_cache: KvCache, layer: int, num_layers: int, head_dim: int, dtype_bytes: int
+) -> int:
+    """Return the bytes per head of the key and the value of one position, in the attention layer
+    with index `layer`.
+    """
     return sum(
-        head_bytes(dim, dtype_bytes, numbers) for numbers in kv_cache.get_layer_precisions(layer, layers)
+        compute_head_nbytes(head_dim, dtype_bytes, numbers)
+        for numbers in kv_cache.get_layer_precisions(layer, num_layers)
     )
 
 
-def head_bytes(dim: int, dtype_bytes: int, precision: KvPrecision) -> int:
-    """Return the bytes of one position's key or value per head."""
+def compute_head_nbytes(head_dim: int, dtype_bytes: int, precision: KvPrecision) -> int:
+    """Return the bytes per head of one position's key, or of its value."""
     if precision is KvPrecision.int8:
-        return dim + SCALE_BYTES
+        return head_dim + SCALE_BYTES
     if precision is KvPrecision.int4:
-        return -(-dim // INT4_GROUP) * INT4_GROUP_BYTES
-    return dim * dtype_bytes
+        return -(-head_dim // INT4_GROUP) * INT4_GROUP_BYTES
+    return head_dim * dtype_bytes
 
 
 def read_kv_head_shape(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the number of key-value heads and their size, as the maximum over all layers."""
+    """Return the number of key-value heads and the head size, each the maximum over all layers."""
     heads = _find_first_setting(config, "num_attention_heads", "n_head", default=1)
     layers = config.get("per_layer_config")
     others = (
@@ -159,7 +169,7 @@ def read_kv_head_shape(config: Mapping[str, Any]) -> tuple[int, int]:
         _find_first_setting(config, key) for key in ("num_global_key_value_heads", "swa_num_key_value_heads")
     ]
     kv_heads = max(_find_first_setting(config, "num_key_value_heads", default=heads), *many)
-    if config.get("model_type") in TWICE_IN_WINDOWS and read_sliding_window(config) is not None:
+    if config.get("model_type") in TWICE_IN_WINDOWS and read_sliding_window_tokens(config) is not None:
         kv_heads *= 2
     if _find_first_setting(config, "kv_lora_rank") and (
         nope := _find_first_setting(config, "qk_nope_head_dim")
@@ -177,8 +187,9 @@ def read_kv_head_shape(config: Mapping[str, Any]) -> tuple[int, int]:
     return kv_heads, max(own, *wide)
 
 
-def compute_recurrent_state_bytes(config: Mapping[str, Any], dtype_bytes: int) -> int:
-    """Return the bytes of one recurrent layer's state: recent convolution inputs, and sums in float32.
+def compute_recurrent_state_nbytes(config: Mapping[str, Any], dtype_bytes: int) -> int:
+    """Return the bytes of one recurrent layer's state: the most recent convolution inputs, and the
+    recurrent sums in float32.
 
     Of a convolution over K inputs the last K − 1 are kept.
     """
@@ -218,10 +229,10 @@ def compute_recurrent_state_bytes(config: Mapping[str, Any], dtype_bytes: int) -
     return (kernel - 1) * mixed * dtype_bytes + sums * BYTES["float32"]
 
 
-def _compute_mamba_state_size(config: Mapping[str, Any], hidden: int) -> tuple[int, int]:
-    """Return the channels of a Mamba layer's convolution and the number of its state values."""
+def _compute_mamba_state_size(config: Mapping[str, Any], hidden_size: int) -> tuple[int, int]:
+    """Return the number of convolution channels and of state elements of a Mamba layer."""
     states = _find_first_setting(config, "mamba_d_state", "ssm_state_size", "state_size")
-    inner = _find_first_setting(config, "mamba_expand", "expand", default=2) * hidden
+    inner = _find_first_setting(config, "mamba_expand", "expand", default=2) * hidden_size
     heads = _find_first_setting(config, "mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
     dim = _find_first_setting(config, "mamba_d_head", "mamba_head_dim", "mamba_headdim")
     if config.get("model_type") == "mamba2":
@@ -239,7 +250,9 @@ def _compute_mamba_state_size(config: Mapping[str, Any], hidden: int) -> tuple[i
 
 
 def _find_first_setting(config: Mapping[str, Any], *keys: str, default: int = 0) -> int:
-    """Return the first of these settings that is present, or the maximum of a per-layer list."""
+    """Return the first setting that the config contains. For a per-layer list, the maximum is
+    returned.
+    """
     value = next((config[key] for key in keys if config.get(key)), default)
     if isinstance(value, list):
         value = max(value)

@@ -1,4 +1,5 @@
-"""Derives each layer's kind from config.json: full attention, sliding window, state, or none; no torch.
+"""Derives the kind of each layer from config.json: full attention, sliding window, recurrent, or
+neither. Imports no torch.
 
 Newer files name the kind of each layer. For older ones the family's own rule applies, as in
 transformers.
@@ -13,7 +14,9 @@ from typing import Any
 
 
 class LayerKind(StrEnum):
-    """What a layer stores of earlier tokens."""
+    """What a layer stores of earlier tokens: all keys and values, those within a sliding window, a
+    recurrent state, or nothing.
+    """
 
     full = "full"  # keys and values of all of them
     window = "window"  # those within a window
@@ -84,20 +87,22 @@ def derive_layer_kinds(config: Mapping[str, Any]) -> list[LayerKind]:
     else:
         count = count_layers(config)
         kinds = [_infer_layer_kind(config, number, count) for number in range(count)]
-    if read_sliding_window(config) is None:
+    if read_sliding_window_tokens(config) is None:
         without = {WINDOW: FULL, LayerKind.state_and_window: LayerKind.state_and_full}
         kinds = [without.get(kind, kind) for kind in kinds]
     return kinds
 
 
 def count_layers(config: Mapping[str, Any]) -> int:
-    """Return the number of layers. Families with two attentions per layer count each layer twice."""
+    """Return the number of layers. In families with two attention modules per layer, each layer
+    counts twice.
+    """
     count = next((config[key] for key in ("num_hidden_layers", "n_layer") if config.get(key)), 0)
     return int(count) if count else 2 * int(config.get("num_layers") or 0)
 
 
-def read_sliding_window(config: Mapping[str, Any]) -> int | None:
-    """Return the sliding window in tokens. None if no layer has one."""
+def read_sliding_window_tokens(config: Mapping[str, Any]) -> int | None:
+    """Return the size of the sliding window in tokens. None if no layer has one."""
     if config.get("use_sliding_window") is False:
         return None
     sizes = [config[key] for key in WINDOWS if isinstance(config.get(key), int)]
@@ -105,7 +110,7 @@ def read_sliding_window(config: Mapping[str, Any]) -> int | None:
 
 
 def find_first_kv_sharing_layer(config: Mapping[str, Any]) -> int:
-    """Return the index of the first layer that reuses an earlier layer's keys and values.
+    """Return the index of the first layer that reuses the keys and values of an earlier layer.
 
     All later layers do so, too.
     """
@@ -113,7 +118,9 @@ def find_first_kv_sharing_layer(config: Mapping[str, Any]) -> int:
 
 
 def _infer_layer_kind(config: Mapping[str, Any], layer: int, num_layers: int) -> LayerKind:
-    """Return the kind of a layer that the config does not name, by its family's rule."""
+    """Infer a layer's kind from the rule of the model family, for configs that do not list layer
+    types.
+    """
     full_family = str(config.get("model_type", ""))
     family = re.sub(r"(_text|_unified)+$", "", full_family)
     if family in ONLY_STATES:
@@ -135,7 +142,7 @@ def _infer_layer_kind(config: Mapping[str, Any], layer: int, num_layers: int) ->
 
 
 def _find_attention_layers(config: Mapping[str, Any], family: str, num_layers: int) -> set[int] | None:
-    """Return a hybrid model's attention layers. None for other models."""
+    """Return the indices of a hybrid model's attention layers. None for models that are no hybrids."""
     for key in ("attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids"):
         if isinstance(config.get(key), list):
             return set(config[key])

@@ -1,4 +1,5 @@
-"""Rules of transformers and libraries for a family's tensors, by their names in checkpoints; no torch.
+"""Rules of transformers and quantization libraries about a model family's tensors, by tensor
+name. Imports no torch.
 
 In a few families some tensors stay in float32, libraries leave some linear layers unquantized, or
 there are linear layers outside the blocks. A plan follows the same rules;
@@ -48,13 +49,15 @@ OUTSIDE_BLOCKS = re.compile(
 
 
 def compute_unquantized_nbytes(tensor_name: str, num_elements: int, family: str, dtype_bytes: int) -> int:
-    """Return the bytes of an unquantized tensor, which some families keep in float32."""
+    """Return the bytes of an unquantized tensor after loading. Some model families keep certain
+    tensors in float32.
+    """
     kept = IN_FLOAT32.get(family)
     is_kept = kept is not None and kept.search(tensor_name) is not None
     return num_elements * (max(dtype_bytes, FLOAT32_BYTES) if is_kept else dtype_bytes)
 
 
-def is_never_quantized(tensor_name: str, family: str) -> bool:
-    """Whether libraries never quantize this linear layer."""
+def is_excluded_from_quantization(tensor_name: str, family: str) -> bool:
+    """Whether quantization libraries always leave this linear layer unquantized."""
     left = LEFT_PLAIN.get(family)
     return left is not None and left.search(tensor_name) is not None

@@ -1,4 +1,5 @@
-"""Finds a checkpoint's linear layers by tensor names, and decides how each is quantized; no torch.
+"""Finds a checkpoint's linear layers by tensor name, and decides how each is quantized. Imports
+no torch.
 
 One walk over the headers decides: predictions, refusals and the layers that the loader leaves plain
 follow from it. Names decide what is a linear layer in the model: where quantization separates
@@ -19,14 +20,14 @@ from runner_engine.checkpoints.experts import ExpertMatrix
 from runner_engine.checkpoints.library_rules import (
     OUTSIDE_BLOCKS,
     compute_unquantized_nbytes,
-    is_never_quantized,
+    is_excluded_from_quantization,
 )
 from runner_engine.checkpoints.resolved_model import ModelFiles
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.quantization.base import OTHER_LINEAR, QuantizationConfig
 from runner_engine.quantization.capabilities import SizeChecker
 from runner_engine.quantization.quantization_mix import QuantizationMix
-from runner_engine.quantization.quantized_share import QuantizedShare, check_unquantizable
+from runner_engine.quantization.quantized_share import QuantizedShare, check_few_unquantizable
 
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 EXPERT = re.compile(r"(^|\.)experts\.\d+\.")  # one of a mixture, whose matrices are stored apart
@@ -40,7 +41,7 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """How each tensor of an unquantized checkpoint will be quantized, by tensor name."""
+    """Assigns a quantization to each tensor of an unquantized checkpoint, by tensor name."""
 
     choices: dict[str, QuantizationConfig]  # of those that are quantized
     unfit: dict[str, tuple[str, int]]  # layers that cannot be: why, and their numbers
@@ -48,8 +49,8 @@ class QuantizationPlan:
     left: dict[str, int]  # the numbers in each matrix that stays as it is
 
     def check_unquantizable(self, quantization_name: str) -> None:
-        """Raise ConfigError for layers that cannot be quantized, unless they are few."""
-        check_unquantizable(quantization_name, self.unfit, self.share.in_blocks)
+        """Raise ConfigError if more than a few layers cannot be quantized."""
+        check_few_unquantizable(quantization_name, self.unfit, self.share.in_blocks)
 
 
 def plan_quantization(
@@ -57,14 +58,16 @@ def plan_quantization(
     config: Mapping[str, Any],
     quantization_mix: QuantizationMix,
     device: str = "cpu",
-    fuses_experts: bool = True,
+    has_fused_experts: bool = True,
     dtype_bytes: int = 2,
 ) -> QuantizationPlan:
-    """Decide for each tensor by name and shape. A layer that its format does not support stays plain."""
+    """Decide by name and shape how each tensor is quantized. A layer that the format does not
+    support stays unquantized.
+    """
     family = str(config.get("model_type", ""))
-    ties_blocks = fuses_experts and bool(config.get("tie_word_embeddings", True))
+    ties_blocks = has_fused_experts and bool(config.get("tie_word_embeddings", True))
     listed = list(tensors)
-    parts = {tensor.name: classify_tensor(tensor, fuses_experts, family) for tensor in listed}
+    parts = {tensor.name: classify_tensor(tensor, has_fused_experts, family) for tensor in listed}
     is_tied = bool(config.get("tie_word_embeddings")) and "embedding" in parts.values()
     choices: dict[str, QuantizationConfig] = {}
     unfit: dict[str, tuple[str, int]] = {}
@@ -89,7 +92,7 @@ def plan_quantization(
             choice is not None and choice.supports_family(family, quantization_mix.base.is_mixed)
         )
         is_shared = ties_blocks and SHARED.search(tensor.name)
-        is_left = is_shared or is_never_quantized(tensor.name, family)
+        is_left = is_shared or is_excluded_from_quantization(tensor.name, family)
         if choice is not None and choice.packed and is_reached and not is_left:
             outputs, inputs = get_linear_shape(tensor, config)
             reason = (
@@ -130,7 +133,7 @@ def plan_quantization(
 def plan_model_quantization(
     files: ModelFiles, quantization_mix: QuantizationMix, device: str
 ) -> QuantizationPlan:
-    """Plan the quantization of a job's model from its headers."""
+    """Plan the quantization of a model from the headers of its files."""
     return plan_quantization(
         files.separate_tensors,
         files.text_settings,
@@ -141,8 +144,8 @@ def plan_model_quantization(
     )
 
 
-def separates_experts(files: ModelFiles, quantization_mix: QuantizationMix) -> bool:
-    """Whether a load separates experts, which it does if any of their matrices is quantized."""
+def will_separate_experts(files: ModelFiles, quantization_mix: QuantizationMix) -> bool:
+    """Whether the load separates fused experts. This happens if any expert matrix is quantized."""
     matrices = (tensor for tensor in files.separate_tensors if isinstance(tensor, ExpertMatrix))
     return quantization_mix.quantizes and any(
         quantization_mix.select_layer_config(get_layer_path(matrix)).packed for matrix in matrices
@@ -150,20 +153,22 @@ def separates_experts(files: ModelFiles, quantization_mix: QuantizationMix) -> b
 
 
 def list_loaded_tensors(files: ModelFiles, quantization_mix: QuantizationMix) -> list[TensorLocation]:
-    """Return a model's tensors in their loaded form, with experts separate or as stored."""
-    return files.separate_tensors if separates_experts(files, quantization_mix) else files.tensors
+    """Return a model's tensors in their loaded form: experts separate or fused, depending on the
+    quantization.
+    """
+    return files.separate_tensors if will_separate_experts(files, quantization_mix) else files.tensors
 
 
 @dataclass(frozen=True)
 class PlainLayers:
-    """The linear layers that a quantization leaves in model.dtype."""
+    """The linear layers that stay unquantized, in model.dtype."""
 
     nbytes: int  # of the linear weights in blocks
     share_of_shapes: float  # of all shapes of linear weights, so many have a plain one
     has_quantized_head: bool
 
 
-def measure_plain_layers(files: ModelFiles, quantization_mix: QuantizationMix) -> PlainLayers:
+def measure_unquantized_layers(files: ModelFiles, quantization_mix: QuantizationMix) -> PlainLayers:
     layers, heads = find_linear_layers(
         list_loaded_tensors(files, quantization_mix), files.text_settings, files.fuses_experts
     )
@@ -179,25 +184,29 @@ def measure_plain_layers(files: ModelFiles, quantization_mix: QuantizationMix) -
 
 
 def find_linear_layers(
-    tensors: Iterable[TensorLocation], config: Mapping[str, Any], fuses_experts: bool = True
+    tensors: Iterable[TensorLocation], config: Mapping[str, Any], has_fused_experts: bool = True
 ) -> tuple[dict[str, TensorLocation], dict[str, TensorLocation]]:
-    """Return linear weights in blocks by layer path, and the head unless it is tied."""
+    """Return the weights of linear layers in decoder blocks by layer path, and the head's weight
+    unless it is tied.
+    """
     by_part: dict[str, dict[str, TensorLocation]] = {}
     for tensor in tensors:
-        part = classify_tensor(tensor, fuses_experts, config.get("model_type"))
+        part = classify_tensor(tensor, has_fused_experts, config.get("model_type"))
         if part != "linear" or IN_A_BLOCK.search(tensor.name):
             by_part.setdefault(part, {})[get_layer_path(tensor)] = tensor
     is_tied = config.get("tie_word_embeddings") and "embedding" in by_part
     return by_part.get("linear", {}), {} if is_tied else by_part.get("head", {})
 
 
-def classify_tensor(tensor: TensorLocation, fuses_experts: bool = True, family: object = "") -> str:
-    """Return a tensor's part of the model: linear, expert, embedding, head or other."""
+def classify_tensor(tensor: TensorLocation, has_fused_experts: bool = True, family: object = "") -> str:
+    """Return the part of the model that a tensor belongs to: linear, expert, embedding, head or
+    other.
+    """
     if isinstance(tensor, ExpertMatrix):
         return "linear"
     if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
         return "head"
-    if fuses_experts and len(tensor.shape) == 2 and IN_A_BLOCK.search(tensor.name):
+    if has_fused_experts and len(tensor.shape) == 2 and IN_A_BLOCK.search(tensor.name):
         if EXPERT.search(tensor.name):
             return "expert"
         if ROUTER.search(tensor.name) and family not in LINEAR_ROUTERS:
@@ -209,29 +218,33 @@ def classify_tensor(tensor: TensorLocation, fuses_experts: bool = True, family: 
 
 
 def get_linear_shape(tensor: TensorLocation, config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the outputs and inputs of a linear weight. GPT-2 stores it transposed."""
+    """Return the number of outputs and inputs of a linear layer's weight. GPT-2 stores the weight
+    transposed.
+    """
     first, second = tensor.shape
     is_turned = config.get("model_type") in OTHER_LINEAR and IN_A_BLOCK.search(tensor.name)
     return (second, first) if is_turned else (first, second)
 
 
-def find_block_index(path: str) -> int:
-    """Return which component of a layer's path is its block number. Raises ConfigError if none is."""
-    number = next((at for at, part in enumerate(path.split(".")) if part.isdigit()), None)
+def find_block_number_component(layer_path: str) -> int:
+    """Return which dot-separated component of a layer's path is the block number. Raises ConfigError
+    if there is none.
+    """
+    number = next((at for at, part in enumerate(layer_path.split(".")) if part.isdigit()), None)
     if number is None:
         raise ConfigError(
             "a linear layer outside of the model's blocks, whose loss is not measured",
-            key=path,
+            key=layer_path,
             code="unsupported",
         )
     return number
 
 
-def get_block_path(path: str) -> str:
-    """Return the path of the block that contains a layer."""
-    return ".".join(path.split(".")[: find_block_index(path) + 1])
+def get_block_path(layer_path: str) -> str:
+    """Return the path of the decoder block that contains a layer."""
+    return ".".join(layer_path.split(".")[: find_block_number_component(layer_path) + 1])
 
 
 def get_layer_path(tensor: TensorLocation) -> str:
-    """Return the path of the layer that a weight belongs to."""
+    """Return the path of the layer that a weight tensor belongs to."""
     return tensor.name.removesuffix(".weight")

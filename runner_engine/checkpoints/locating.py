@@ -1,4 +1,4 @@
-"""Locates a model's or adapter's files: folder, single file, hub cache, or download."""
+"""Locates the files of a model or adapter: local folder, single file, hub cache, or download."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _no_downloads = ContextVar("no_downloads", default=False)
 
 
 class DownloadRequired(Exception):
-    """Raised within `no_downloads` if a download is needed."""
+    """Raised inside `no_downloads` if files would have to be downloaded."""
 
 
 @contextmanager
-def no_downloads(enabled: bool) -> Iterator[None]:
-    """Context in which downloads raise DownloadRequired, as for a plan."""
+def forbid_downloads(enabled: bool) -> Iterator[None]:
+    """Context in which downloads raise DownloadRequired. It serves plans, which must not download."""
     before = _no_downloads.set(enabled)
     try:
         yield
@@ -31,9 +31,9 @@ def no_downloads(enabled: bool) -> Iterator[None]:
 
 
 def locate_model(model: LocalModelConfig) -> Path:
-    """Return a model's local folder or .gguf file. Only hub ids are downloaded."""
+    """Return a model's local folder or .gguf file. Hub models that are not cached are downloaded."""
     if model.random_weights:
-        return random_weights.ensure_checkpoint(model)
+        return random_weights.ensure_random_checkpoint(model)
     path = Path(model.name).expanduser().absolute()
     if not model.asks_hub and not path.exists():
         raise ConfigError(
@@ -45,12 +45,16 @@ def locate_model(model: LocalModelConfig) -> Path:
         )
     if model.name == "embedded" and model.asks_hub:
         return MODEL_DIR
-    if gguf_file.is_gguf(path):
+    if gguf_file.is_gguf_file(path):
         return path
-    if (of_hub := hub_gguf.parse_hub_gguf(model.name)) is not None and model.asks_hub and not path.exists():
+    if (
+        (of_hub := hub_gguf.parse_hub_gguf_name(model.name)) is not None
+        and model.asks_hub
+        and not path.exists()
+    ):
         key = f"{model.key}.name"
         fetched = of_hub.repository, model.revision, model.cache_dir, of_hub.download_patterns
-        return of_hub.find_file(download_folder(key, *fetched), key)
+        return of_hub.find_file(download_hub_model(key, *fetched), key)
     if not (path / "config.json").exists() and (files := sorted(file.name for file in path.glob("*.gguf"))):
         raise ConfigError(
             "a folder with .gguf files; name one, with quantization=gguf: "
@@ -59,18 +63,20 @@ def locate_model(model: LocalModelConfig) -> Path:
             value=model.name,
             code="ambiguous",
         )
-    return _resolve_folder(f"{model.key}.name", model.name, "config.json", model.revision, model.cache_dir)
+    return _resolve_model_folder(
+        f"{model.key}.name", model.name, "config.json", model.revision, model.cache_dir
+    )
 
 
 def locate_config_folder(name: str) -> Path:
-    """Return a folder with a model's config.json. Of a hub id, only that file is downloaded."""
+    """Return a folder with the model's config.json. For a hub id, only config.json is downloaded."""
     if name == "embedded":
         return MODEL_DIR
-    return _resolve_folder("--base", name, "config.json", patterns=("config.json",))
+    return _resolve_model_folder("--base", name, "config.json", patterns=("config.json",))
 
 
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
-    """Return the adapter's local folder (peft) or file (pth)."""
+    """Return an adapter's local folder (peft) or file (pth)."""
     is_file = lora.is_single_file
     shipped = {"embedded": LORA_PTH_PATH} if is_file else LORA_PEFT_DIRS
     if lora.path in shipped:
@@ -83,7 +89,9 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
         return shipped[lora.path]
     if not is_file:
         revision = getattr(lora, "revision", None)
-        return _resolve_folder(lora.path_key, lora.path, "adapter_config.json", revision, model.cache_dir)
+        return _resolve_model_folder(
+            lora.path_key, lora.path, "adapter_config.json", revision, model.cache_dir
+        )
     path = Path(lora.path).expanduser().absolute()
     need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
     check_value(not path.is_dir(), "lora.path", lora.path, need)
@@ -91,17 +99,19 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     return path
 
 
-def _resolve_folder(
-    key: str,
+def _resolve_model_folder(
+    config_key: str,
     name: str,
-    required: str,
+    required_file: str,
     revision: str | None = None,
     cache_dir: str | None = None,
     patterns: tuple[str, ...] = model_files.HUB,
 ) -> Path:
-    """Return the folder that a name denotes, downloaded if it is a hub id. It must contain `required`."""
+    """Return the local folder of a model. A hub id is downloaded. The folder must contain the file
+    `required_file`.
+    """
     path = Path(name).expanduser()
-    what = "adapter" if required.startswith("adapter") else "model"
+    what = "adapter" if required_file.startswith("adapter") else "model"
     looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
     looks_local |= is_gguf_file_name(name)  # not a hub id, although OWNER/FILE.gguf looks like one
     if path.is_dir():
@@ -109,7 +119,7 @@ def _resolve_folder(
     elif path.exists():
         also = " or a .gguf file" if what == "model" else ""
         raise ConfigError(
-            f"{path} is a file, a {what} is a folder{also}", key=key, value=name, code="bad_value"
+            f"{path} is a file, a {what} is a folder{also}", key=config_key, value=name, code="bad_value"
         )
     elif looks_local:
         is_of_hub = (
@@ -121,24 +131,27 @@ def _resolve_folder(
             else ""
         )
         raise ConfigError(
-            f"{what} path does not exist: {path.absolute()}{fix}", key=key, value=name, code="not_found"
+            f"{what} path does not exist: {path.absolute()}{fix}",
+            key=config_key,
+            value=name,
+            code="not_found",
         )
     elif "/" not in name:
-        raise unknown_model.build_unknown_name_error(key, name, what)
+        raise unknown_model.build_unknown_name_error(config_key, name, what)
     else:
-        folder = download_folder(key, name, revision, cache_dir, patterns)
-    if not (folder / required).exists():
-        raise unknown_model.build_missing_config_error(key, name, folder, required)
+        folder = download_hub_model(config_key, name, revision, cache_dir, patterns)
+    if not (folder / required_file).exists():
+        raise unknown_model.build_missing_config_error(config_key, name, folder, required_file)
     return folder
 
 
-def download_folder(
-    key: str, repo_id: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]
+def download_hub_model(
+    config_key: str, repo_id: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]
 ) -> Path:
-    """Download a hub model's missing files, and return its folder in the hub cache."""
+    """Download the missing files of a hub model. Returns the model's folder in the hub cache."""
     from runner_engine.checkpoints import hub  # its import takes longer than identifying most jobs
 
-    snapshot = hub.find_snapshot(key, repo_id, revision, cache_dir, patterns)
+    snapshot = hub.find_hub_snapshot(config_key, repo_id, revision, cache_dir, patterns)
     if missing := snapshot.missing_files:
         if _no_downloads.get():
             snapshot.check_disk_space()

@@ -1,4 +1,4 @@
-"""Estimates work and memory of merging an adapter, from file headers; no torch.
+"""Estimates the work and memory of merging an adapter, from file headers. Imports no torch.
 
 The steps are those of models/lora/merging.py: quantized weights are dequantized, all of them before
 the first is merged; each layer's A and B are multiplied and added to its weight; quantization
@@ -21,7 +21,7 @@ COPIES = 3  # in float32 of the largest layer, as measured with PEFT 0.21: B A, 
 
 @dataclass(frozen=True)
 class MergeCosts:
-    """Layers that an adapter's merge changes, and the work and bytes that it takes."""
+    """The layers that merging an adapter changes, and the operations and bytes that the merge needs."""
 
     layers: int
     numbers: int  # of all weights that change
@@ -34,13 +34,14 @@ class MergeCosts:
 
     @property
     def dequantizes(self) -> bool:
-        """Whether the weights are quantized, so that they are dequantized and quantized again."""
+        """Whether the merge must dequantize weights and quantize them again."""
         return self.order is MergeOrder.quantize_first
 
     def peak_bytes(self, merged_bytes: int, unquantized_bytes: int) -> int:
-        """Return peak memory in bytes during the merge, without memory-mapped pages.
+        """Return the peak memory in bytes during the merge, without memory-mapped pages.
 
-        held: bytes of the merged model; plain: bytes of its other weights before quantization.
+        merged_bytes: bytes of the merged model; unquantized_bytes: bytes of its other weights before
+        quantization.
         """
         merging = self.adapter_bytes + COPIES * BYTES["float32"] * self.largest
         changing = self.numbers * max(self.number_bytes, self.model_bytes)
@@ -52,7 +53,9 @@ class MergeCosts:
 
 
 def estimate_merge_costs(resolved: ResolvedModel) -> MergeCosts | None:
-    """Estimate the costs of merging the adapter. None if nothing is merged, or headers do not tell."""
+    """Estimate the costs of merging the adapter. None if nothing is merged or the headers are not
+    sufficient.
+    """
     files, lora = resolved.files, resolved.files.lora
     if lora is None or not lora.merge:
         return None
@@ -74,14 +77,14 @@ def estimate_merge_costs(resolved: ResolvedModel) -> MergeCosts | None:
 
 
 def _list_adapted_shapes(files: ModelFiles) -> list[tuple[int, int, int]]:
-    """Return outputs, rank and inputs of each adapted layer.
+    """Return (outputs, rank, inputs) of each layer that the adapter changes.
 
     If headers cannot be read, all square layers count as adapted.
     """
     assert files.adapter is not None
     if files.adapter.is_dir():
         return [
-            _get_layer_shape(sides)
+            _get_adapted_layer_shape(sides)
             for sides in read_adapter_shapes(files.adapter).values()
             if len(sides) == 2
         ]
@@ -92,6 +95,6 @@ def _list_adapted_shapes(files: ModelFiles) -> list[tuple[int, int, int]]:
     return [(outputs, rank, inputs) for outputs, inputs in square]
 
 
-def _get_layer_shape(sides: dict[str, tuple[int, ...]]) -> tuple[int, int, int]:
-    (rank, inputs), (outputs, _) = sides["A"], sides["B"]
+def _get_adapted_layer_shape(matrix_shapes: dict[str, tuple[int, ...]]) -> tuple[int, int, int]:
+    (rank, inputs), (outputs, _) = matrix_shapes["A"], matrix_shapes["B"]
     return outputs, rank, inputs

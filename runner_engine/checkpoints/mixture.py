@@ -1,4 +1,6 @@
-"""Counts a mixture's total and active parameters, from config.json and weight headers; no torch."""
+"""Counts the total and active parameters of a mixture of experts, from config.json and weight
+headers. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_engine.checkpoints.linear_layers import IN_A_BLOCK, classify_tensor
-from runner_engine.checkpoints.mtp_head import exclude_head_tensors
+from runner_engine.checkpoints.mtp_head import exclude_mtp_head_tensors
 from runner_engine.checkpoints.resolved_model import ModelFiles
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.quantization.base import StoredFormat
@@ -30,7 +32,7 @@ CODES = ("U8", "I8", "I32", "F8_E4M3")  # stored types of which a number takes l
 
 @dataclass(frozen=True)
 class MixtureSize:
-    """Parameter counts of a mixture of experts, of which each token uses a few."""
+    """Total and active parameter counts of a mixture of experts."""
 
     experts: int
     used: int  # by each token, in each layer that has them
@@ -40,7 +42,7 @@ class MixtureSize:
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that a token uses. The embedding counts, as in others' figures."""
+        """Number of parameters that process one token. The embedding counts, like in published figures."""
         return self.parameters - self.routed + self.routed * self.used // self.experts
 
     def estimate_used_expert_share(self, num_tokens: float) -> float:
@@ -50,7 +52,7 @@ class MixtureSize:
 
     @property
     def routed_share(self) -> float:
-        """Share of the parameters in blocks that belong to routed experts."""
+        """Share of the parameters in decoder blocks that belong to routed experts."""
         return self.routed / max(self.in_blocks, 1)
 
     def __str__(self) -> str:
@@ -63,7 +65,9 @@ class MixtureSize:
 def measure_mixture(
     config: Mapping[str, Any], tensors: Iterable[TensorLocation], stored_format: StoredFormat | None = None
 ) -> MixtureSize | None:
-    """Measure a mixture from its config and weight headers. None if the model is no mixture."""
+    """Count the parameters of a mixture from its config and weight headers. None if the model is no
+    mixture.
+    """
     experts, used = (_find_first_setting(config, keys) for keys in (COUNTS, USED))
     if experts < 2 or not used:
         return None
@@ -84,13 +88,15 @@ def measure_mixture(
 
 
 def measure_model_mixture(files: ModelFiles) -> MixtureSize | None:
-    """Measure the mixture in a job's files, without an MTP head. None if the model is no mixture."""
-    tensors = exclude_head_tensors(files, files.tensors)
+    """Count the parameters of a model's mixture without its MTP head. None if the model is no
+    mixture.
+    """
+    tensors = exclude_mtp_head_tensors(files, files.tensors)
     return measure_mixture(files.text_settings, tensors, files.stored_format)
 
 
 def count_encoded_weights(tensor: TensorLocation, stored_format: StoredFormat | None) -> int:
-    """Return how many weights a tensor encodes. Scales of quantized layers count as 0."""
+    """Return how many weights a stored tensor encodes. Scales of quantized layers count as 0."""
     if stored_format is None or tensor.dtype not in CODES:
         return (
             tensor.num_elements
@@ -103,7 +109,7 @@ def count_encoded_weights(tensor: TensorLocation, stored_format: StoredFormat | 
 
 
 def format_parameter_count(count: float) -> str:
-    """Format a number of parameters in the usual style: 30.5B."""
+    """Format a number of parameters in the usual short form, such as 30.5B."""
     for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if count >= unit:
             return f"{count / unit:.1f}{letter}"

@@ -1,4 +1,4 @@
-"""Lists the files that a model's answers depend on, for job identity and downloads; hashes them."""
+"""Lists and hashes the files that a model's answers depend on. The list also serves downloads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ AUTO_MAP_FILES = ("config.json", "tokenizer_config.json")
 
 
 def is_model_file(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file belongs to the model. In subfolders only templates and code do."""
+    """Whether a file belongs to the model. In subfolders, only chat templates and code belong to the
+    model.
+    """
     *folders, file = name.split("/")
     if "\\" in name or any(part.startswith(".") or not part for part in (*folders, file)):
         return False  # hidden, or a hostile name that leads out of the folder
@@ -43,7 +45,9 @@ def is_model_file(name: str, patterns: Iterable[str]) -> bool:
 
 
 def list_model_files(folder: Path) -> dict[str, Path]:
-    """Return a model folder's files by name. Code in subfolders counts only if the model has its own code."""
+    """Return the files of a model folder by name. Code in subfolders is included only if the model
+    has custom code.
+    """
     deep = folder.rglob("*.py") if any(True for _ in iter_code_references(folder)) else ()
     paths = (*folder.glob("*"), *folder.glob(f"{TEMPLATES}/*"), *deep)
     by_name = {path.relative_to(folder).as_posix(): path for path in paths}
@@ -55,13 +59,17 @@ def list_model_files(folder: Path) -> dict[str, Path]:
 
 
 def list_gguf_files(file: Path) -> dict[str, Path]:
-    """Return a .gguf file and the tokenizer and template files that transformers reads next to it."""
+    """Return a .gguf file and the tokenizer and template files in its folder, which transformers
+    also reads.
+    """
     beside = sorted(path for one in BESIDE_GGUF for path in file.parent.glob(one) if path.is_file())
     return {"model.gguf": file} | {path.relative_to(file.parent).as_posix(): path for path in beside}
 
 
 def iter_code_references(folder: Path) -> Iterator[str]:
-    """Yield the auto_map entries: FILE.CLASS, or OWNER/NAME--FILE.CLASS in another repository."""
+    """Yield the auto_map entries of a model's configs: FILE.CLASS, or OWNER/NAME--FILE.CLASS for
+    code in another repository.
+    """
     for name in AUTO_MAP_FILES:
         try:
             auto_map: Any = json.loads((folder / name).read_text(encoding="utf-8"))["auto_map"]
@@ -75,7 +83,7 @@ def iter_code_references(folder: Path) -> Iterator[str]:
 
 
 def list_code_repositories(folder: Path) -> list[str]:
-    """List the other repositories from which a model loads code."""
+    """List the other hub repositories from which a model loads custom code."""
     return sorted(
         {
             code_reference.partition("--")[0]
@@ -85,17 +93,20 @@ def list_code_repositories(folder: Path) -> list[str]:
     )
 
 
-def hash_model_files(path: Path, cache: Path) -> str:
-    """Hash the files that a model's answers depend on, in a folder or next to a .gguf file."""
-    return _hash_files(list_model_files(path) if path.is_dir() else list_gguf_files(path), cache)
+def hash_model_files(path: Path, cache_file: Path) -> str:
+    """Return a hash of all files that a model's answers depend on, for a model folder or a .gguf
+    file.
+    """
+    return _hash_named_files(list_model_files(path) if path.is_dir() else list_gguf_files(path), cache_file)
 
 
-def _hash_files(files: dict[str, Path], cache: Path) -> str:
-    """Hash files under their names. `cache` (a JSON file) stores hashes by path, size, mtime, ctime and inode.
+def _hash_named_files(files: dict[str, Path], cache_file: Path) -> str:
+    """Hash files together with their names. A JSON cache stores hashes by path, size, mtime, ctime
+    and inode.
 
     The ctime reveals an edit in place that keeps the size and resets the mtime.
     """
-    known = read_json_cache(cache)
+    known = read_json_cache(cache_file)
     fresh: dict[str, str] = {}
     total = hashlib.sha256()
     for name, file in files.items():
@@ -106,5 +117,5 @@ def _hash_files(files: dict[str, Path], cache: Path) -> str:
     if fresh:
         # without the cache only time is lost; an unwritable output folder is reported elsewhere
         with suppress(OSError):
-            replace_text(cache, json.dumps(known | fresh, indent=0))
+            replace_text(cache_file, json.dumps(known | fresh, indent=0))
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""Finds a model's multi-token prediction (MTP) head in its files, and rejects unsupported ones.
+"""Finds the multi-token prediction (MTP) head in a model's files, and rejects unsupported heads.
 
 Imports no torch. Such a head is one more layer. For each token it reads the output of the model's
 last norm for the preceding token, and the token's embedding, both normed and joined by a matrix;
@@ -25,7 +25,7 @@ JOINING = ("join.weight", "norm_of_embedding.weight", "norm_of_hidden.weight")
 
 @dataclass(frozen=True)
 class HeadNaming:
-    """How a model family names its MTP head's tensors."""
+    """The names that a model family gives to the tensors of its MTP head."""
 
     counted: str | None  # the key of config.json that says how many there are; None: no key does
     begin: str  # of their names; {layers}: the number of the model's own layers
@@ -35,17 +35,17 @@ class HeadNaming:
     shared: tuple[str, ...] = ()  # copies of the model's own
 
     def can_have_head(self, config: Mapping[str, Any]) -> bool:
-        """Whether a model's files can contain an MTP head, by its config.json."""
+        """Whether a model with this config.json may have an MTP head in its files."""
         return self.counted is None or bool(config.get(self.counted))
 
     def get_tensor_prefix(self, config: Mapping[str, Any]) -> str:
-        """Return the prefix of the head's tensor names in a model's files."""
+        """Return the prefix of the MTP head's tensor names in the model's files."""
         return self.begin.format(layers=config.get("num_hidden_layers"))
 
     def map_tensors(
         self, config: Mapping[str, Any], tensors: Iterable[TensorLocation]
     ) -> dict[str, TensorLocation]:
-        """Return a head's tensors by their names in a one-layer model."""
+        """Return the MTP head's tensors under the names that they have in a one-layer model."""
         begin = self.get_tensor_prefix(config)
         others = dict(zip((*self.joining, self.norm), (*JOINING, NORM), strict=True))
         found = {}
@@ -92,20 +92,26 @@ OF_ONE_LAYER = {
 }
 
 
-def find_head_tensors(files: ModelFiles) -> dict[str, TensorLocation]:
-    """Return an MTP head's tensors by their names in a one-layer model. Empty if there is no supported head."""
+def find_mtp_head_tensors(files: ModelFiles) -> dict[str, TensorLocation]:
+    """Return the MTP head's tensors under their names in a one-layer model. Empty if there is no
+    supported head.
+    """
     form = _find_head_naming(files)
     return {} if form is None else form.map_tensors(files.text_settings, files.tensors)
 
 
-def is_head_tensor(files: ModelFiles, tensor_name: str) -> bool:
-    """Whether a tensor belongs to the MTP head, or is a copy stored with it. A load skips both."""
+def is_mtp_head_tensor(files: ModelFiles, tensor_name: str) -> bool:
+    """Whether a tensor belongs to the MTP head, or is a copy stored with the head. Loading the main
+    model skips both.
+    """
     begin = _get_head_prefix(files)
     return begin is not None and tensor_name.startswith(begin)
 
 
-def exclude_head_tensors(files: ModelFiles, tensors: Iterable[TensorLocation]) -> Iterator[TensorLocation]:
-    """Yield the tensors that a load reads, without those of an MTP head."""
+def exclude_mtp_head_tensors(
+    files: ModelFiles, tensors: Iterable[TensorLocation]
+) -> Iterator[TensorLocation]:
+    """Yield all tensors except those of the MTP head, which the main model's load skips."""
     begin = _get_head_prefix(files)
     for tensor in tensors:
         if begin is None or not tensor.name.startswith(begin):
@@ -113,7 +119,7 @@ def exclude_head_tensors(files: ModelFiles, tensors: Iterable[TensorLocation]) -
 
 
 def _get_head_prefix(files: ModelFiles) -> str | None:
-    """Return the prefix of the head's tensor names. None if no head is supported."""
+    """Return the prefix of the MTP head's tensor names. None if the files have no supported head."""
     form = _find_head_naming(files)
     return None if form is None else form.get_tensor_prefix(files.text_settings)
 
@@ -123,17 +129,19 @@ def _find_head_naming(files: ModelFiles) -> HeadNaming | None:
     return form if form is not None and form.can_have_head(files.text_settings) else None
 
 
-def convert_head_to_model(files: ModelFiles) -> tuple[list[TensorLocation], dict[str, Any]]:
-    """Return an MTP head's tensors and config as a one-layer model, for predictions."""
+def describe_head_as_model(files: ModelFiles) -> tuple[list[TensorLocation], dict[str, Any]]:
+    """Return the MTP head's tensors and its config in the form of a one-layer model, to predict its
+    memory.
+    """
     tensors = [
         replace(tensor, name=LAYER + name.removeprefix(LAYER))
-        for name, tensor in find_head_tensors(files).items()
+        for name, tensor in find_mtp_head_tensors(files).items()
     ]
     return tensors, {**files.text_settings, **OF_ONE_LAYER}
 
 
-def check_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
-    """Raise ConfigError for a model without an MTP head, or with an unsupported one."""
+def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
+    """Raise ConfigError if a model has no MTP head, or an unsupported one."""
     if (why := _find_head_rejection(files)) is not None:
         raise ConfigError(
             f"{render_engine_note(why)}: use {KEY}=draft, or {KEY}=ngram",
@@ -158,14 +166,16 @@ def _find_head_rejection(files: ModelFiles) -> Note | None:
     heads = settings.get(form.counted) if form.counted else max(counts.values(), default=1)
     if heads != 1:
         return note("several_heads", counts=named)
-    return _find_tensor_rejection(
+    return _find_head_tensor_rejection(
         files, form, note("head_missing", counts=named) if counts else note("no_head")
     )
 
 
-def _find_tensor_rejection(files: ModelFiles, naming: HeadNaming, missing_note: Note) -> Note | None:
-    """Return the reason to reject a head's tensors. `missing_note` is the reason if there are none."""
-    tensors = find_head_tensors(files)
+def _find_head_tensor_rejection(files: ModelFiles, naming: HeadNaming, missing_note: Note) -> Note | None:
+    """Return why the tensors of an MTP head are unsupported. `missing_note` is returned if there are
+    no tensors. None if supported.
+    """
+    tensors = find_mtp_head_tensors(files)
     if any(name not in tensors for name in (*JOINING, NORM)):
         return note(
             "no_head_tensors", reason=missing_note, begin=naming.get_tensor_prefix(files.text_settings)

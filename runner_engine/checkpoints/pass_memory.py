@@ -1,4 +1,5 @@
-"""Estimates the memory of a forward pass without weights, and limits its number of tokens; no torch.
+"""Estimates the activation memory of a forward pass, and limits its number of tokens. Imports no
+torch.
 
 The scheduler reads its limits here, so that predictions match it.
 """
@@ -11,7 +12,7 @@ from typing import Any
 from runner_base import BYTES
 from runner_engine.checkpoints.kv_size import compute_kv_size
 from runner_engine.settings.kv_cache import KvCache
-from runner_engine.settings.sampling import SamplingKeys, active_parameters
+from runner_engine.settings.sampling import SamplingKeys, get_effective_parameters
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # prompt tokens in one pass
 # at once, in 16 bits: with more rows, matrix products get no more efficient
@@ -25,7 +26,9 @@ MIN_WAITING = 256
 
 @dataclass(frozen=True)
 class PassShape:
-    """The largest forward pass: sequences, tokens of each, and context of eager attention."""
+    """Size of the largest forward pass: sequences, tokens per sequence, and context length for eager
+    attention.
+    """
 
     rows: int
     tokens: int  # of each row
@@ -34,13 +37,15 @@ class PassShape:
 
 
 def compute_max_prefill_pass(device: str, num_sequences: int, prompt_tokens: int) -> PassShape:
-    """Return the scheduler's largest prefill pass. It splits longer prompts into pieces."""
+    """Return the size of the scheduler's largest prefill pass. The scheduler splits longer prompts."""
     most = PREFILL_TOKENS.get(device, PREFILL_TOKENS["cpu"])
     return PassShape(max(1, min(num_sequences, most // max(prompt_tokens, 1))), min(prompt_tokens, most))
 
 
 def compute_max_sequences(device: str, dtype_bytes: int) -> int:
-    """Return how many sequences may decode at once. Wider dtypes allow fewer, for equal KV memory."""
+    """Return how many sequences may decode at the same time. Dtypes with more bytes allow fewer
+    sequences, so that KV memory stays equal.
+    """
     return MAX_ROWS.get(device, MAX_ROWS["cpu"]) * BYTES["bfloat16"] // max(dtype_bytes, BYTES["bfloat16"])
 
 
@@ -51,17 +56,18 @@ def compute_kv_bytes_per_token(
     return compute_kv_size(config, dtype_bytes, kv_cache).token_bytes
 
 
-def pass_bytes(config: dict[str, Any], dtype_bytes: int, num_sequences: int, tokens: int) -> int:
-    """Estimate the bytes of one forward pass, without keys and values."""
-    shape = read_model_shape(config)
+def estimate_pass_nbytes(config: dict[str, Any], dtype_bytes: int, num_sequences: int, tokens: int) -> int:
+    """Estimate the memory in bytes of one forward pass, without keys and values."""
+    shape = read_model_sizes(config)
     return max(
-        activation_bytes(shape, dtype_bytes, PassShape(num_sequences, 1)),
-        activation_bytes(shape, dtype_bytes, PassShape(1, tokens)),
+        estimate_activation_nbytes(shape, dtype_bytes, PassShape(num_sequences, 1)),
+        estimate_activation_nbytes(shape, dtype_bytes, PassShape(1, tokens)),
     )
 
 
-def activation_bytes(shape: dict[str, int], dtype_bytes: int, pass_shape: PassShape) -> int:
-    """Estimate peak activation bytes of a pass: MLP, attention or logits, whichever is largest.
+def estimate_activation_nbytes(model_sizes: dict[str, int], dtype_bytes: int, pass_shape: PassShape) -> int:
+    """Estimate the peak activation bytes of a forward pass: MLP, attention or logits, whichever is
+    largest.
 
     MLP: gate, up and their product, and two copies of the hidden state. Attention: query, key, value
     and output, and a copy of one layer's keys as the cache grows; eager attention also stores its
@@ -69,20 +75,25 @@ def activation_bytes(shape: dict[str, int], dtype_bytes: int, pass_shape: PassSh
     in float32, and what torch needs to sample from them.
     """
     positions = pass_shape.rows * pass_shape.tokens
-    mlp = positions * (3 * shape["intermediate"] + 2 * shape["hidden"]) * dtype_bytes
-    heads = 2 * shape["heads"] + 3 * shape["kv_heads"]
-    attention = positions * (heads * shape["head_dim"] + 2 * shape["hidden"]) * dtype_bytes
-    attention += positions * pass_shape.scores_context * shape["heads"] * (dtype_bytes + BYTES["float32"])
-    logits = pass_shape.rows * shape["vocab"] * (dtype_bytes + BYTES["float32"] + pass_shape.sampled_bytes)
+    mlp = positions * (3 * model_sizes["intermediate"] + 2 * model_sizes["hidden"]) * dtype_bytes
+    heads = 2 * model_sizes["heads"] + 3 * model_sizes["kv_heads"]
+    attention = positions * (heads * model_sizes["head_dim"] + 2 * model_sizes["hidden"]) * dtype_bytes
+    attention += (
+        positions * pass_shape.scores_context * model_sizes["heads"] * (dtype_bytes + BYTES["float32"])
+    )
+    logits = (
+        pass_shape.rows * model_sizes["vocab"] * (dtype_bytes + BYTES["float32"] + pass_shape.sampled_bytes)
+    )
     return max(mlp, attention, logits)
 
 
 def compute_sampling_bytes_per_logit(sampling: SamplingKeys) -> int:
-    """Return the bytes per logit that torch needs to sample a token, as in tokens/sampling.py.
+    """Return the bytes per logit that torch needs to sample a token with these parameters
+    (tokens/sampling.py).
 
     A top_p of null often means the model's own setting.
     """
-    penalties = active_parameters(sampling, lambda one: one.for_greedy)
+    penalties = get_effective_parameters(sampling, lambda one: one.for_greedy)
     # whether and how often a row has it; its lowered score
     of_history = 1 + 4 + BYTES["float32"] if penalties else 0
     if not sampling.temperature:
@@ -91,7 +102,7 @@ def compute_sampling_bytes_per_logit(sampling: SamplingKeys) -> int:
     return 2 * BYTES["float64"] + of_sorting + of_history  # probabilities and their sums
 
 
-def count_recorded_logits(num_sequences: int, first_position: int = 0, last_position: int = 0) -> int:
+def count_recorded_logit_vectors(num_sequences: int, first_position: int = 0, last_position: int = 0) -> int:
     """Return how many logit vectors the recorded decoding steps hold on a GPU.
 
     This matches decode/passes/device_step.py. A step is recorded for each rounded batch size, which
@@ -104,20 +115,22 @@ def count_recorded_logits(num_sequences: int, first_position: int = 0, last_posi
         count *= 2
     used = [place for place in sorted(places) if place >= first_position]
     shapes = sum(before < last_position for before in [0, *used[:-1]])
-    fewer = {round_batch_size(count) for count in range(1, num_sequences + 1)}
-    return sum(fewer) + max(shapes - 1, 0) * round_batch_size(num_sequences)
+    fewer = {round_up_batch_size(count) for count in range(1, num_sequences + 1)}
+    return sum(fewer) + max(shapes - 1, 0) * round_up_batch_size(num_sequences)
 
 
-def round_batch_size(count: int) -> int:
-    """Round a batch size up: to a power of two, or a multiple of 16 or of an eighth."""
-    if count <= 16:
-        return 1 << (count - 1).bit_length()
-    step = max(16, 1 << ((count - 1).bit_length() - 3))
-    return -(-count // step) * step
+def round_up_batch_size(batch_size: int) -> int:
+    """Round a batch size up to a power of two, or to a multiple of 16 or of an eighth."""
+    if batch_size <= 16:
+        return 1 << (batch_size - 1).bit_length()
+    step = max(16, 1 << ((batch_size - 1).bit_length() - 3))
+    return -(-batch_size // step) * step
 
 
-def read_model_shape(config: dict[str, Any]) -> dict[str, int]:
-    """Return the sizes that memory depends on, from a config with Llama's or GPT-2's key names."""
+def read_model_sizes(config: dict[str, Any]) -> dict[str, int]:
+    """Return the model sizes that determine memory, from a config with the key names of Llama or
+    GPT-2.
+    """
 
     def find_first_setting(*keys: str, default: int = 0) -> int:
         value = next((config[key] for key in keys if config.get(key)), default)
@@ -137,9 +150,11 @@ def read_model_shape(config: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def quantized_workspace_bytes(num_activations: int, inputs: int, threads: int) -> int:
-    """Return the workspace bytes of kernels/quantized.h: int8 activations, sums and thread buffers."""
-    padded = -(-inputs // 64) * 64
+def compute_quantized_workspace_nbytes(num_activations: int, num_inputs: int, num_threads: int) -> int:
+    """Return the workspace bytes that kernels/quantized.h needs for int8 activations, sums and
+    thread buffers.
+    """
+    padded = -(-num_inputs // 64) * 64
     # scales; sums, and those of halves, as integers and as numbers
     of_parts = num_activations * padded // 32 * (1 + 3 + 3) * 4
     return (
@@ -147,35 +162,45 @@ def quantized_workspace_bytes(num_activations: int, inputs: int, threads: int) -
         + 4 * num_activations
         + of_parts
         + 64
-        + threads * THREAD_BUFFER_BYTES
+        + num_threads * THREAD_BUFFER_BYTES
         + 64 * 10
     )
 
 
-def expert_workspace_bytes(
-    num_activations: int, experts: int, hidden: int, inner: int, element_bytes: int, description_bytes: int
+def compute_expert_workspace_nbytes(
+    num_activations: int,
+    num_experts: int,
+    hidden_size: int,
+    intermediate_size: int,
+    element_bytes: int,
+    description_bytes: int,
 ) -> int:
-    """Return the workspace bytes of kernels/experts.h, without those of quantized activations.
+    """Return the workspace bytes that kernels/experts.h needs, without the workspace for quantized
+    activations.
 
-    of_product: bytes of the C matmul description of one expert.
+    description_bytes: bytes of the C matmul description of one expert.
     """
     return (
-        compute_expert_index_bytes(num_activations, experts, description_bytes)
-        + num_activations * (hidden + 3 * inner) * element_bytes
+        compute_expert_index_nbytes(num_activations, num_experts, description_bytes)
+        + num_activations * (hidden_size + 3 * intermediate_size) * element_bytes
         + 64 * 3
     )
 
 
-def compute_expert_index_bytes(num_activations: int, experts: int, description_bytes: int) -> int:
-    """Return the bytes of a layer's index of activations by expert."""
+def compute_expert_index_nbytes(num_activations: int, num_experts: int, description_bytes: int) -> int:
+    """Return the bytes of the index that lists, for each expert of a layer, the activations routed
+    to it.
+    """
     return (
         8 * num_activations
-        + 8 * (experts + 1)
-        + 2 * min(num_activations, experts) * description_bytes
+        + 8 * (num_experts + 1)
+        + 2 * min(num_activations, num_experts) * description_bytes
         + 64 * 5
     )
 
 
-def max_waiting_distributions(vocab_size: int) -> int:
-    """Return how many float32 distributions of one model may wait for those of another."""
+def compute_max_queued_distributions(vocab_size: int) -> int:
+    """Return how many float32 token distributions of one model may wait for the distributions of
+    another model.
+    """
     return max(WAITING_NUMBERS // max(vocab_size, 1), MIN_WAITING)

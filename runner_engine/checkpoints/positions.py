@@ -1,4 +1,6 @@
-"""Computes a model's number of positions from its config.json and the configured rope; no torch."""
+"""Computes the number of positions that a model supports, from its config.json and the
+configured rope. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ ORIGINAL = "original_max_position_embeddings"
 
 @dataclass(frozen=True)
 class PositionLimits:
-    """A model's position limits, as far as its files tell before a load."""
+    """The maximum number of positions of a model, determined from its files before the load."""
 
     own: int | None = None  # it was made for, without a scaling; None: unknown
     room: float = math.inf  # the loaded model will have; infinity: unknown
@@ -26,26 +28,29 @@ class PositionLimits:
     made_for: float | None = None
 
 
-def compute_scaled_positions(maximum: int, original: int | None, factor: float | None) -> int:
-    """Return the number of positions under a rope scaling.
+def compute_scaled_positions(max_positions: int, original_positions: int | None, factor: float | None) -> int:
+    """Return the number of positions that a rope scaling supports.
 
     As in transformers, the maximum is the length after scaling if the config also names a shorter
     original one; if both are equal, and for scalings without an original length, the factor counts.
     """
-    first = original or maximum
-    return maximum if first < maximum else int(first * (factor or 1))
+    first = original_positions or max_positions
+    return max_positions if first < max_positions else int(first * (factor or 1))
 
 
-def read_native_scaling(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the rope scaling in a model's own config. Empty if there is none."""
+def read_native_rope_scaling(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rope scaling in a model's own config. Empty if the config has none."""
     own = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = own.get("rope_type") or own.get("type") if isinstance(own, Mapping) else None
     return own if isinstance(kind, str) and kind != "default" else {}
 
 
-def check_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> None:
-    """Raise ConfigError for a factor that exceeds the model's own rope scaling."""
-    own, most = (read_native_scaling(config), next((config[key] for key in MOST if config.get(key)), None))
+def check_rope_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> None:
+    """Raise ConfigError for a rope scaling factor above the factor in the model's own config."""
+    own, most = (
+        read_native_rope_scaling(config),
+        next((config[key] for key in MOST if config.get(key)), None),
+    )
     if (
         not own
         or not isinstance(rope, RopeLengthScalingConfig)
@@ -67,8 +72,8 @@ def check_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> None:
 
 
 def note_replaced_scaling(config: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
-    """Return a note if the configured scaling replaces the model's own."""
-    own = read_native_scaling(config)
+    """Return a note if the configured rope scaling replaces the scaling in the model's own config."""
+    own = read_native_rope_scaling(config)
     if not own or not isinstance(rope, RopeScalingConfig):
         return []
     kind, factor = own.get("rope_type") or own.get("type"), own.get("factor")
@@ -88,12 +93,16 @@ def note_replaced_scaling(config: Mapping[str, Any], rope: RopeConfig) -> list[N
 
 
 def compute_max_positions(config: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return a loaded model's number of positions. Infinity if no limit is known or enforced."""
+    """Return the maximum number of positions of a loaded model. Infinity if no limit is known or
+    enforced.
+    """
     return math.inf if rope.beyond_trained else compute_trained_positions(config, rope)
 
 
 def compute_trained_positions(config: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the number of positions that the rope setting is made for. Infinity if unknown."""
+    """Return the number of positions that the rope setting was trained or designed for. Infinity if
+    unknown.
+    """
     maximum = next((config[key] for key in MOST if config.get(key)), None)
     if type(maximum) is not int or maximum <= 0:
         return math.inf

@@ -1,4 +1,5 @@
-"""Reads the publisher's sampling settings from generation_config.json or a .gguf file's header.
+"""Reads the sampling settings that a model's publisher recommends, from generation_config.json
+or a .gguf header.
 
 A generation_config.json is read as in transformers' `generate`: without `do_sample` it is greedy,
 and unnamed settings have transformers' defaults. What a .gguf file does not name is off.
@@ -15,7 +16,7 @@ from runner_base import DataError, load_json_object, truncated_repr
 from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.sampling import NEUTRAL, PARAMETERS, is_number
+from runner_engine.settings.sampling import NEUTRAL, PARAMETERS, is_number_of_type
 
 FILE = "generation_config.json"
 OF_GGUF = "general.sampling."
@@ -32,7 +33,7 @@ GGUF_NAMES = {
 
 @dataclass(frozen=True)
 class PublishedSettings:
-    """A publisher's sampling settings, and the source of each."""
+    """The sampling settings that a model's publisher recommends, and the file that each comes from."""
 
     file: str  # the words for the file
     # by the name of a key of `generation`; all but the penalties by frequency and presence
@@ -44,12 +45,12 @@ class PublishedSettings:
 
     @property
     def samples(self) -> bool:
-        """Whether the publisher samples instead of decoding greedily."""
+        """Whether the publisher recommends sampling instead of greedy decoding."""
         return bool(self.values["temperature"])
 
     @property
     def description(self) -> str:
-        """Describe the settings that have an effect."""
+        """A description of the recommended settings that have an effect."""
         if not self.samples:
             return "greedy"
         named = {"temperature": self.values["temperature"]}
@@ -58,11 +59,13 @@ class PublishedSettings:
 
 
 def read_published_settings(path: Path) -> PublishedSettings | None:
-    """Read the publisher's settings from a model folder or .gguf file. None if it has none."""
-    if path.is_file() and gguf_file.is_gguf(path):
+    """Read the recommended sampling settings from a model folder or .gguf file. None if the files
+    contain none.
+    """
+    if path.is_file() and gguf_file.is_gguf_file(path):
         named = {
             key.removeprefix(OF_GGUF): value
-            for key, value in gguf_file.read_header(path).metadata.items()
+            for key, value in gguf_file.read_gguf_header(path).metadata.items()
             if key.startswith(OF_GGUF)
         }
         if named:
@@ -89,10 +92,10 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
     for name, parameter in PARAMETERS.items():
         is_used = samples or parameter.for_greedy
         if named.get(name) is not None and is_used and name in values:
-            values[name] = _read_number(path, name, named[name], name)
+            values[name] = _validate_setting(path, name, named[name], name)
             sources[name] = from_file
     length = named.get("max_new_tokens")
-    if length is not None and not (is_number(length, int) and length >= 1):
+    if length is not None and not (is_number_of_type(length, int) and length >= 1):
         raise DataError(
             f"max_new_tokens: a whole number from 1 expected, found {truncated_repr(length)}",
             key=path,
@@ -101,28 +104,30 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
     return PublishedSettings(name_of_file, values, sources, length)
 
 
-def _parse_gguf_settings(path: Path, named: Mapping[str, Any]) -> PublishedSettings:
+def _parse_gguf_settings(path: Path, metadata_by_name: Mapping[str, Any]) -> PublishedSettings:
     values, sources = _make_neutral_settings(note("not_in_gguf"))
-    ignored = dict(named)
+    ignored = dict(metadata_by_name)
     for own_name, name in GGUF_NAMES.items():
-        if own_name in named:
-            values[name] = _read_number(path, OF_GGUF + own_name, ignored.pop(own_name), name)
+        if own_name in metadata_by_name:
+            values[name] = _validate_setting(path, OF_GGUF + own_name, ignored.pop(own_name), name)
             sources[name] = note("from_file", file="the .gguf file")
     return PublishedSettings("the .gguf file", values, sources, ignored=ignored)
 
 
 def _make_neutral_settings(source: Note) -> tuple[dict[str, float], dict[str, Note]]:
-    """Return sampling settings without any restriction, with their source."""
+    """Return sampling settings that restrict nothing, each with `source` for its origin."""
     values = {"temperature": 1.0}
     values |= {name: NEUTRAL[name] for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
     return values, dict.fromkeys(values, source)
 
 
-def _read_number(file: Path, key: str, value: Any, name: str) -> float:
-    """Return a setting's value, if it is in the range of the same key in `generation`."""
+def _validate_setting(file: Path, key: str, value: Any, name: str) -> float:
+    """Return a setting's number if it lies in the valid range of the same key in the config group
+    `generation`.
+    """
     parameter = PARAMETERS[name]
     # as llama.cpp and vLLM write it
-    is_off = name == "top_k" and is_number(value, int) and value == -1
+    is_off = name == "top_k" and is_number_of_type(value, int) and value == -1
     if is_off:
         return 0
     is_whole = parameter.kind is int and isinstance(value, float) and value == int(value)
@@ -133,7 +138,9 @@ def _read_number(file: Path, key: str, value: Any, name: str) -> float:
 
 
 def collect_publisher_notes(generation: GenerationConfig, published: PublishedSettings | None) -> list[Note]:
-    """Return notes if answers are greedy but the publisher samples, or if its settings are unsupported."""
+    """Return notes if decoding is greedy but the publisher recommends sampling, or if recommended
+    settings are unsupported.
+    """
     if published is None:
         return []
     notes = []

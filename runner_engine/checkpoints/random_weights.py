@@ -1,9 +1,10 @@
-"""Creates checkpoints with a preset's shape and random weights, for memory and speed tests.
+"""Creates checkpoints with random weights in the size of a preset model, for memory and speed
+tests.
 
-Such a checkpoint (model.random_weights=true) is an ordinary folder (config.json, safetensors, the
-embedded model's tokenizer), so everything that works on a model works on it: quantizing, splitting,
-measuring. Its answers mean nothing. It is created once, without torch, and stored in a cache folder;
-a plan does not need the files.
+Such a checkpoint (model.random_weights=true) is an ordinary folder (config.json, safetensors,
+the embedded model's tokenizer), so everything that works on a model works on it: quantizing,
+splitting, measuring. Its answers mean nothing. It is created once, without torch, and stored in
+a cache folder; a plan does not need the files.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from runner_base import ConfigError, Progress, lock_file, unknown_choice_message
 from runner_base.temp_folders import remove_abandoned_folders, temporary_folder
 from runner_engine.checkpoints.file_io import (
     build_safetensors_header,
-    check_requested_space,
+    check_user_disk_space,
     create_folder,
-    write_file,
-    write_json,
+    write_file_atomically,
+    write_json_atomically,
 )
 from runner_engine.checkpoints.weight_files import INDEX, TensorLocation
 from runner_engine.embedded import MODEL_DIR
@@ -40,7 +41,7 @@ ONE_BF16 = b"\x80\x3f"
 
 
 def read_preset_config(model: LocalModelConfig) -> dict[str, Any]:
-    """Return the config.json of the preset's shape. Raises ConfigError for models without a preset."""
+    """Return the config.json of the preset model. Raises ConfigError for models without a preset."""
     names = [file.stem for file in SHAPES_DIR.glob("*.json")]
     if model.shape not in names:
         what = (
@@ -58,20 +59,22 @@ def read_preset_config(model: LocalModelConfig) -> dict[str, Any]:
 
 
 def read_special_token_ids() -> dict[str, Any]:
-    """Return the tokenizer's special token ids under their keys in config.json."""
+    """Return the tokenizer's special token ids under the keys that config.json uses."""
     tokens = json.loads((MODEL_DIR / "config.json").read_text())
     return {key: tokens[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def hash_preset(model: LocalModelConfig) -> str:
-    """Return a hash of everything that determines the checkpoint's content."""
+    """Return a hash of all settings that determine the content of a random checkpoint."""
     return hashlib.sha256(
         f"{RECIPE} {json.dumps(read_preset_config(model), sort_keys=True)}".encode()
     ).hexdigest()
 
 
-def list_tensors(config: dict[str, Any], folder: Path = Path()) -> list[TensorLocation]:
-    """List the tensors of a Llama, Qwen2, Qwen3 or Mistral shape as stored on disk, layer by layer."""
+def list_random_tensors(config: dict[str, Any], folder: Path = Path()) -> list[TensorLocation]:
+    """List the tensors of a Llama, Qwen2, Qwen3 or Mistral model in the order of the file, layer by
+    layer.
+    """
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or hidden // heads
@@ -96,64 +99,66 @@ def list_tensors(config: dict[str, Any], folder: Path = Path()) -> list[TensorLo
 
 
 def get_checkpoint_folder(model: LocalModelConfig) -> Path:
-    """Return the folder for the checkpoint, which need not exist yet."""
+    """Return the folder of the random checkpoint, which need not exist yet."""
     cache = Path(model.cache_dir or "~/.cache/runner/random_weights").expanduser().absolute()
     return cache / f"{model.shape}-{hash_preset(model)[:12]}"
 
 
-def check_disk_space(model: LocalModelConfig) -> None:
-    """Raise ConfigError if a checkpoint that must still be created does not fit on its disk."""
+def check_random_disk_space(model: LocalModelConfig) -> None:
+    """Raise ConfigError if a random checkpoint that must still be created does not fit on its disk."""
     folder = get_checkpoint_folder(model)
     if folder.is_dir():
         return
-    needed = sum(tensor.nbytes for tensor in list_tensors(read_preset_config(model)))
+    needed = sum(tensor.nbytes for tensor in list_random_tensors(read_preset_config(model)))
     fix = "make room, name a larger disk with model.cache_dir=FOLDER, or pick a smaller shape"
-    check_requested_space(
+    check_user_disk_space(
         folder.parent, needed, f"model.random_weights=true: noise in the shape of {model.shape}", fix
     )
 
 
-def ensure_checkpoint(model: LocalModelConfig) -> Path:
-    """Return the checkpoint's folder, and create the checkpoint if needed."""
+def ensure_random_checkpoint(model: LocalModelConfig) -> Path:
+    """Return the folder of the random checkpoint. Creates the checkpoint if it does not exist."""
     shape, folder = read_preset_config(model), get_checkpoint_folder(model)
     if folder.is_dir():
         return folder
-    check_disk_space(model)
+    check_random_disk_space(model)
     cache = folder.parent
     create_folder(cache)
     with lock_file(cache / ".lock"):  # two jobs that need the same one make it once
         if not folder.is_dir():
-            write_checkpoint(shape, folder)
+            write_random_checkpoint(shape, folder)
     return folder
 
 
-def write_checkpoint(config: dict[str, Any], folder: Path) -> None:
-    """Write a checkpoint of random weights completely, or not at all."""
-    tensors = list_tensors(config)
+def write_random_checkpoint(config: dict[str, Any], folder: Path) -> None:
+    """Write a checkpoint of random weights atomically: after an error, no partial folder remains."""
+    tensors = list_random_tensors(config)
     total = sum(tensor.nbytes for tensor in tensors)
     name = (f".{folder.name}.", ".partial")
     remove_abandoned_folders(folder.parent, *name)
     with temporary_folder(folder.parent, *name) as scratch:
         partial = scratch / "model"
         create_folder(partial)
-        _write_files(config, tensors, total, partial)
+        _write_checkpoint_files(config, tensors, total, partial)
         partial.rename(folder)
 
 
-def _write_files(
-    config: dict[str, Any], tensors: list[TensorLocation], total_bytes: int, partial: Path
+def _write_checkpoint_files(
+    config: dict[str, Any], tensors: list[TensorLocation], total_bytes: int, partial_folder: Path
 ) -> None:
-    write_json(partial / "config.json", config)
+    write_json_atomically(partial_folder / "config.json", config)
     for name in TOKENIZER_FILES:
-        shutil.copyfile(MODEL_DIR / name, partial / name)
+        shutil.copyfile(MODEL_DIR / name, partial_folder / name)
     shards = _split_into_shards(tensors)
     weight_map: dict[str, str] = {}
     with Progress(total_bytes, "random weights", "B") as bar:
         for number, shard in enumerate(shards, start=1):
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            write_file(partial / name, _iter_shard_bytes(shard, bar))
+            write_file_atomically(partial_folder / name, _iter_shard_bytes(shard, bar))
             weight_map |= dict.fromkeys((tensor.name for tensor in shard), name)
-    write_json(partial / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+    write_json_atomically(
+        partial_folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    )
 
 
 def _split_into_shards(tensors: list[TensorLocation]) -> list[list[TensorLocation]]:
@@ -169,8 +174,10 @@ def _split_into_shards(tensors: list[TensorLocation]) -> list[list[TensorLocatio
 
 
 def _iter_shard_bytes(tensors: list[TensorLocation], progress: Progress) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file: norms are 1, biases 0, all other weights come from one pool of noise."""
-    pool = memoryview(_make_noise())
+    """Yield the bytes of a safetensors file: norms are 1, biases are 0, and other weights repeat one
+    pool of random numbers.
+    """
+    pool = memoryview(_generate_noise_bytes())
     yield build_safetensors_header(tensors, {"format": "pt"})
     for number, tensor in enumerate(tensors):
         if tensor.name.endswith("norm.weight"):
@@ -186,8 +193,8 @@ def _iter_shard_bytes(tensors: list[TensorLocation], progress: Progress) -> Iter
         progress.advance(tensor.nbytes)
 
 
-def _make_noise() -> bytes:
-    """Return normally distributed bfloat16 numbers, the same in each run."""
+def _generate_noise_bytes() -> bytes:
+    """Return normally distributed bfloat16 numbers as bytes. They are the same in each run."""
     import numpy as np
 
     numbers = np.random.default_rng(0).standard_normal(POOL_NUMBERS, dtype=np.float32) * STANDARD_DEVIATION

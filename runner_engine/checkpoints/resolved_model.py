@@ -1,4 +1,5 @@
-"""Resolves a model spec to its files, their headers, and their SHA-256 for job identity.
+"""Resolves a model spec to its files, the headers of the files, and the SHA-256 hashes that
+identify a job.
 
 Imports no torch and no transformers: a job is identified, and rejected, before anything is loaded.
 """
@@ -16,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import BYTES, DataError, Dtype, load_json_object, machine, truncated_repr
-from runner_base.dtypes import dtype_for
+from runner_base.dtypes import resolve_dtype
 from runner_engine.checkpoints import gguf_file, random_weights, torch_archive, weight_files
-from runner_engine.checkpoints.experts import split_experts
+from runner_engine.checkpoints.experts import list_tensors_with_split_experts
 from runner_engine.checkpoints.file_io import hash_file_sha256
 from runner_engine.checkpoints.gguf_names import build_config_dict, splits_single_digits
-from runner_engine.checkpoints.locating import download_folder, locate_adapter, locate_model
+from runner_engine.checkpoints.locating import download_hub_model, locate_adapter, locate_model
 from runner_engine.checkpoints.model_files import hash_model_files, list_code_repositories
-from runner_engine.checkpoints.pass_memory import compute_kv_bytes_per_token, read_model_shape
+from runner_engine.checkpoints.pass_memory import compute_kv_bytes_per_token, read_model_sizes
 from runner_engine.checkpoints.positions import (
     PositionLimits,
     compute_max_positions,
@@ -54,7 +55,9 @@ _shared: ContextVar[dict[str, ModelFiles] | None] = ContextVar("shared", default
 
 
 class ModelFiles:
-    """Location and headers of a model and its adapter. Each property is read once, at its first use."""
+    """The files and headers of a model and its adapter. Each property is read from disk once, at its
+    first use.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.model = spec.model
@@ -63,8 +66,8 @@ class ModelFiles:
 
     @property
     def shape(self) -> dict[str, int]:
-        """The sizes of the text model that determine memory."""
-        return read_model_shape(self.text_settings)
+        """The sizes of the text model that determine its memory use."""
+        return read_model_sizes(self.text_settings)
 
     def compute_kv_bytes_per_token(self, kv_cache: KvCache) -> int:
         """Return the bytes of one token's keys and values in all layers."""
@@ -72,86 +75,98 @@ class ModelFiles:
 
     @cached_property
     def path(self) -> Path:
-        """The folder of the model's files, or its .gguf file."""
+        """The model's folder or .gguf file."""
         return locate_model(self.model)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The model's config.json. For random weights it is known before they are created."""
+        """The content of the model's config.json. For random weights, known before the files are
+        created.
+        """
         return (
             random_weights.read_preset_config(self.model)
             if self.model.random_weights
-            else read_config(self.path)
+            else read_model_config(self.path)
         )
 
     @property
     def text_settings(self) -> dict[str, Any]:
-        """The text model's config, also for multimodal models."""
+        """The config of the text model, also for multimodal models."""
         return self.settings | (self.settings.get("text_config") or {})
 
     @cached_property
     def published_settings(self) -> PublishedSettings | None:
-        """The publisher's sampling settings. None if the model's files have none."""
+        """The sampling settings that the publisher recommends. None if the model's files contain none."""
         return None if self.model.random_weights else read_published_settings(self.path)
 
     @cached_property
     def stored_format(self) -> StoredFormat | None:
-        """The quantization of the checkpoint on disk, if any."""
+        """The quantization of the checkpoint on disk. None if it is unquantized."""
         return detect_stored_format(self.settings)
 
     @property
     def is_gguf_file(self) -> bool:
-        """Whether the weights are a .gguf file. Random weights are a folder, which is not created here."""
+        """Whether the weights are in a .gguf file. Reading this property does not create random weights."""
         return not self.model.random_weights and self.path.is_file()
 
     @property
     def device(self) -> str:
-        """The device class of model.device on this machine, without torch: cpu or cuda."""
+        """The device class that model.device selects on this machine, cpu or cuda. Determined without
+        torch.
+        """
         return machine.resolve_device_class(self.model.device)
 
     @cached_property
     def dtype(self) -> str:
-        """The dtype that model.dtype means for this checkpoint on this machine."""
-        return dtype_for(self.model.dtype, self.settings, self.device)
+        """The dtype that model.dtype selects for this checkpoint on this machine."""
+        return resolve_dtype(self.model.dtype, self.settings, self.device)
 
     @property
     def dtype_bytes(self) -> int:
-        """Bytes per number of `dtype`."""
+        """Bytes per number in the model's dtype."""
         return BYTES.get(self.dtype, 2)
 
     @property
     def can_keep_blocks(self) -> bool:
-        """Whether a .gguf file can stay quantized: on a CPU, without a device map or adapter."""
+        """Whether the blocks of a .gguf file can stay quantized. This needs a CPU, and neither device
+        map nor adapter.
+        """
         is_on_cpu = self.device == "cpu" and self.model.device_map is None
         is_file = is_on_cpu and not self.adapts and self.is_gguf_file
-        return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
+        return is_file and gguf_file.can_keep_blocks(gguf_file.read_gguf_header(self.path))
 
     @cached_property
     def tensors(self) -> list[TensorLocation]:
-        """The checkpoint's tensors. Empty if no file has a readable header."""
+        """The checkpoint's tensors. Empty if no weight file has a readable header."""
         return (
-            random_weights.list_tensors(self.settings)
+            random_weights.list_random_tensors(self.settings)
             if self.model.random_weights
-            else read_tensors(self.path)
+            else read_tensor_headers(self.path)
         )
 
     @cached_property
     def separate_tensors(self) -> list[TensorLocation]:
-        """The checkpoint's tensors with experts split into matrices, if a load may separate experts."""
+        """The checkpoint's tensors, with fused experts split into matrices if a load may separate
+        experts.
+        """
         is_as_it_is = (
             self.stored_format is not None or self.model.device_map is not None or not self.fuses_experts
         )
-        return self.tensors if is_as_it_is else split_experts(self.tensors, self.text_settings)
+        return (
+            self.tensors if is_as_it_is else list_tensors_with_split_experts(self.tensors, self.text_settings)
+        )
 
     @property
     def fuses_experts(self) -> bool:
-        """Whether the model stores all experts of a layer in one parameter, as transformers' classes do."""
+        """Whether transformers' class for the model stores all experts of a layer in one parameter."""
         return not (self.model.trust_remote_code and self.settings.get("auto_map"))
 
     @cached_property
     def weight_files(self) -> tuple[str, list[Path]]:
-        """Format and paths of the weight files that a load reads. The format is empty for .gguf."""
-        return weight_files.find_loaded_files(self.path) if self.path.is_dir() else ("", [self.path])
+        """The format and paths of the weight files that a load reads. The format is empty for .gguf
+        files.
+        """
+        return weight_files.find_loaded_weight_files(self.path) if self.path.is_dir() else ("", [self.path])
 
     @cached_property
     def adapter(self) -> Path | None:
@@ -164,43 +179,49 @@ class ModelFiles:
             return 0
         if self.adapter.is_file():
             return _count_pth_parameters(self.adapter)
-        return sum(tensor.num_elements for tensor in read_tensors(self.adapter))
+        return sum(tensor.num_elements for tensor in read_tensor_headers(self.adapter))
 
-    def hash_files(self, cache: Path) -> dict[str, str]:
-        """Return the hashes of model and adapter files by name, which are part of the job's identity."""
+    def hash_files(self, cache_file: Path) -> dict[str, str]:
+        """Return the hashes of model and adapter files by name, which identify a job."""
         random = self.model.random_weights
         hashes = {
-            "model": random_weights.hash_preset(self.model) if random else hash_model_files(self.path, cache)
+            "model": random_weights.hash_preset(self.model)
+            if random
+            else hash_model_files(self.path, cache_file)
         }
         if self.model.dtype is Dtype.auto:  # it depends on the machine, and the answers depend on it
             hashes["dtype"] = self.dtype
-        is_gguf = self.is_gguf_file and gguf_file.is_gguf(self.path)
-        if is_gguf and splits_single_digits(gguf_file.read_header(self.path).metadata):
+        is_gguf = self.is_gguf_file and gguf_file.is_gguf_file(self.path)
+        if is_gguf and splits_single_digits(gguf_file.read_gguf_header(self.path).metadata):
             hashes["tokenizer"] = "single digits"  # in jobs of before, these files' tokens were others
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
             hashes["lora"] = (
-                hash_model_files(self.adapter, cache) if is_folder else hash_file_sha256(self.adapter)
+                hash_model_files(self.adapter, cache_file) if is_folder else hash_file_sha256(self.adapter)
             )
-        self.hashes = hashes | self._find_code_versions(cache)
+        self.hashes = hashes | self._download_code_commits(cache_file)
         return self.hashes
 
-    def _find_code_versions(self, cache: Path) -> dict[str, str]:
-        """Return the commit of each other repository from which the model loads code, after downloading it."""
+    def _download_code_commits(self, cache_file: Path) -> dict[str, str]:
+        """Download the other repositories from which the model loads code. Returns the commit of each
+        repository.
+        """
         if not self.model.trust_remote_code or self.model.random_weights or self.path.is_file():
             return {}
         versions = {}
         for name in list_code_repositories(self.path):
             if Path(name).is_dir():  # transformers prefers a folder, too
-                versions[f"code of {name}"] = hash_model_files(Path(name), cache)
+                versions[f"code of {name}"] = hash_model_files(Path(name), cache_file)
             else:  # into the default cache, where transformers looks for code, and not into model.cache_dir
-                versions[f"code of {name}"] = download_folder("model.name", name, None, None, ("*.py",)).name
+                versions[f"code of {name}"] = download_hub_model(
+                    "model.name", name, None, None, ("*.py",)
+                ).name
         return versions
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model spec with its files and everything derived from both."""
+    """A model spec, its files, and the properties derived from both."""
 
     spec: ModelSpec
     files: ModelFiles
@@ -208,7 +229,9 @@ class ResolvedModel:
 
     @cached_property
     def quantization_mix(self) -> QuantizationMix:
-        """The quantization of the loaded weights: a quantized checkpoint's own, else the configured one."""
+        """The quantization of the loaded weights: that of a quantized checkpoint, otherwise the
+        configured one.
+        """
         wanted, stored = self.spec.quantization, self.files.stored_format
         if stored is not None:
             held = stored.config
@@ -226,7 +249,7 @@ class ResolvedModel:
 
     @property
     def position_limits(self) -> PositionLimits:
-        """The position limits under the configured rope."""
+        """The model's position limits with the configured rope."""
         settings, rope = self.files.text_settings, self.spec.rope
         own = settings.get("max_position_embeddings")
         return PositionLimits(
@@ -237,22 +260,26 @@ class ResolvedModel:
 
     @cached_property
     def single_adapter_models(self) -> list[ResolvedModel]:
-        """The model with each of its selectable adapters alone. Empty if requests choose no adapter."""
-        return [resolve(replace(self.spec, lora=lora)) for lora in self.spec.lora.selectable_adapters]
+        """The model with each of its selectable adapters alone. Empty if requests cannot select an
+        adapter.
+        """
+        return [resolve_model(replace(self.spec, lora=lora)) for lora in self.spec.lora.selectable_adapters]
 
-    def hash_files(self, cache: Path) -> dict[str, str]:
-        """Return hashes of all files in the job's identity, including named adapters and a draft model."""
-        hashes = self.files.hash_files(cache)
+    def hash_files(self, cache_file: Path) -> dict[str, str]:
+        """Return the hashes of all files that identify a job, including named adapters and a draft
+        model.
+        """
+        hashes = self.files.hash_files(cache_file)
         for one in self.single_adapter_models:
             lora, place = one.files.lora, one.files.adapter
             assert lora is not None
             assert place is not None
-            hashes[lora.path_key] = hash_model_files(place, cache)
+            hashes[lora.path_key] = hash_model_files(place, cache_file)
         named = self.spec.generation.speculation.model
         if named is None:
             return hashes
         path = locate_model(build_draft_model_config(self.spec.model, named))
-        return hashes | {"draft": hash_model_files(path, cache)}
+        return hashes | {"draft": hash_model_files(path, cache_file)}
 
     def with_quantization(self, quantization: QuantizationConfig) -> ResolvedModel:
         """Return the same model and files with another quantization."""
@@ -261,8 +288,10 @@ class ResolvedModel:
         )
 
 
-def resolve(spec: ModelSpec) -> ResolvedModel:
-    """Resolve a spec to its model's files. Within `sharing_files`, equal models and adapters share one object."""
+def resolve_model(spec: ModelSpec) -> ResolvedModel:
+    """Resolve a spec to its model's files. Inside `sharing_files`, equal models and adapters share
+    one ModelFiles object.
+    """
     shared = _shared.get()
     files = ModelFiles(spec)
     return ResolvedModel(
@@ -271,8 +300,10 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
 
 
 @contextmanager
-def sharing_files() -> Iterator[None]:
-    """Context in which jobs with the same model and adapter read its files once, as for a grid's plan."""
+def share_model_files() -> Iterator[None]:
+    """Context in which jobs with the same model and adapter read its files only once, for planning a
+    grid.
+    """
     before = _shared.set({})
     try:
         yield
@@ -281,32 +312,34 @@ def sharing_files() -> Iterator[None]:
 
 
 def build_draft_model_config(model: LocalModelConfig, draft_name: str) -> LocalModelConfig:
-    """Return the config of a separate draft model, on the main model's device and in its dtype."""
+    """Return the config of a separate draft model, with the device and dtype of the main model."""
     own: dict[str, Any] = {"name": draft_name, "revision": None, "shape": None, "random_weights": False}
     return replace(model, **own)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a folder's config.json, or equivalent settings from a .gguf file's header."""
+def read_model_config(path: Path) -> dict[str, Any]:
+    """Read config.json from a model folder, or equivalent settings from the header of a .gguf file."""
     if path.is_dir():
         settings = load_json_object(path / "config.json")
-        _check_config(settings, path / "config.json")
+        _check_model_config(settings, path / "config.json")
         return (
             settings
             if read_stored_quantization_config(settings)
             else modelopt.merge_hf_quant_config(path, settings)
         )
-    header = gguf_file.read_header(path)
-    settings = gguf_file.read_settings(header)
-    if gguf_file.is_supported(header):  # what its layers are, and how many experts there are
+    header = gguf_file.read_gguf_header(path)
+    settings = gguf_file.read_gguf_settings(header)
+    if gguf_file.is_supported_architecture(header):  # what its layers are, and how many experts there are
         known = build_config_dict(header)
-        settings |= {key: gguf_file.max_value(known[key]) if key in settings else known[key] for key in known}
-    _check_config(settings, path)
+        settings |= {
+            key: gguf_file.max_over_layers(known[key]) if key in settings else known[key] for key in known
+        }
+    _check_model_config(settings, path)
     return settings
 
 
-def _check_config(config: dict[str, Any], path: Path) -> None:
-    """Raise DataError for config values of a wrong type or absurd size."""
+def _check_model_config(config: dict[str, Any], path: Path) -> None:
+    """Raise DataError for config entries of a wrong type or absurd size."""
     for key in OBJECTS:
         if config.get(key) is not None and not isinstance(config[key], dict):
             raise DataError(
@@ -337,34 +370,40 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
                 )
 
 
-def build_pretrained_arguments(path: Path, trust_remote_code: bool) -> tuple[Path, dict[str, Any]]:
-    """Return the location and arguments for `from_pretrained`, which takes a .gguf file's name separately."""
+def build_from_pretrained_arguments(path: Path, trust_remote_code: bool) -> tuple[Path, dict[str, Any]]:
+    """Return the folder and keyword arguments for `from_pretrained`, which takes the name of a .gguf
+    file separately.
+    """
     arguments = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     return (path, arguments) if path.is_dir() else (path.parent, arguments | {"gguf_file": path.name})
 
 
-def read_tensors(path: Path) -> list[TensorLocation]:
-    """List the tensors in the headers of a checkpoint or adapter. A .gguf file counts as dequantized."""
+def read_tensor_headers(path: Path) -> list[TensorLocation]:
+    """List the tensors in the file headers of a checkpoint or adapter. Tensors of a .gguf file are
+    listed dequantized.
+    """
     if path.is_file():
-        return gguf_file.list_dequantized_tensors(gguf_file.read_header(path))
+        return gguf_file.list_dequantized_tensors(gguf_file.read_gguf_header(path))
     whole = [path / weight_files.SINGLE, path / "adapter_model.safetensors"]
     files = [file for file in whole if file.exists()][:1]
     if (index := path / weight_files.INDEX).exists():  # from_pretrained prefers it, too
-        files = weight_files.list_shards(index, weight_files.read_index(index))
-    return [tensor for file in files for tensor in weight_files.read_weight_file(file).tensors]
+        files = weight_files.list_shard_files(index, weight_files.read_shard_index(index))
+    return [tensor for file in files for tensor in weight_files.read_weight_file_header(file).tensors]
 
 
-def count_weight_file_bytes(path: Path) -> int:
-    """Return the bytes of the weight files that a load reads."""
-    files = weight_files.find_loaded_files(path)[1] if path.is_dir() else [path]
+def count_weight_file_nbytes(path: Path) -> int:
+    """Return the total bytes of the weight files that a load reads."""
+    files = weight_files.find_loaded_weight_files(path)[1] if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
 
 
 def _count_pth_parameters(file: Path) -> int:
-    """Count the parameters in a `.pth` file, by the bytes of its storages and their dtype."""
+    """Count the parameters in a `.pth` file from the bytes of its storages and their dtype."""
     try:
         stored = sum(
-            entry.file_size for entry in torch_archive.list_entries(file) if "/data/" in entry.filename
+            entry.file_size
+            for entry in torch_archive.list_archive_entries(file)
+            if "/data/" in entry.filename
         )
         with zipfile.ZipFile(file) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]

@@ -1,4 +1,4 @@
-"""Checks the zip archive that torch.save writes before anything is read. Imports no torch.
+"""Checks the zip archive that torch.save writes, before its content is read. Imports no torch.
 
 torch never compresses entries. A compressed one can be a thousand times as large in memory as on
 disk, so none is ever unpacked here.
@@ -19,8 +19,10 @@ WRAPPERS = ("model_state_dict", "state_dict", "module", "model")
 SAVE_ANEW = "save the tensors again: torch.save(TENSORS, NEW)"
 
 
-def list_entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
-    """List an archive's entries. DataError for compressed ones, BadZipFile if it is no archive."""
+def list_archive_entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
+    """List the entries of a torch.save archive. Raises DataError for compressed entries, and
+    BadZipFile if the file is no archive.
+    """
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
     for entry in infos:
@@ -35,11 +37,11 @@ def list_entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
     return infos
 
 
-def reject_compressed(path: Path, label: str) -> None:
-    """Reject an archive with compressed entries. Other files are checked elsewhere."""
+def reject_compressed_archive(path: Path, label: str) -> None:
+    """Raise DataError for an archive with compressed entries. Files that are no archive pass."""
     if zipfile.is_zipfile(path):
         try:
-            list_entries(path, label)
+            list_archive_entries(path, label)
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
             return
 
@@ -47,7 +49,7 @@ def reject_compressed(path: Path, label: str) -> None:
 def unwrap_state_dict(
     state: dict[Any, Any], label: str, is_tensor: Callable[[Any], bool]
 ) -> tuple[dict[Any, Any], tuple[Note, ...]]:
-    """Return the state dict nested in a training checkpoint, and a note on its key."""
+    """Return the state dict nested in a training checkpoint, and a note that names its key."""
     keys: list[str] = []
     left_out: list[str] = []
     while found := [
@@ -67,9 +69,9 @@ def unwrap_state_dict(
     return state, (note("tensors_under", file=label, keys=".".join(keys), left_out=tuple(left_out)),)
 
 
-def _contains_tensors(state: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
-    """Whether a dictionary, or one nested under a known key, contains a tensor."""
-    wrapped = (state[key] for key in WRAPPERS if isinstance(state.get(key), dict))
-    return any(map(is_tensor, state.values())) or any(
+def _contains_tensors(state_dict: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
+    """Whether a dictionary contains a tensor, directly or under a known key."""
+    wrapped = (state_dict[key] for key in WRAPPERS if isinstance(state_dict.get(key), dict))
+    return any(map(is_tensor, state_dict.values())) or any(
         _contains_tensors(inner, is_tensor) for inner in wrapped
     )

@@ -1,4 +1,4 @@
-"""Builds errors for a name that is no model or adapter, with suggestions.
+"""Builds errors with suggestions for names that are no known model or adapter.
 
 Such a name is never tried as a server's model: after a typo in a folder's name, the server would
 get the prompts.
@@ -18,32 +18,34 @@ from runner_engine.checkpoints.model_files import SPLIT_FORMAT, SPLIT_MANIFEST
 _offered: list[Callable[[], Iterable[str]]] = []
 
 
-def build_unknown_name_error(key: str, name: str, kind: str = "model") -> ConfigError:
-    """Return the error for a name that is neither a folder nor a hub id, with possible fixes."""
+def build_unknown_name_error(config_key: str, name: str, kind: str = "model") -> ConfigError:
+    """Return the error for a name that is neither a folder nor a hub id. The message suggests fixes."""
     begin = _format_not_found(name)
-    if key != "model.name":
+    if config_key != "model.name":
         return ConfigError(
             f"{begin}. Give a folder, a hub id, or {'lora=embedded' if kind == 'adapter' else 'embedded'}",
-            key=key,
+            key=config_key,
             value=name,
             code="not_found",
         )
-    if (choice := _suggest_choice(name)) is not None:
-        return ConfigError(f"{begin}. Did you mean model={choice}?", key=key, value=name, code="not_found")
+    if (choice := _find_closest_model_name(name)) is not None:
+        return ConfigError(
+            f"{begin}. Did you mean model={choice}?", key=config_key, value=name, code="not_found"
+        )
     whose, address = _describe_server(" model.base_url=http://HOST:PORT/v1")
     return ConfigError(
         f"{begin}. Is it a model of {whose}? model=api model.name={name}{address} asks it. "
         "Else give a folder, a hub id, or model=embedded",
-        key=key,
+        key=config_key,
         value=name,
         code="not_found",
     )
 
 
 def build_unknown_load_error(name: str) -> ConfigError:
-    """Return the error for an unknown name passed to Python's `load`."""
+    """Return the error for an unknown model name passed to the Python function `load`."""
     key, begin = f'load("{name}")', f"no choice of model, {_format_not_found(name)}"
-    if (choice := _suggest_choice(name)) is not None:
+    if (choice := _find_closest_model_name(name)) is not None:
         return ConfigError(f'{begin}. Did you mean load("{choice}")?', key=key, code="not_found")
     whose, address = _describe_server(', base_url="http://HOST:PORT/v1"')
     return ConfigError(
@@ -55,17 +57,21 @@ def build_unknown_load_error(name: str) -> ConfigError:
 
 
 def is_bare_model_name(name: str) -> bool:
-    """Whether a name can only be a config choice or a server's model: no path, hub id or file."""
+    """Whether a name has no form of a path, hub id or file. It can only be a config choice or the
+    name of a server's model.
+    """
     is_path = "/" in name or "\\" in name or name.startswith((".", "~")) or is_gguf_file_name(name)
     return not is_path and not Path(name).exists()
 
 
-def build_missing_config_error(key: str, name: str, folder: Path, required: str) -> ConfigError:
-    """Return the error for a folder without a model. For a split checkpoint, it names the tasks to use."""
+def build_missing_config_error(config_key: str, name: str, folder: Path, required_file: str) -> ConfigError:
+    """Return the error for a folder without the required file. For a split checkpoint, it names the
+    tasks that read one.
+    """
     if not _is_split_checkpoint(folder):
         return ConfigError(
-            f"{folder} contains no {required}, so it is not what {key} needs",
-            key=key,
+            f"{folder} contains no {required_file}, so it is not what {config_key} needs",
+            key=config_key,
             value=name,
             code="not_found",
         )
@@ -73,7 +79,7 @@ def build_missing_config_error(key: str, name: str, folder: Path, required: str)
         f"{folder} contains the parts of a split, and no whole model. "
         f"model=parts model.name={name} runs them; task=merge task.parts={name} task.output_dir=FOLDER puts them "
         "together again, and FOLDER is a model",
-        key=key,
+        key=config_key,
         value=name,
         code="unsupported",
     )
@@ -84,17 +90,19 @@ def _format_not_found(name: str) -> str:
 
 
 def register_model_names(list_names: Callable[[], Iterable[str]]) -> None:
-    """Register a source of known model names, from which errors suggest the closest."""
+    """Register a function that lists known model names. Errors suggest the closest of these names."""
     _offered.append(list_names)
 
 
-def _suggest_choice(name: str) -> str | None:
+def _find_closest_model_name(name: str) -> str | None:
     offered = [known for names in _offered for known in names()]
     return next(iter(get_close_matches(name, offered, n=1)), None)
 
 
 def _describe_server(address: str) -> tuple[str, str]:
-    """Return the server that may have the model, and the arguments to add."""
+    """Return a description of the server that may serve the model, and the command-line arguments to
+    add.
+    """
     return ("the server of BASE_URL", "") if get_variable("BASE_URL") else ("a server", address)
 
 

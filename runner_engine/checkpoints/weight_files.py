@@ -1,4 +1,4 @@
-"""Reads and checks a checkpoint's safetensors headers without the weights.
+"""Reads and checks the headers of a checkpoint's safetensors files, without the weights.
 
 Imports neither torch nor safetensors. A damaged or hostile header is rejected before anything is
 written, with the tensor, the expected and the actual value. A caller that wants to read a .bin
@@ -57,7 +57,7 @@ DTYPE_NAMES = {  # from the frameworks' names
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """Where a tensor is stored: `offset` counts bytes from the start of its file."""
+    """The location of a tensor in a file. `offset` counts bytes from the start of the file."""
 
     name: str
     dtype: str  # its safetensors name: BF16, F8_E4M3, I8
@@ -76,7 +76,9 @@ class TensorLocation:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One weight file: its raw header with the length field (empty for a .bin), and its tensors by offset."""
+    """A weight file: its raw header with the length field (empty for a .bin file), and its tensors
+    sorted by offset.
+    """
 
     path: Path
     size: int
@@ -88,7 +90,7 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: weight files, files to copy with them, and ignored files."""
+    """A model folder: weight files, other files to copy with them, and ignored files."""
 
     folder: Path
     config: dict[str, Any]
@@ -107,7 +109,7 @@ def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None 
 
     safetensors are preferred, as in transformers; a .bin is read only if the caller passes a reader.
     """
-    readers = {"safetensors": read_weight_file} | ({} if read_bin is None else {"bin": read_bin})
+    readers = {"safetensors": read_weight_file_header} | ({} if read_bin is None else {"bin": read_bin})
     for kind, reader in readers.items():
         single, index = (folder / name for name in NAMES[kind])
         if single.exists():
@@ -138,10 +140,10 @@ def _is_weight_name(name: str) -> bool:
     return name.endswith((*WEIGHT_SUFFIXES, ".safetensors.index.json", ".bin.index.json"))
 
 
-def _read_shards(index: Path, read_file: Callable[[Path], WeightFile]) -> list[WeightFile]:
+def _read_shards(index_path: Path, read_file: Callable[[Path], WeightFile]) -> list[WeightFile]:
     """Read every shard that the index names. Index and shards must agree on every tensor."""
-    weight_map = read_index(index)
-    files = [read_file(path) for path in list_shards(index, weight_map)]
+    weight_map = read_shard_index(index_path)
+    files = [read_file(path) for path in list_shard_files(index_path, weight_map)]
     actual: dict[str, str] = {}
     for file in files:
         for tensor in file.tensors:
@@ -154,57 +156,61 @@ def _read_shards(index: Path, read_file: Callable[[Path], WeightFile]) -> list[W
     for name, shard in weight_map.items():
         if actual.get(name) != shard:
             where = f"it is in {actual[name]}" if name in actual else "no file contains it"
-            raise DataError(f"tensor {name} is expected in {shard}, but {where}", key=index, code="mismatch")
+            raise DataError(
+                f"tensor {name} is expected in {shard}, but {where}", key=index_path, code="mismatch"
+            )
     for name, shard in actual.items():
         if name not in weight_map:
-            raise DataError(f"does not list tensor {name}, which is in {shard}", key=index, code="mismatch")
+            raise DataError(
+                f"does not list tensor {name}, which is in {shard}", key=index_path, code="mismatch"
+            )
     return files
 
 
-def read_index(index: Path) -> dict[str, str]:
-    """Read the file of each tensor from an index. Names with folders are rejected."""
-    weight_map = load_json_object(index).get("weight_map")
+def read_shard_index(index_path: Path) -> dict[str, str]:
+    """Return the file name of each tensor from a shard index. File names with folders are rejected."""
+    weight_map = load_json_object(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(
             f"weight_map must map tensor names to file names, found {truncated_repr(weight_map)}",
-            key=index,
+            key=index_path,
             code="damaged",
         )
     for name, shard in weight_map.items():
         if not is_plain_file_name(shard):
             raise DataError(
                 f"tensor {name} is listed in {truncated_repr(shard)}; expected a bare file name",
-                key=index,
+                key=index_path,
                 code="damaged",
             )
     return weight_map
 
 
-def list_shards(index: Path, weight_map: dict[str, str]) -> list[Path]:
-    """Return the files that an index names. Raises DataError if one does not exist."""
-    files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
+def list_shard_files(index_path: Path, weight_map: dict[str, str]) -> list[Path]:
+    """Return the paths of the shards in an index. Raises DataError if a shard does not exist."""
+    files = [index_path.parent / shard for shard in sorted(set(weight_map.values()))]
     for path in files:
         if not path.is_file():
             raise DataError(
-                f"names the file {path.name}, which does not exist in {index.parent}",
-                key=index,
+                f"names the file {path.name}, which does not exist in {index_path.parent}",
+                key=index_path,
                 code="not_found",
             )
     return files
 
 
-def find_loaded_files(folder: Path) -> tuple[str, list[Path]]:
-    """Return format and paths of the weights that transformers would load from a folder."""
+def find_loaded_weight_files(folder: Path) -> tuple[str, list[Path]]:
+    """Return the format and paths of the weight files that transformers would load from a folder."""
     for kind, (single, index) in NAMES.items():
         if (folder / single).is_file():
             return kind, [folder / single]
         if (folder / index).is_file():
-            return kind, list_shards(folder / index, read_index(folder / index))
+            return kind, list_shard_files(folder / index, read_shard_index(folder / index))
     return "", []
 
 
-def read_weight_file(path: Path) -> WeightFile:
-    """Read and check one safetensors header. No weights are read."""
+def read_weight_file_header(path: Path) -> WeightFile:
+    """Read and check the header of one safetensors file. No weights are read."""
     with os_errors_as_data_error(path):
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -217,18 +223,20 @@ def read_weight_file(path: Path) -> WeightFile:
                     key=path,
                     code="damaged",
                 )
-            return parse_header(start + stream.read(length), path, size)
+            return parse_safetensors_header(start + stream.read(length), path, size)
 
 
-def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
-    """Check a raw header against its file's size: dtypes, sizes, and tensors that fill the file without gaps."""
+def parse_safetensors_header(header: bytes, path: Path, file_size: int) -> WeightFile:
+    """Check a safetensors header against its file's size: dtypes, shapes, and tensors that fill the
+    file without gaps.
+    """
     entries = parse_json_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DataError(
             f"__metadata__ must map names to text, found {truncated_repr(metadata)}", key=path, code="damaged"
         )
-    unsorted = [_parse_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
+    unsorted = [_parse_tensor_entry(name, entry, path, len(header)) for name, entry in entries.items()]
     tensors = sorted(unsorted, key=lambda tensor: (tensor.offset, tensor.nbytes))
     position = len(header)
     for tensor in tensors:
@@ -240,22 +248,22 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
                 code="damaged",
             )
         position += tensor.nbytes
-        if position > size:
+        if position > file_size:
             raise DataError(
-                f"truncated: tensor {tensor.name} should end at byte {position}, the file at {size}",
+                f"truncated: tensor {tensor.name} should end at byte {position}, the file at {file_size}",
                 key=path,
                 code="damaged",
             )
-    if position != size:
+    if position != file_size:
         raise DataError(
-            f"{size - position} bytes too many: {position} expected by its header, {size} found",
+            f"{file_size - position} bytes too many: {position} expected by its header, {file_size} found",
             key=path,
             code="damaged",
         )
-    return WeightFile(path, size, header, metadata, tensors)
+    return WeightFile(path, file_size, header, metadata, tensors)
 
 
-def _parse_tensor(name: str, entry: Any, path: Path, header_bytes: int) -> TensorLocation:
+def _parse_tensor_entry(name: str, entry: Any, path: Path, header_bytes: int) -> TensorLocation:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         is_valid = (
@@ -288,5 +296,5 @@ def _parse_tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tenso
 
 
 def is_plain_file_name(name: object) -> bool:
-    """Whether a name is a plain file name, which cannot lead to another folder."""
+    """Whether a name is a plain file name without folders."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")

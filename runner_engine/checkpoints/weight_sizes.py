@@ -1,4 +1,4 @@
-"""Computes the bytes of loaded weights, tensor by tensor; no torch.
+"""Computes the bytes of a model's weights in memory, tensor by tensor. Imports no torch.
 
 plan/load_plan.py decides which tensors are quantized while loading. The others keep model.dtype, or
 are codes in the file; tied tensors count once.
@@ -19,23 +19,24 @@ STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types a
 PARTS = ("linear", "scales", "expert", "embedding", "head", "other")
 
 
-def weight_bytes(
+def compute_weight_nbytes(
     tensors: list[TensorLocation],
     config: Mapping[str, Any],
     stored_format: StoredFormat | None,
     quantization_configs: Mapping[str, QuantizationConfig],
     dtype_bytes: int,
-    fuses_experts: bool = True,
+    has_fused_experts: bool = True,
 ) -> dict[str, int]:
-    """Return the bytes of loaded weights by part of the model. `scales` are quantization constants.
+    """Return the bytes of the loaded weights by part of the model. `scales` are quantization
+    constants.
 
-    choices: quantization configs of the tensors that the load quantizes, by tensor name.
+    quantization_configs: quantization configs of the tensors that the load quantizes, by tensor name.
     """
     parts = dict.fromkeys(PARTS, 0)
     has_embedding = any(classify_tensor(tensor) == "embedding" for tensor in tensors)
-    coded = _find_coded_names(tensors, stored_format)
+    coded = _find_quantized_names(tensors, stored_format)
     for tensor in tensors:
-        part = classify_tensor(tensor, fuses_experts, config.get("model_type"))
+        part = classify_tensor(tensor, has_fused_experts, config.get("model_type"))
         if part == "head" and config.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
         if (
@@ -72,7 +73,9 @@ def count_linear_weights(
     stored_format: StoredFormat | None,
     quantization_mix: QuantizationMix | None = None,
 ) -> int:
-    """Count the weights of a linear layer's tensor, packed or not. 0 for any other tensor."""
+    """Return how many weights of a linear layer a tensor encodes, packed or not. 0 for tensors of
+    other layers.
+    """
     packed = stored_format is not None and tensor.name.endswith(stored_format.config.tensors.codes)
     if stored_format is not None and (
         packed or (classify_tensor(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))
@@ -90,17 +93,17 @@ def count_linear_weights(
     return tensor.num_elements if part == "linear" or is_quantized_head else 0
 
 
-def _find_coded_names(tensors: list[TensorLocation], stored_format: StoredFormat | None) -> set[str]:
-    """Return the names of stored codes, and the paths of their layers."""
+def _find_quantized_names(tensors: list[TensorLocation], stored_format: StoredFormat | None) -> set[str]:
+    """Return the names of tensors with quantized codes, and the paths of their layers."""
     ends = () if stored_format is None else stored_format.config.tensors.codes
     names = {tensor.name: end for tensor in tensors for end in ends if tensor.name.endswith(end)}
     return {*names, *(name.removesuffix(end) for name, end in names.items())}
 
 
 def _is_quantization_tensor(
-    tensor: TensorLocation, stored_format: StoredFormat, coded_names: set[str]
+    tensor: TensorLocation, stored_format: StoredFormat, quantized_names: set[str]
 ) -> bool:
-    """Whether a tensor belongs to a quantized layer and is neither its `.weight` nor its bias."""
+    """Whether a tensor belongs to a quantized layer but is neither its `.weight` nor its bias."""
     if tensor.name.endswith((".weight", ".bias", "_bias")):
         return False
     if tensor.name.endswith(stored_format.config.tensors.fused_scales):
@@ -110,7 +113,7 @@ def _is_quantization_tensor(
     # LAYER.scales, LAYER_scales
     paths = {tensor.name.rpartition(".")[0], tensor.name.rpartition("_")[0]}
     return (
-        not coded_names.isdisjoint(paths)
+        not quantized_names.isdisjoint(paths)
         or tensor.name.endswith(stored_format.config.tensors.codes)
         or tensor.dtype not in STORED_BYTES
     )

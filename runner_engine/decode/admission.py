@@ -1,5 +1,5 @@
-"""Admission decides which sequences enter the next pass, and which tokens of their prompts
-it prefills.
+"""Chooses the sequences that enter the next forward pass, and the prompt tokens to prefill in this
+pass.
 
 While a long prompt is prefilled in chunks, active sequences decode in the same passes and
 do not wait. Attention in plain torch would copy their keys for that, so there they decode
@@ -23,8 +23,9 @@ SHARE_TO_ENTER = 8  # one in so many rows has to leave before others enter, if d
 
 
 class Admission:
-    """Decides which waiting sequences enter. Sequences with common prefixes are neighbors in the
-    queue.
+    """Decides which waiting sequences enter the running batch.
+
+    Sequences with common prefixes are neighbors in the queue.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Admission:
         self.reset()
 
     def reset(self) -> None:
-        """Forget recorded memory shortages and restore the requested number of sequences."""
+        """Forget recorded memory shortages, and restore the requested maximum number of sequences."""
         self.most_rows = self.asked_rows or self.kv.heads.max_sequences
         self.full_at = 0  # number of rows when the next one did not fit; 0: all have fitted
         self.has_noted_shortage = False
@@ -49,7 +50,10 @@ class Admission:
     def add_waiting(
         self, sequences: Sequence[TokenSequence], announced_prompts: Sequence[list[int]] = ()
     ) -> None:
-        """Append sequences to the waiting queue. They can share prefixes with the announced prompts."""
+        """Append sequences to the waiting queue.
+
+        The announced prompts come later and may share prefixes with these sequences.
+        """
         prompts = [NewPrompt(row.prompt, row.kv, row.given is not None) for row in sequences]
         beginnings = dict(
             zip(sequences, self.kv.prefixes.assign_prefixes(prompts, announced_prompts), strict=True)
@@ -58,12 +62,12 @@ class Admission:
         self.rows.waiting.extend(sorted(sequences, key=lambda row: (beginnings[row], -row.max_kv_tokens)))
 
     def update_budget(self) -> None:
-        """Update the token budget from free memory. If it has grown, the next sequence may fit."""
+        """Update the token budget from free memory. After growth, the next sequence may fit."""
         if self.kv.update_budget():
             self.full_at = 0
 
     def halve_max_sequences(self, num_running: int) -> None:
-        """Halve the number of sequences that may be in the KV cache from now on."""
+        """Halve the maximum number of concurrent sequences in the KV cache."""
         self.most_rows = max(min(num_running or self.most_rows, self.most_rows) // 2, 1)
 
     # --------------------------------------------------------------------------- how many, and when
@@ -78,7 +82,10 @@ class Admission:
         )
 
     def max_new_sequences(self, shares_decode_pass: bool) -> int:
-        """Return how many sequences may enter now. 0 if too few to justify a pass without decoding."""
+        """Return how many sequences may enter the batch now.
+
+        Returns 0 if they are too few to justify a prefill pass during which decoding waits.
+        """
 
         def min_new_sequences(num_sequences: int) -> int:  # a pass for one row costs as much as one for ten
             return 1 if shares_decode_pass else max(num_sequences // SHARE_TO_ENTER, 1)
@@ -91,15 +98,16 @@ class Admission:
         return 0 if is_full or free < min(min_new_sequences(self.most_rows), waiting) else free
 
     def can_join_decode_pass(self, sequence: TokenSequence) -> bool:
-        """Whether a prompt is prefilled in the same pass in which active sequences decode.
+        """Whether the scheduler prefills a prompt in the same forward pass that decodes active sequences.
 
         The kernels attend token by token in such a pass, so only short prompts join it.
         """
         return bool(self.rows.active) and len(sequence.pending_tokens) < self.decoder.short_span
 
     def max_prefill_tokens(self) -> int:
-        """Return how many prompt tokens the next pass may prefill, besides one token per decoding
-        sequence.
+        """Return the maximum number of prompt tokens in the next forward pass.
+
+        The tokens of decoding sequences are not counted.
         """
         most = self.kv.memory.max_prefill_tokens()
         decoding = len(self.rows.active) if self.decoder.has_kernels else 0
@@ -110,7 +118,10 @@ class Admission:
     def admit_waiting(
         self, admitted: list[TokenSequence], max_sequences: int, max_tokens: int
     ) -> list[TokenSequence]:
-        """Move sequences from `waiting` to `admitted`. Returns those that are too long for one pass."""
+        """Move sequences from the waiting queue to `admitted`.
+
+        Returns the sequences whose prompts are too long for one forward pass.
+        """
         waiting, reading, long = self.rows.waiting, self.rows.reading, list[TokenSequence]()
         tokens = positions = 0
         while waiting and len(admitted) < max_sequences:
@@ -147,11 +158,14 @@ class Admission:
         return long
 
     def _needs_short_spans(self, sequence: TokenSequence, num_unread: int) -> bool:
-        """Whether resumed tokens are prefilled in short spans, so that they attend as in decoding."""
+        """Whether resumed tokens must be prefilled in short spans.
+
+        Short spans use the same attention computation as decoding.
+        """
         return bool(sequence.tokens) and 1 < self.decoder.short_span <= num_unread
 
     def _record_shortage(self, num_sequences: int) -> None:
-        """Record once that the KV cache has room for fewer concurrent sequences than requested."""
+        """Record a memory shortage once: the KV cache holds fewer concurrent sequences than requested."""
         if (
             self.asked_rows
             and not self.has_noted_shortage
@@ -168,8 +182,9 @@ class Admission:
         long_sequences: Sequence[TokenSequence],
         max_tokens: int,
     ) -> list[TokenSpan]:
-        """Return the chunks of the next pass: short prompts whole, and as many chunks of long
-        prompts as fit.
+        """Return the prompt chunks that the next forward pass prefills.
+
+        Short prompts are whole. Long prompts are split to fit `max_tokens`.
         """
         first, most_scored, short_span = (
             len(self.rows.active),
@@ -197,7 +212,7 @@ class Admission:
 def next_prefill_chunk(
     sequence: TokenSequence, slot: int, max_tokens: int, max_logits: int, short_span: int
 ) -> TokenSpan:
-    """Return the next chunk of a sequence's pending tokens, limited by tokens and scored logits.
+    """Return the next chunk of a sequence's prompt, limited by the number of tokens and of scored logits.
 
     Tokens of a resumed answer are prefilled after the prompt in short spans, which attend as
     in decoding. Without short spans, all tokens are prefilled together.

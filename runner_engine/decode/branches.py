@@ -33,7 +33,10 @@ Place = tuple[int, int, int]  # of a token in the cache: its time, its branch, a
 
 
 def interleave_branches(main: Sequence[int], branches: Sequence[Sequence[int]]) -> list[Place]:
-    """Order the tokens of main and branches by time, then by branch number. Main comes first."""
+    """Order the tokens of the main prompt and its branches by time, then by branch number.
+
+    At equal times, the main prompt comes first.
+    """
     placed = [(time, 0, token) for time, token in enumerate(main)]
     for number, branch in enumerate(branches, start=1):
         placed += [(time, number, token) for time, token in enumerate(branch, start=len(main))]
@@ -41,8 +44,9 @@ def interleave_branches(main: Sequence[int], branches: Sequence[Sequence[int]]) 
 
 
 def branch_attention_mask(times: torch.Tensor, num_queries: int) -> torch.Tensor:
-    """Return the mask [queries, N] of the last tokens: token i attends to j if t_j < t_i or i =
-    j.
+    """Return the attention mask [queries, N] of the last tokens.
+
+    Token i attends to token j if t_j < t_i or i = j.
     """
     index = torch.arange(len(times), device=times.device)
     last = index[-num_queries:]
@@ -50,8 +54,9 @@ def branch_attention_mask(times: torch.Tensor, num_queries: int) -> torch.Tensor
 
 
 def branch_support_error(model: Any) -> ConfigError | None:
-    """Return the error for requests with branches, or None if the model's attention supports
-    them.
+    """Return the error for requests with branches.
+
+    Returns None if the model's attention supports branches.
     """
     name = str(getattr(model.config.get_text_config(), "_attn_implementation", None))
     if name in ("sdpa", "eager"):
@@ -63,8 +68,9 @@ def branch_support_error(model: Any) -> ConfigError | None:
 
 
 class BranchDecoder:
-    """Decodes branches over one shared KV cache: one prefill, then one token per live branch and
-    step.
+    """Decodes parallel branches over one shared KV cache.
+
+    After one prefill, each step decodes one token per unfinished branch.
     """
 
     def __init__(self, model: Any) -> None:
@@ -75,12 +81,13 @@ class BranchDecoder:
         self.clocks: dict[int, int] = {}  # branch -> time of its next token
 
     def prefill(self, main: Sequence[int], branches: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Prefill the main prompt and all branches in one pass. Returns logits [k, V] of their next
-        tokens.
+        """Prefill the main prompt and all branches in one forward pass.
+
+        Returns the next-token logits [k, V], one per branch.
         """
         placed = interleave_branches(main, branches)
         self.clocks = {number: len(main) + len(branch) for number, branch in enumerate(branches, start=1)}
-        logits = self._forward(placed)
+        logits = self._run_forward_pass(placed)
         last = [len(main) - 1] * len(branches)  # a branch without tokens continues main
         for at, (_, number, _) in enumerate(placed):
             if number:
@@ -88,16 +95,17 @@ class BranchDecoder:
         return logits[last]
 
     def step(self, tokens_by_branch: Mapping[int, int]) -> torch.Tensor:
-        """Append one token to each given branch in one pass. Returns their logits [live, V] in that
-        order.
+        """Append one token to each given branch in one forward pass.
+
+        Returns logits [n, V], one per branch, in the order of `tokens_by_branch`.
         """
         placed = [(self.clocks[number], number, token) for number, token in tokens_by_branch.items()]
         for number in tokens_by_branch:
             self.clocks[number] += 1
-        return self._forward(placed)
+        return self._run_forward_pass(placed)
 
-    def _forward(self, new_tokens: Sequence[Place]) -> torch.Tensor:
-        """Append new tokens to the KV cache and return their logits [T, V]."""
+    def _run_forward_pass(self, new_tokens: Sequence[Place]) -> torch.Tensor:
+        """Append new tokens to the KV cache in one forward pass, and return their logits [T, V]."""
         device = self.model.get_input_embeddings().weight.device
         self.times += [time for time, _, _ in new_tokens]
         window = getattr(self.model.config.get_text_config(), "sliding_window", None)
@@ -116,7 +124,7 @@ class BranchDecoder:
         with (
             torch.inference_mode(),
             rope_2d.require_coordinates(self.model),
-            rope_2d.token_coordinates(self.model, branches, times),
+            rope_2d.set_token_coordinates(self.model, branches, times),
         ):
             output = self.model(
                 input_ids=ids,
@@ -130,7 +138,7 @@ class BranchDecoder:
 
 
 def undecoded_completion(sequences: Sequence[TokenSequence], finish_reason: FinishReason) -> Completion:
-    """Return the completion of a request with branches that were not decoded."""
+    """Return the completion of a request whose branches were never decoded."""
     at = sequences[0].branch_at
     prompt_tokens = at + sum(len(row.prompt) - at for row in sequences)
     answer = Answer("", [], finish_reason)
@@ -142,8 +150,7 @@ def undecoded_completion(sequences: Sequence[TokenSequence], finish_reason: Fini
 def decode_branches(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], stats: EngineStats, stopping: Stopping
 ) -> Completion:
-    """Decode a request with branches, one sequence per branch. All branches continue the same
-    prompt.
+    """Decode a request whose branches all continue the same prompt. Each sequence is one branch.
 
     A sampled branch depends on the seed, the request's id, its branch number, and the tokens
     of other branches that it attends to.

@@ -1,6 +1,4 @@
-"""Inspects what a model's own cache keeps: keys and values, recurrent states, or unsupported
-state.
-"""
+"""Inspects a model's transformers cache: keys and values, recurrent states, or unsupported data."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of ano
 
 
 class IncompatibleModel(Exception):
-    """The scheduler cannot serve this model."""
+    """Raised if the continuous-batching scheduler cannot run the model."""
 
     def __init__(self, reason: Note) -> None:
         super().__init__(reason)
@@ -38,7 +36,7 @@ class IncompatibleModel(Exception):
 
 
 def inspect_cache_layers(model: Any, token_ids: torch.Tensor, num_mixers: int) -> list[int | None]:
-    """Return how many tokens each layer's cache keeps; None means all.
+    """Return the maximum number of tokens in each layer's KV cache. None means unlimited.
 
     Raises IncompatibleModel if the cache keeps other state. num_mixers: number of recurrent
     layers that our mixers support.
@@ -62,5 +60,5 @@ def inspect_cache_layers(model: Any, token_ids: torch.Tensor, num_mixers: int) -
 
 
 def _is_not_kernel_hint(record: logging.LogRecord) -> bool:
-    """Log filter: drop hints about the model family's own kernels, which only trials call."""
+    """Log filter that drops transformers' hints about optional kernels for a model family."""
     return "falling back to its reference PyTorch implementation" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""Tests whether the scheduler supports a model: its logits must match the model's own
+"""Tests whether the scheduler supports a model, by comparing logits with the model's original
 attention.
 """
 
@@ -43,7 +43,7 @@ from runner_engine.kv_cache import (
     find_store_layers,
     record_masks,
 )
-from runner_engine.matmul import ExpertLayer, LayerWeights, note_unstable_layers, unrounded_activations
+from runner_engine.matmul import ExpertLayer, LayerWeights, disable_activation_rounding, note_unstable_layers
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.recurrent import UnsupportedMixer, create_mixers
@@ -66,8 +66,9 @@ ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_m
 
 
 def max_window_length(loaded: LoadedModel) -> float:
-    """Return the longest sequence that fits in the sliding window, if the layers' windows are
-    unknown.
+    """Return the longest sequence that fits in the sliding window of a model.
+
+    Used if the windows of single layers are unknown.
     """
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
@@ -75,8 +76,9 @@ def max_window_length(loaded: LoadedModel) -> float:
 
 
 def rope_stable_length(loaded: LoadedModel) -> float:
-    """Return the sequence length from which RoPE changes for all keys. Only `generate` supports
-    longer ones.
+    """Return the sequence length above which RoPE changes for all keys.
+
+    Only `generate` of transformers supports longer sequences.
     """
     settings = loaded.model.config.get_text_config()
     parameters = getattr(settings, "rope_parameters", None) or {}
@@ -89,13 +91,13 @@ def rope_stable_length(loaded: LoadedModel) -> float:
 
 
 def logits_tolerance(loaded: LoadedModel) -> float:
-    """Return the allowed mean logit error, as a share of the logits' standard deviation."""
+    """Return the allowed mean logit error, divided by the standard deviation of the logits."""
     quantized = int(loaded.metrics.get("quantized_modules", 0))
     return COARSE if quantized else TOLERANCE.get(loaded.model.dtype, COARSE)
 
 
 def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
-    """Inspect a model's attention and test the scheduler on it.
+    """Inspect a model's attention, and test the continuous-batching scheduler on the model.
 
     Raises IncompatibleModel if the scheduler's logits differ from the model's own.
     """
@@ -121,7 +123,7 @@ def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
                 kept_tokens = inspect_cache_layers(model, ids[None, :2], len(mixers))
                 heads = _inspect_attention(model, ids[None, :2], kept_tokens, bool(mixers))
                 heads = replace(heads, states=tuple(mixer.states for mixer in mixers.values()))
-            with unrounded_activations(model) as zeroed:
+            with disable_activation_rounding(model) as zeroed:
                 expected, ours = compute_own_logits(), _scheduler_trial_logits(model, heads, ids.tolist())
                 off = mean_logit_error(ours, expected)
                 is_right = _logits_match(loaded, ours, expected, compute_own_logits)
@@ -152,21 +154,24 @@ def _logits_match(
     loaded: LoadedModel,
     logits: torch.Tensor,
     expected: torch.Tensor,
-    compute_own_logits: Callable[[], torch.Tensor],
+    compute_original_logits: Callable[[], torch.Tensor],
 ) -> bool:
     allowed = logits_tolerance(loaded)
     return mean_logit_error(logits, expected) <= allowed or (
-        allowed == COARSE and is_within_rounding_noise(loaded.model, logits, compute_own_logits, allowed)
+        allowed == COARSE and is_within_rounding_noise(loaded.model, logits, compute_original_logits, allowed)
     )
 
 
 @contextmanager
 def _skip_dequantization(model: Any) -> Iterator[None]:
-    """Let GGUF layers return zeros, for passes of which only shapes and masks matter."""
+    """Let GGUF layers return zeros inside the context.
+
+    Used in forward passes that only record tensor shapes and masks.
+    """
     layers = [module for module in model.modules() if isinstance(module, GgufLinear)]
 
-    def zeros(layer: GgufLinear, rows: torch.Tensor) -> torch.Tensor:
-        return rows.new_zeros(*rows.shape[:-1], layer.out_features)
+    def zeros(layer: GgufLinear, activations: torch.Tensor) -> torch.Tensor:
+        return activations.new_zeros(*activations.shape[:-1], layer.out_features)
 
     for layer in layers:
         layer.forward = partial(zeros, layer)  # type: ignore[method-assign]
@@ -181,18 +186,22 @@ def _use_sdpa_if_equivalent(
     loaded: LoadedModel,
     kv_spec: KvCacheSpec,
     token_ids: list[int],
-    compute_own_logits: Callable[[], torch.Tensor],
+    compute_original_logits: Callable[[], torch.Tensor],
 ) -> KvCacheSpec:
-    """Enable SDPA attention if its logits match the model's. Otherwise return the spec
-    unchanged.
+    """Enable SDPA attention if its logits match the model's original attention.
+
+    Otherwise returns the spec unchanged.
     """
     by_sdpa = replace(kv_spec, by_sdpa=True)
     in_pages = replace(by_sdpa, page=0 if kv_spec.states else find_page_size(by_sdpa))
     for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
         try:
-            with torch.inference_mode(), unrounded_activations(loaded.model):
-                ours, expected = _scheduler_trial_logits(loaded.model, one, token_ids), compute_own_logits()
-                if _logits_match(loaded, ours, expected, compute_own_logits):
+            with torch.inference_mode(), disable_activation_rounding(loaded.model):
+                ours, expected = (
+                    _scheduler_trial_logits(loaded.model, one, token_ids),
+                    compute_original_logits(),
+                )
+                if _logits_match(loaded, ours, expected, compute_original_logits):
                     return one
             why = f"by SDPA its logits would be off by {mean_logit_error(ours, expected):.2g} of their spread"
         except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
@@ -206,9 +215,7 @@ def _use_sdpa_if_equivalent(
 
 @dataclass(frozen=True)
 class _LayerShape:
-    """Head counts, head size, dtype and device of the tensors that one layer passes to
-    attention.
-    """
+    """Head counts, head size, dtype and device of one attention layer."""
 
     kv_heads: int
     heads: int
@@ -220,7 +227,7 @@ class _LayerShape:
 def _inspect_attention(
     model: Any, token_ids: torch.Tensor, cached_tokens: list[int | None], has_mixers: bool
 ) -> KvCacheSpec:
-    """Return the KV spec that fits all layers, with their sliding windows if all are known.
+    """Return the KV cache spec of a model, with the sliding windows of its layers if all are known.
 
     cached_tokens: how many tokens each layer's cache keeps. If these are fewer than the
     layer's mask shows, `generate` has another window from the second token on. has_mixers:
@@ -234,7 +241,7 @@ def _inspect_attention(
     def record_shapes(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
     ) -> torch.Tensor:
-        """Record a layer's shapes and mask, and return zeros."""
+        """Record the tensor shapes and the mask of an attention layer, and return zeros."""
         width = max(key.shape[2], value.shape[2])
         tensors[layer] = key, value
         shapes[layer] = _LayerShape(key.shape[0], query.shape[0], width, key.dtype, key.device)
@@ -284,7 +291,10 @@ def _inspect_attention(
 
 
 def _scheduler_trial_logits(model: Any, kv_spec: KvCacheSpec, token_ids: list[int]) -> torch.Tensor:
-    """Return the last two logits. Prefix, span and single token run in separate passes."""
+    """Return the logits of the last two tokens, computed by the scheduler.
+
+    The prefix, a token span and a single token run in separate forward passes.
+    """
     forward = Forward(model, kv_spec)
     forward.short_span = 1  # so that this short prompt is read as a span, like a long one
     prefix = Prefix(token_ids[:PREFIX])
@@ -303,8 +313,9 @@ def probe_fused_forward(
     expert_layers: Mapping[nn.Module, ExpertLayer],
     is_verified: bool = False,
 ) -> FusedForward | None:
-    """Create the fused forward pass. Returns None if C lacks one of the model's parts or the
-    logits differ.
+    """Create the fused forward pass in C, and test its logits.
+
+    Returns None if the model has unsupported parts or the logits differ.
 
     packed_layers, expert_layers: layers whose weights are already packed for C. is_verified:
     an earlier trial has shown that the logits match.
@@ -338,7 +349,7 @@ def probe_fused_forward(
 
 
 def _is_rounding_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
-    """Whether the fused forward's error is no larger than the effect of changed last bits."""
+    """Whether the fused forward pass's logit error is no larger than the effect of changed last bits."""
 
     def compute_own_logits() -> torch.Tensor:
         forward.fused = None
@@ -352,16 +363,15 @@ def _is_rounding_noise(forward: Forward, token_ids: list[int], fused_forward: Fu
 
 
 def _is_below_split_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
-    """Whether the fused forward matches in the first layers, and in all layers within rounding
-    noise.
+    """Whether the fused forward pass matches in the first layers, and within rounding noise in all layers.
 
     In a trained model, a changed last bit grows from layer to layer. So the logits of few
     layers must match. In all layers the error may not exceed the one that splitting the
     prompt elsewhere causes.
     """
 
-    def trial_logits(fused_or_none: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
-        forward.fused = fused_or_none
+    def trial_logits(fused_forward_or_none: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
+        forward.fused = fused_forward_or_none
         return _batch_trial_logits(forward, token_ids, prefix)
 
     with fused_forward.limit_layers(forward.model, SHALLOW):
@@ -374,8 +384,9 @@ def _is_below_split_noise(forward: Forward, token_ids: list[int], fused_forward:
 
 
 def _batch_trial_logits(forward: Forward, token_ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
-    """Return all logits of two sequences: of their prompts in one pass, and of one more token
-    each.
+    """Return all logits of two test sequences.
+
+    One forward pass computes both prompts, and another computes one more token of each.
 
     The first sequence has a prefix, and the second prompt is read as a span. Where sequences
     choose among adapters, one uses the first adapter and the other the last.
@@ -401,7 +412,7 @@ def _batch_trial_logits(forward: Forward, token_ids: list[int], prefix_length: i
 
 
 def batched_logits_match_single(forward: Forward, vocab_size: int) -> bool:
-    """Whether several tokens in one pass give bit for bit the same logits as each token alone."""
+    """Whether a forward pass over several tokens gives bit for bit the logits of single-token passes."""
     trial = Forward(forward.model, forward.heads)  # so that the job does not count these passes
     trial.fused = forward.fused
     generator = torch.Generator().manual_seed(2)

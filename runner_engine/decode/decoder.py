@@ -1,4 +1,4 @@
-"""The decoder chooses the forward pass, and samples the tokens that follow from its logits."""
+"""Runs the forward pass that suits a step, and samples the next tokens from its logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner_engine.decode.tokens import (
     create_sampler,
     max_scored_positions,
     prefill_and_score,
-    unread_tokens,
+    unprocessed_tokens,
 )
 from runner_engine.kv_cache import KvCacheSpec, KvStore, PrefixTree
 from runner_engine.sessions import EngineStats
@@ -23,8 +23,9 @@ NewTokens = list[tuple[TokenSequence, int]]  # in the order in which they came
 
 
 class Decoder:
-    """Computes the next tokens of sequences. Active sequences have the slots 0 … n-1 of the KV
-    store.
+    """Computes the next tokens of sequences.
+
+    Active sequences occupy slots 0 … n-1 of the KV store.
     """
 
     def __init__(
@@ -59,23 +60,28 @@ class Decoder:
 
     @property
     def has_kernels(self) -> bool:
-        """Whether attention uses our kernels, so that one pass can prefill and decode together."""
+        """Whether attention uses the project's own kernels.
+
+        Only then can one forward pass prefill and decode together.
+        """
         return self.forward.kernels is not None
 
     @property
     def short_span(self) -> int:
-        """Number of tokens from which a span is no longer attended to token by token."""
+        """Minimum number of tokens in a span from which attention computes the span as a block."""
         return self.forward.short_span
 
     @property
     def has_begun_step(self) -> bool:
-        """Whether the next decoding step has begun, so that no sequence may enter it."""
+        """Whether the next decoding step has already started. Then no further sequence may enter the step."""
         return self.ahead.has_begun
 
     # -------------------------------------------------------------------------------------- prompts
 
     def prefill_prefixes(self, sequence: TokenSequence, prefixes: PrefixTree, max_tokens: int) -> bool:
-        """Compute the keys and values of a sequence's prefixes. Returns whether all are complete.
+        """Compute the keys and values of the prefixes that a sequence shares with others.
+
+        Returns whether all prefixes are complete.
 
         Each call reads a prefix of more than `max_tokens` tokens in one pass only, because other
         sequences are decoding.
@@ -94,48 +100,52 @@ class Decoder:
         self,
         kv_store: KvStore,
         chunks: Sequence[TokenSpan],
-        decoding: list[TokenSequence],
+        decoding_sequences: list[TokenSequence],
         shares_decode_pass: bool,
     ) -> NewTokens:
-        """Prefill chunks and score continuations in one pass. Returns the next tokens of the other
-        sequences.
+        """Prefill prompt chunks and score continuations in one forward pass.
 
-        decoding: active sequences that get their next token too: in this pass, or, without
+        Returns the next tokens of sequences that are not scored.
+
+        decoding_sequences: active sequences that get their next token too: in this pass, or, without
         `shares_decode_pass`, from the step that has begun. Sequences whose prompts end here
         become active.
         """
-        self.catch_up_states(kv_store, decoding)
-        steps = [TokenSpan(row, slot, row.tokens[-1:], row.kv.places) for slot, row in enumerate(decoding)]
+        self.catch_up_states(kv_store, decoding_sequences)
+        steps = [
+            TokenSpan(row, slot, row.tokens[-1:], row.kv.places)
+            for slot, row in enumerate(decoding_sequences)
+        ]
         logits = prefill_and_score(
             self.forward, kv_store, [*steps, *chunks] if shares_decode_pass else chunks
         )
-        of_decoding = self.ahead.take_logits(decoding)
+        of_decoding = self.ahead.take_logits(decoding_sequences)
         if of_decoding is None:
-            of_decoding, logits = logits[: len(decoding)], logits[len(decoding) :]
+            of_decoding, logits = logits[: len(decoding_sequences)], logits[len(decoding_sequences) :]
         for piece in chunks:
             piece.row.kv.places += len(piece.ids)
             kv_store.set_filled(piece.slot, piece.row.kv.places)
         self.ahead.invalidate_sequences()
         started = [piece.row for piece in chunks if piece.is_last and piece.row.given is None]
-        if not (started or decoding):
+        if not (started or decoding_sequences):
             return []
         newcomers = create_sampler(started, self.vocab_size, self.device)
-        self.stopping.constrain_logits(of_decoding, decoding)
+        self.stopping.constrain_logits(of_decoding, decoding_sequences)
         self.stopping.constrain_logits(logits, started)
-        picked = self.sampler.sample(of_decoding).tolist() if decoding else []
+        picked = self.sampler.sample(of_decoding).tolist() if decoding_sequences else []
         picked += newcomers.sample(logits).tolist() if started else []
         self.sampler.append_sampler(newcomers)
-        self._advance_positions(kv_store, decoding)
-        return list(zip([*decoding, *started], picked, strict=True))
+        self._advance_positions(kv_store, decoding_sequences)
+        return list(zip([*decoding_sequences, *started], picked, strict=True))
 
     # ---------------------------------------------------------------------------------------- steps
 
     def step(
-        self, kv_store: KvStore, sequences: list[TokenSequence], prefilling: Sequence[TokenSequence]
+        self, kv_store: KvStore, sequences: list[TokenSequence], prefilling_sequences: Sequence[TokenSequence]
     ) -> NewTokens:
-        """Decode the next token of every active sequence, or several speculated tokens.
+        """Decode the next token of each active sequence, or several tokens with speculative decoding.
 
-        prefilling: sequences in the following slots whose prompts are incomplete.
+        prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
         drafts = (
             []
@@ -149,32 +159,33 @@ class Decoder:
             self.speculation.record_step(len(new))
             return new
         self.catch_up_states(kv_store, sequences)
-        logits = self.ahead.take_or_run_step(kv_store, sequences, prefilling)
+        logits = self.ahead.take_or_run_step(kv_store, sequences, prefilling_sequences)
         self.stopping.constrain_logits(logits, sequences)
         picked = self.sampler.sample(logits)
         del logits  # the next step needs memory for its own
         self._advance_positions(kv_store, sequences)
-        tokens = self.ahead.read_tokens(picked, kv_store, sequences, prefilling)
+        tokens = self.ahead.read_tokens(picked, kv_store, sequences, prefilling_sequences)
         self.speculation.record_step(None)
         return list(zip(sequences, tokens, strict=True))
 
     def catch_up_states(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
-        """Advance recurrent states to the last token but one. After a rejected draft they are
-        further behind.
+        """Advance recurrent states to the last token but one of each sequence.
+
+        States lag further behind after rejected draft tokens.
         """
         if kv_store.states is None or not self.speculation.copies_states:
             return  # no guess was in them
         pieces = []
         for slot, row in enumerate(sequences):
-            behind = unread_tokens(kv_store, slot, row)[:-1]
+            behind = unprocessed_tokens(kv_store, slot, row)[:-1]
             if behind:
                 first = row.kv.places - len(behind)
                 pieces.append(TokenSpan(row, slot, behind, first, is_last=False))
         if pieces:
-            self.forward.run_token_spans(kv_store, pieces, is_decoded=True)
+            self.forward.run_token_spans(kv_store, pieces, is_decoding=True)
 
     def _advance_positions(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
-        """Record that each of these sequences has one more token in its slot."""
+        """Record one more token in the KV slot of each sequence."""
         for slot, row in enumerate(sequences):
             row.kv.places += 1
             kv_store.set_filled(slot, row.kv.places)

@@ -1,4 +1,4 @@
-"""Layer replacements on a CPU: linear layers with packed weights, and fused RMS norms.
+"""Faster layers on a CPU: linear layers with packed weights, and fused RMS norms.
 
 torch rearranges a plain weight matrix at each matmul. Here it is packed once for the
 fastest backend of this processor: in tiles for our own kernels, or in oneDNN's order. A
@@ -23,7 +23,7 @@ from runner_engine.decode.norms import find_rms_norms, replace_norm
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
-from runner_engine.kv_cache import KvCacheSpec, select_kernels
+from runner_engine.kv_cache import KvCacheSpec, select_attention_kernels
 from runner_engine.matmul import (
     OWN,
     BackendChoice,
@@ -34,12 +34,12 @@ from runner_engine.matmul import (
     PlainPackedWeights,
     Product,
     QuantizedLayers,
-    build_matmul,
-    choose_bfloat16_backend,
+    build_packed_matmul,
     choose_int8_backend,
-    choose_plain_backend,
-    find_packing_problem,
-    find_plain_layers,
+    choose_unpacking_backend,
+    choose_unquantized_backend,
+    find_onednn_problem,
+    find_unquantized_layers,
     get_weight_matrix,
     is_transposed_linear,
 )
@@ -50,28 +50,31 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class FastLayers:
-    """Replaces the `forward` of a model's layers by faster functions until `restore`."""
+    """Replaces the `forward` of a model's layers by faster functions, until `restore` is called."""
 
     def __init__(
         self,
         model: nn.Module,
         kernels: native.Kernels | None,
-        choices: Mapping[torch.dtype, BackendChoice] | None = None,
+        matmul_choices: Mapping[torch.dtype, BackendChoice] | None = None,
     ) -> None:
-        """Replace all layers that can be faster. choices: the matmul backend per weight dtype."""
+        """Replace the `forward` of all layers that have a faster function.
+
+        matmul_choices: the matmul backend per weight dtype.
+        """
         self.layers: list[nn.Module] = []
         self.notes: list[Note] = []
         self.heap, self.packed_mib = HeapTrimmer(), 0.0
         self.panels: dict[nn.Module, PlainPackedWeights] = {}
-        choices = choose_matmul_backends(model, kernels) if choices is None else choices
+        matmul_choices = choose_matmul_backends(model, kernels) if matmul_choices is None else matmul_choices
         mapped, unpacked = MappedFiles(), set[torch.dtype]()
-        for layer in find_plain_layers(model):
-            choice = choices[layer.weight.dtype]
+        for layer in find_unquantized_layers(model):
+            choice = matmul_choices[layer.weight.dtype]
             if is_transposed_linear(layer) and choice.way not in OWN:
                 continue  # torch multiplies by it as it lies
             # panels are made of a copy
             release = None if is_transposed_linear(layer) else mapped.release_pages
-            packed = build_matmul(choice, get_weight_matrix(layer), layer.bias, kernels, release)
+            packed = build_packed_matmul(choice, get_weight_matrix(layer), layer.bias, kernels, release)
             if isinstance(packed, PlainPackedWeights):
                 self.panels[layer] = packed
                 packed = packed.matmul
@@ -80,11 +83,11 @@ class FastLayers:
             elif choice.is_free:
                 unpacked.add(layer.weight.dtype)
         self._share_embedding_weights(model, mapped)
-        self.notes += [choice.note for choice in choices.values() if choice.note]
+        self.notes += [choice.note for choice in matmul_choices.values() if choice.note]
         self.notes += [
             note("slow_products", dtype=str(dtype).removeprefix("torch."), problem=problem)
             for dtype in unpacked
-            if (problem := find_packing_problem(dtype))
+            if (problem := find_onednn_problem(dtype))
         ]
         self.quantized = QuantizedLayers(model, self.heap)
         self.layers += self.quantized.replaced_layers
@@ -92,24 +95,28 @@ class FastLayers:
         for layer in self.quantized.left:
             self._trim_heap_before_forward(layer)
         tile_rows = {
-            dtype: choice.tile_rows for dtype, choice in choices.items() if choice.way == MatmulBackend.tiles
+            dtype: choice.tile_rows
+            for dtype, choice in matmul_choices.items()
+            if choice.way == MatmulBackend.tiles
         }
         self.experts = GroupedExperts.install_in_model(model, kernels, self.packed_weights, tile_rows)
         self.notes += self.experts.notes
         if kernels is not None:
             norms = [layer for layer in find_rms_norms(model) if _is_supported_norm(layer)]
             self.layers += [
-                layer for layer in norms if replace_norm(layer, partial(_rms_norm_in_c, kernels), TOLERANCE)
+                layer
+                for layer in norms
+                if replace_norm(layer, partial(_compute_rms_norm_in_c, kernels), TOLERANCE)
             ]
 
     @property
     def packed_weights(self) -> dict[nn.Module, LayerWeights]:
-        """Weights that our own matmul kernels read, by layer."""
+        """Weights that the project's own matmul kernels read, by layer."""
         return {**self.panels, **self.quantized.matrices}
 
     @property
     def expert_layers(self) -> dict[nn.Module, ExpertLayer]:
-        """Layers of experts that our own matmul kernels read."""
+        """Expert layers whose weights the project's own matmul kernels read."""
         return self.experts.layers
 
     def restore(self) -> None:
@@ -119,17 +126,18 @@ class FastLayers:
         self.experts.restore()
         self.layers, self.panels = [], {}
 
-    def _replace_forward(self, layer: nn.Linear, product: Product, mapped: MappedFiles) -> None:
-        """Replace a layer's matmul by one with packed weights. The layer's own weights are not read
-        any more.
+    def _replace_forward(self, layer: nn.Linear, matmul: Product, mapped: MappedFiles) -> None:
+        """Replace a layer's matmul by one with packed weights.
+
+        The original weights are not read afterwards.
         """
-        layer.forward = product  # type: ignore[method-assign,assignment]
+        layer.forward = matmul  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
         self.packed_mib += layer.weight.nbytes / machine.MIB
         mapped.release_pages(layer.weight.data_ptr(), layer.weight.nbytes)
 
     def _share_embedding_weights(self, model: nn.Module, mapped: MappedFiles) -> None:
-        """Let embeddings read their vectors from the packed lm_head with the same weights.
+        """Let embeddings read vectors from the packed lm_head if both share the same weights.
 
         Otherwise the checkpoint's released memory pages would return to memory token by token.
         """
@@ -145,13 +153,13 @@ class FastLayers:
                 self.layers.append(table)
 
     def _trim_heap_before_forward(self, layer: nn.Linear) -> None:
-        """Free heap memory left by earlier quantized matmuls of many tokens before a layer runs."""
+        """Free heap memory of earlier quantized matmuls over many tokens, each time before a layer runs."""
         own, heap = layer.forward, self.heap
 
-        def forward(rows: torch.Tensor) -> torch.Tensor:
-            if rows.shape[-2] >= MANY_TOKENS:
+        def forward(activations: torch.Tensor) -> torch.Tensor:
+            if activations.shape[-2] >= MANY_TOKENS:
                 heap.trim_if_grown()
-            return own(rows)
+            return own(activations)
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
@@ -160,12 +168,12 @@ class FastLayers:
 def choose_matmul_backends(
     model: Any, kernels: native.Kernels | None, max_packed_share: float = PACKED_SHARE
 ) -> dict[torch.dtype, BackendChoice]:
-    """Choose the matmul backend for a model's plain weights, by dtype.
+    """Choose the fastest matmul backend for each dtype of unquantized weights in a model.
 
     max_packed_share: weights are packed, which needs a second copy, only if they take at most
     this share of free memory.
     """
-    plain = find_plain_layers(model)
+    plain = find_unquantized_layers(model)
     dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
     if not can_pack_weights(
         sum(layer.weight.nbytes for layer in plain), machine.available_memory_mib(), max_packed_share
@@ -181,7 +189,7 @@ def choose_matmul_backends(
     is_small = (
         sum(parameter.numel() for parameter in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
     )
-    return {dtype: choose_plain_backend(plain, dtype, kernels, is_small) for dtype in dtypes}
+    return {dtype: choose_unquantized_backend(plain, dtype, kernels, is_small) for dtype in dtypes}
 
 
 def describe_backends(
@@ -190,14 +198,14 @@ def describe_backends(
     matmul_choices: Mapping[torch.dtype, BackendChoice],
     attention_choice: BackendChoice | None,
 ) -> dict[str, Note]:
-    """Describe the measured choices of matmul and shared-prefix attention backends."""
+    """Describe the chosen backends of matmul and of shared-prefix attention, with their measurements."""
     ways = dict[str, Note]()
     if choice := matmul_choices.get(kv_spec.dtype):
         ways["products"] = choice.fact
     if kv_spec.device.type == "cpu":
-        of_bytes = choose_int8_backend(model, select_kernels(kv_spec))
+        of_bytes = choose_int8_backend(model, select_attention_kernels(kv_spec))
         ways |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
-        unpacked = choose_bfloat16_backend(model, select_kernels(kv_spec))
+        unpacked = choose_unpacking_backend(model, select_attention_kernels(kv_spec))
         ways |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
     return ways | ({} if attention_choice is None else {"shared_attention": attention_choice.fact})
 
@@ -207,7 +215,7 @@ def _is_supported_norm(norm: Any) -> bool:
     return weight is not None and weight.dtype in native.FORMATS and weight.device.type == "cpu"
 
 
-def _rms_norm_in_c(
+def _compute_rms_norm_in_c(
     kernels: native.Kernels, activations: torch.Tensor, weight: torch.Tensor, epsilon: float
 ) -> torch.Tensor:
     activations, width = activations.contiguous(), weight.numel()

@@ -1,4 +1,7 @@
-"""LoRA adapters in the fused forward: C adds them to matmuls (kernels/adapter_structs.h)."""
+"""Unmerged LoRA adapters in the fused forward pass: the C kernels add them to matmuls.
+
+C structures: kernels/adapter_structs.h.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from runner_engine.kernels.adapter_structures import AdaptedTokens, AdapterTile,
 from runner_engine.kernels.c_interface import ADAPTER_PHASES, LANES, PHASE_BYTES, REGISTER_ROWS, Matrix
 from runner_engine.kernels.state_structures import MIXER_MATRICES
 from runner_engine.models.lora import multi_adapter
-from runner_engine.models.lora.unmerged import UnmergedMatrices, find_unmerged_matrices
+from runner_engine.models.lora.unmerged import UnmergedMatrices, find_unmerged_lora
 
 
 class FusedAdapters:
-    """The unmerged adapters of a model, in the structures that C reads."""
+    """The unmerged adapters of a model, stored in C structures for the fused forward pass."""
 
     def __init__(self, model: Any) -> None:
         # None where all rows have the same adapter, or none
@@ -31,8 +34,8 @@ class FusedAdapters:
         self._of_pass: Any = None
 
     def attach_adapters(self, layer: Any, matrix: Matrix) -> Matrix:
-        """Return a layer's matrix with its adapters attached."""
-        own = find_unmerged_matrices(layer)
+        """Attach a layer's LoRA adapters to its C matrix and return the matrix."""
+        own = find_unmerged_lora(layer)
         if own is None:
             return matrix
         sizes, (a, b) = own.sizes, own.matrices
@@ -53,7 +56,7 @@ class FusedAdapters:
         return adapted
 
     def check_all_supported(self, model: Any, num_layers: int, separate_modules: Iterable[nn.Module]) -> None:
-        """Raise NotFusable if adapters change layers that neither C nor a separate module computes."""
+        """Raise NotFusable if adapters change layers outside the C kernels and outside separate modules."""
         self._layers = num_layers
         seen = self._seen.union(*(module.modules() for module in separate_modules))
         for path, module in model.named_modules():
@@ -61,7 +64,10 @@ class FusedAdapters:
                 raise NotFusable(f"adapters change {path.rpartition('.')[0]}")
 
     def group_tokens_by_adapter(self, num_tokens: int) -> AdaptedTokens | None:
-        """Group the current pass's tokens by adapter for C. Returns None if no token has an adapter."""
+        """Group the tokens of the current forward pass by adapter.
+
+        Returns None if no token uses an adapter.
+        """
         if not self._most_rank:
             return None
         numbers: Sequence[int] = [0] * num_tokens
@@ -89,11 +95,11 @@ class FusedAdapters:
             self._most_rank,
         )
 
-    def workspace_sizes(self, adapted_tokens: AdaptedTokens | None, max_inputs: int) -> list[int]:
-        """Return the bytes of each workspace buffer that adapters need in a pass."""
+    def workspace_sizes(self, adapted_tokens: AdaptedTokens | None, max_input_width: int) -> list[int]:
+        """Return the size in bytes of each workspace buffer that adapters need in a forward pass."""
         if adapted_tokens is None:
             return []
-        rows = REGISTER_ROWS * -(-max_inputs // LANES) * LANES
+        rows = REGISTER_ROWS * -(-max_input_width // LANES) * LANES
         width = MIXER_MATRICES * self._most_rank
         phases = self._layers * ADAPTER_PHASES * PHASE_BYTES
         return [phases, 4 * adapted_tokens.tokens * width, 4 * torch.get_num_threads() * rows]

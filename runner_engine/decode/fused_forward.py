@@ -1,5 +1,4 @@
-"""Fused forward: a decoder's whole forward pass as a single C call
-(kernels/fused_forward.h).
+"""Fused forward pass: one C call computes all layers of a decoder (kernels/fused_forward.h).
 
 Each torch operation costs time in Python, starts and ends a parallel region, and writes
 memory that the next one reads. With a small model or pass, that takes as long as the
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 
 from runner_engine.attention import PassLayout, PrefixUse
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.decode.fused_weights import FusedWeights, NotFusable
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import (
@@ -38,7 +37,7 @@ FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
 
 
 class FusedForward:
-    """A model whose forward pass runs in C, with its weights and RoPE tables."""
+    """A model whose whole forward pass runs in C, with its weights and RoPE tables."""
 
     def __init__(
         self,
@@ -49,7 +48,9 @@ class FusedForward:
         packed_layers: Mapping[nn.Module, LayerWeights],
         expert_layers: Mapping[nn.Module, ExpertLayer] = MappingProxyType({}),
     ) -> None:
-        """Describe the model for C. Raises NotFusable if C does not support one of its parts.
+        """Build the C structures of a model.
+
+        Raises NotFusable if the C kernels do not support one of its parts.
 
         max_positions: how many positions RoPE supports. packed_layers, expert_layers: as in
         FusedWeights.
@@ -70,14 +71,12 @@ class FusedForward:
 
     @property
     def num_layers(self) -> int:
-        """Number of layers of a pass. Trials use fewer than the model has."""
+        """Number of layers that a forward pass runs. Tests use fewer layers than the model has."""
         return int(self.weights.model.layers)
 
     @contextmanager
     def limit_layers(self, model: Any, max_layers: int) -> Iterator[None]:
-        """Limit passes to the model's first layers, in C and in the model itself, inside the
-        context.
-        """
+        """Limit forward passes in C and in PyTorch to the model's first layers, inside the context."""
         weights, settings, layers = self.weights, model.config.get_text_config(), self.num_layers
         body, name, own = weights.body, weights.name_of_layers, settings.num_hidden_layers
         all_blocks = getattr(body, name)
@@ -101,7 +100,7 @@ class FusedForward:
         logit_indices: list[int] | None,
         hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the logits [n, V] after the tokens at `logit_indices`, or after all tokens.
+        """Return the logits [n, V] of the tokens at `logit_indices`, or of all tokens.
 
         hidden_states: a [tokens, width] buffer that is filled with the lm_head's inputs.
         """
@@ -125,11 +124,11 @@ class FusedForward:
         at_ids, at_positions, at_kept = of_numbers
         layout.positions = positions
         windows = _WindowStarts(layout, weights.windows)
-        parts = _shared_parts(layout, count, windows)
-        pieces = _count_own_pieces(layout.seen) if max(positions) >= OWN_PIECE else 0
+        parts = _build_shared_kv_structs(layout, count, windows)
+        pieces = _count_unshared_pieces(layout.seen) if max(positions) >= OWN_PIECE else 0
         adapted = weights.adapters.group_tokens_by_adapter(count)
         needed = self._workspace_nbytes(count, [part.tokens for part in parts], pieces)
-        needed += self._aligned_nbytes(weights.adapters.workspace_sizes(adapted, self._max_inputs))
+        needed += self._aligned_nbytes(weights.adapters.workspace_sizes(adapted, self._max_input_width))
         workspace = torch.empty(needed, dtype=torch.uint8)
         apart = [
             torch.empty(count, weights.hidden, dtype=self.heads.dtype)
@@ -168,21 +167,21 @@ class FusedForward:
         return logits
 
     def allocate_hidden_states(self, num_tokens: int) -> torch.Tensor:
-        """Allocate a buffer for the lm_head's inputs of all tokens of a pass."""
+        """Allocate a buffer for the lm_head inputs of all tokens in a forward pass."""
         return torch.empty(num_tokens, self.weights.hidden, dtype=self.heads.dtype)
 
     @property
     def expert_counts(self) -> Mapping[nn.Module, torch.Tensor]:
-        """How often passes chose each expert, by the module of a layer's experts."""
+        """How often forward passes chose each expert, by expert module."""
         return self.weights.mixtures.counts
 
     @property
     def has_separate_mlps(self) -> bool:
-        """Whether modules of the model compute some MLPs between two C calls."""
+        """Whether PyTorch modules compute some MLPs between two C calls."""
         return bool(self.weights.apart)
 
     def _run_layers(self, tokens: FusedTokens, mlp_buffers: Sequence[torch.Tensor]) -> None:
-        """Run a pass in one C call, or in several with separate MLP modules in between."""
+        """Run all layers in one C call, or in several C calls with PyTorch MLPs between them."""
         for layer, mlp in self.weights.apart.items():
             if layer < self.num_layers:
                 self._call_kernel(tokens)
@@ -202,8 +201,10 @@ class FusedForward:
             ctypes.addressof(tokens),
         )
 
-    def _workspace_nbytes(self, num_tokens: int, part_tokens: list[int], own_pieces: int = 0) -> int:
-        """Return the bytes of a pass's workspace, as fused_forward.h allocates them."""
+    def _workspace_nbytes(
+        self, num_tokens: int, shared_part_tokens: list[int], num_unshared_pieces: int = 0
+    ) -> int:
+        """Return the workspace bytes of a forward pass, equal to the allocation in fused_forward.h."""
         weights, heads, size = self.weights, self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
@@ -220,30 +221,36 @@ class FusedForward:
         pieces.append(of_mixers.workspace_nbytes(num_tokens, size))
         pieces += [num_tokens * weights.hidden * size * weights.has_halves, num_tokens * weights.gates * size]
         pieces.append(num_tokens * weights.hidden * size * (weights.has_halves and of_mixers.count > 0))
-        for count in part_tokens:
+        for count in shared_part_tokens:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
-        pieces += [4 * own_pieces, 4 * own_pieces, 4 * own_pieces * queries * (heads.dim + 2)]
+        pieces += [
+            4 * num_unshared_pieces,
+            4 * num_unshared_pieces,
+            4 * num_unshared_pieces * queries * (heads.dim + 2),
+        ]
         pieces += weights.mixtures.workspace_sizes(num_tokens)
         pieces += weights.latents.workspace_sizes(num_tokens)
         if weights.is_quantized:
             rows = num_tokens * weights.mixtures.max_experts_per_token
-            pieces.append(quantized_workspace_bytes(rows, self._max_inputs, torch.get_num_threads()))
+            pieces.append(
+                compute_quantized_workspace_nbytes(rows, self._max_input_width, torch.get_num_threads())
+            )
         return self._aligned_nbytes(pieces)
 
     @property
-    def _max_inputs(self) -> int:
-        """Largest number of inputs of any matmul."""
+    def _max_input_width(self) -> int:
+        """Largest input width of any matmul in the model."""
         weights, heads = self.weights, self.heads
         behind = max(heads.kv_heads * heads.group * heads.dim, weights.inner, weights.mixers.behind)
         return int(max(behind, weights.hidden, weights.mixtures.max_inputs, weights.latents.max_inputs))
 
     @staticmethod
-    def _aligned_nbytes(sizes: Sequence[int]) -> int:
+    def _aligned_nbytes(buffer_nbytes: Sequence[int]) -> int:
         """Return the total bytes of workspace buffers, each aligned to a cache line."""
-        return int(sum(sizes)) + CACHE_LINE * len(sizes)
+        return int(sum(buffer_nbytes)) + CACHE_LINE * len(buffer_nbytes)
 
     def _extend_rope_tables(self, num_positions: int) -> None:
-        """Extend the cos and sin tables to at least `num_positions` positions."""
+        """Extend the RoPE cos and sin tables to at least `num_positions` positions."""
         if num_positions <= self._extended:
             return
         count = min(max(num_positions, 2 * self._extended), self.positions)
@@ -267,44 +274,51 @@ class FusedForward:
         self._rope_tables = tables
 
 
-def _count_own_pieces(num_visible: torch.Tensor) -> int:
-    """Return into how many pieces C splits the own keys of tokens that have more than one piece."""
+def _count_unshared_pieces(num_visible: torch.Tensor) -> int:
+    """Return the number of pieces into which C splits the unshared keys of long sequences."""
     return sum(-(-count // OWN_PIECE) for count in num_visible.tolist() if count > OWN_PIECE)
 
 
 class _WindowStarts:
-    """First visible position of each token in a pass, for each sliding window of the model."""
+    """First visible position of each token in a forward pass, for each sliding window of the model."""
 
     def __init__(self, layout: PassLayout, windows: Sequence[Window | None]) -> None:
         self.layout, self._kept = layout, list[Any]()  # what C has only the addresses of
         furthest = max(layout.positions)
         self.first = [
-            None if window is None or furthest < window.size else self._first_positions(window)
+            None if window is None or furthest < window.size else self._first_visible_positions(window)
             for window in windows
         ]
-        self.of_own = [None if first is None else self._own_starts(first) for first in self.first]
-        self.own = self._pointer_table(self.of_own)
+        self.of_own = [None if first is None else self._unshared_starts(first) for first in self.first]
+        self.own = self._build_pointer_table(self.of_own)
 
-    def _first_positions(self, window: Window) -> torch.Tensor:
+    def _first_visible_positions(self, window: Window) -> torch.Tensor:
         return torch.tensor([window.first_position(at) for at in self.layout.positions], dtype=torch.int32)
 
-    def _own_starts(self, first_positions: torch.Tensor) -> torch.Tensor:
+    def _unshared_starts(self, first_positions: torch.Tensor) -> torch.Tensor:
         # of a row's own places
         begin = torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place
         return (first_positions - begin).clamp_(min=0)
 
-    def prefix_starts_address(self, use: PrefixUse) -> int:
-        """Return the address of the first visible prefix positions of a prefix's tokens, per window."""
-        chosen = slice(None) if use.rows is None else use.rows
-        return self._pointer_table(
-            [None if first is None else (first[chosen] - use.start).clamp_(min=0) for first in self.first]
+    def prefix_starts_address(self, prefix_use: PrefixUse) -> int:
+        """Return the memory address of the first visible positions in a shared prefix, per sliding window."""
+        chosen = slice(None) if prefix_use.rows is None else prefix_use.rows
+        return self._build_pointer_table(
+            [
+                None if first is None else (first[chosen] - prefix_use.start).clamp_(min=0)
+                for first in self.first
+            ]
         )
 
-    def span_starts_address(self, first: int, last: int) -> int:
-        """Return the address of the first visible own positions of a span's tokens, per window."""
-        return self._pointer_table([None if of_own is None else of_own[first:last] for of_own in self.of_own])
+    def span_starts_address(self, first_token: int, last_token: int) -> int:
+        """Return the memory address of the first visible unshared positions of a token span, per sliding
+        window.
+        """
+        return self._build_pointer_table(
+            [None if of_own is None else of_own[first_token:last_token] for of_own in self.of_own]
+        )
 
-    def _pointer_table(self, starts: list[torch.Tensor | None]) -> int:
+    def _build_pointer_table(self, starts: list[torch.Tensor | None]) -> int:
         kept = [None if first is None else first.contiguous() for first in starts]
         table = (ctypes.c_void_p * len(kept))(
             *[None if first is None else first.data_ptr() for first in kept]
@@ -313,8 +327,8 @@ class _WindowStarts:
         return ctypes.addressof(table)
 
 
-def _shared_parts(layout: PassLayout, num_tokens: int, windows: _WindowStarts) -> list[SharedPart]:
-    """Return the C structures of keys that several tokens share: prefixes and spans."""
+def _build_shared_kv_structs(layout: PassLayout, num_tokens: int, windows: _WindowStarts) -> list[SharedPart]:
+    """Build the C structures for keys that several tokens share: prefixes and token spans."""
     parts = []
     for use in layout.uses:
         chosen = native.get_optional_tensor_address(use.rows, torch.int64, use.count)

@@ -1,4 +1,7 @@
-"""Layers with multi-head latent attention in the fused forward (kernels/latent_structs.h)."""
+"""Multi-head latent attention (MLA) layers in the fused forward pass.
+
+C structures: kernels/latent_structs.h.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ NormOf = Callable[[NormLayout | None, int | None], FusedNorm]
 
 
 class FusedLatents:
-    """The latent attention layers of a model, in the structures that C reads."""
+    """The latent attention layers of a model, stored in C structures for the fused forward pass."""
 
     def __init__(self, kv_spec: KvCacheSpec, build_matrix: MatrixOf, build_norm: NormOf) -> None:
         self.heads, self.matrix_of, self.norm_of = kv_spec, build_matrix, build_norm
@@ -23,11 +26,11 @@ class FusedLatents:
         self._kept: list[Any] = []  # what C has the addresses of
 
     def output_widths(self, layout: LatentLayout) -> tuple[int, int]:
-        """Return the output widths of a layer's two input projections."""
+        """Return the output widths of a latent attention layer's two input projections."""
         return layout.query_width or self._query_width(layout), layout.pair_width + layout.rotated
 
     def struct_address(self, layout: LatentLayout) -> int:
-        """Build a layer's C structure and return its address."""
+        """Build the C structure of a latent attention layer and return its memory address."""
         count = self.heads.kv_heads
         pairs = self.matrix_of(layout.to_pairs, layout.pair_width, count * (layout.unrotated + layout.value))
         queries = None
@@ -53,7 +56,7 @@ class FusedLatents:
         return max((max(of.query_width, of.pair_width) for of in self._of_layers), default=0)
 
     def workspace_sizes(self, num_tokens: int) -> list[int]:
-        """Return the bytes of each workspace buffer of the latents, as in latent_structs.h."""
+        """Return the size in bytes of each workspace buffer of latent attention (see latent_structs.h)."""
         layers = self._of_layers
         if not layers:
             return []

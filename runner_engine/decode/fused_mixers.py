@@ -1,5 +1,5 @@
-"""Recurrent layers in the fused forward: their C structures, and the states that a pass
-updates.
+"""Recurrent layers in the fused forward pass: C structures of the layers, and pointers to
+recurrent states.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FLOAT_BYTES = 4
 
 
 class FusedMixers:
-    """The recurrent layers of a model, in the structures that C reads."""
+    """The recurrent layers of a model, stored in C structures for the fused forward pass."""
 
     def __init__(self, layout: ModelLayout) -> None:
         found = [layer.mixer if layer.beside is None else layer.beside.mixer for layer in layout.layers]
@@ -41,26 +41,26 @@ class FusedMixers:
         self._kept: list[Any] = []  # what a pass has the addresses of
 
     def struct_address(self, layer: int) -> int:
-        """Return the address of a layer's C structure."""
+        """Return the memory address of a recurrent layer's C structure."""
         return ctypes.addressof(self._structures[layer])
 
     def count_attention_before(self, layer: int) -> int:
-        """Return how many attention layers come before this layer."""
+        """Return the number of attention layers before a layer."""
         return sum(self._attends[:layer])
 
     def count_phases(self, num_tokens: int) -> int:
-        """Return how many thread phases the recurrent layers add, as phases_of in fused_forward.h."""
+        """Return how many thread phases recurrent layers add to a pass (phases_of in fused_forward.h)."""
         return self.count * (MIXER_PHASES * -(-num_tokens // ROUND_TOKENS) + BESIDE_PHASES)
 
     def workspace_nbytes(self, num_tokens: int, element_nbytes: int) -> int:
-        """Return the bytes of the recurrent layers' workspace, as mixer_bytes in mixer_structs.h."""
+        """Return the workspace bytes of the recurrent layers (mixer_bytes in mixer_structs.h)."""
         return max(
             (_mixer_workspace_nbytes(one, num_tokens, element_nbytes) for one in self._structures.values()),
             default=0,
         )
 
     def set_state_pointers(self, tokens: FusedTokens, states: SequenceStates | None) -> None:
-        """Set the addresses of the sequences' states in a pass's C structure."""
+        """Write the addresses of the sequences' recurrent states into the C structure of a forward pass."""
         if states is None or states.segments is None:
             raise RuntimeError("no states are read in this pass")
         table, addresses = states.segments.table, states.tensor_addresses()
@@ -69,15 +69,15 @@ class FusedMixers:
         tokens.state_slots, tokens.states = states.slots, addresses.data_ptr()
 
 
-def _mixer_workspace_nbytes(mixer: FusedMixer, num_tokens: int, element_nbytes: int) -> int:
-    if mixer.kind == MixerKind.heads_mixer:
-        heads = HeadsLayer.from_address(mixer.heads)
+def _mixer_workspace_nbytes(mixer_struct: FusedMixer, num_tokens: int, element_nbytes: int) -> int:
+    if mixer_struct.kind == MixerKind.heads_mixer:
+        heads = HeadsLayer.from_address(mixer_struct.heads)
         return (
-            int(min(num_tokens, ROUND_TOKENS) * (heads.conv.channels + mixer.inner + 2 * STATE_LANES))
+            int(min(num_tokens, ROUND_TOKENS) * (heads.conv.channels + mixer_struct.inner + 2 * STATE_LANES))
             * FLOAT_BYTES
         )
-    if mixer.kind == MixerKind.delta_mixer:
-        conv, delta = ConvLayer.from_address(mixer.conv), DeltaLayer.from_address(mixer.delta)
-        numbers = conv.channels + mixer.width * bool(mixer.by_key_heads)
+    if mixer_struct.kind == MixerKind.delta_mixer:
+        conv, delta = ConvLayer.from_address(mixer_struct.conv), DeltaLayer.from_address(mixer_struct.delta)
+        numbers = conv.channels + mixer_struct.width * bool(mixer_struct.by_key_heads)
         return int(num_tokens * (numbers * element_nbytes + 2 * delta.heads * FLOAT_BYTES)) + CACHE_LINE
     return 0

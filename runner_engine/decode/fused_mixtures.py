@@ -1,4 +1,4 @@
-"""Mixtures of experts in the fused forward, as C reads them (kernels/mixture_structs.h)."""
+"""Mixtures of experts in the fused forward pass (C structures: kernels/mixture_structs.h)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_engine.checkpoints.pass_memory import compute_expert_index_bytes
+from runner_engine.checkpoints.pass_memory import compute_expert_index_nbytes
 from runner_engine.decode.layouts import LayerLayout, MixtureLayout, MlpLayout, NotFusable
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import CACHE_LINE, PHASE_BYTES, Activation, Matrix
@@ -26,7 +26,10 @@ MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many i
 
 
 class FusedMixtures:
-    """Mixtures of experts that C computes. Other mixtures are computed by their own modules."""
+    """Mixture-of-experts layers that the C kernels compute.
+
+    PyTorch modules compute all other mixtures.
+    """
 
     def __init__(
         self,
@@ -35,7 +38,10 @@ class FusedMixtures:
         dtype: torch.dtype,
         build_matrix: MatrixOf,
     ) -> None:
-        """Describe all supported mixtures. expert_layers: layers of experts that C already reads."""
+        """Build the C structures of all supported mixtures of experts.
+
+        expert_layers: expert layers whose weights the C kernels already read.
+        """
         self.experts, self.dtype, self.matrix_of = expert_layers, dtype, build_matrix
         self.layers = len(layers)
         self.of_layer: dict[int, Mixture] = {}
@@ -49,35 +55,35 @@ class FusedMixtures:
             if found is None or found.experts not in expert_layers:
                 continue
             try:
-                self.of_layer[number] = self._describe_mixture(found)
+                self.of_layer[number] = self._build_mixture_struct(found)
             except NotFusable:
                 continue
 
     @property
     def has_shared_experts(self) -> bool:
-        """Whether some layer has a shared expert."""
+        """Whether some layer of the model has a shared expert."""
         return any(one.shared_inner for one in self.of_layer.values())
 
     @property
     def max_experts_per_token(self) -> int:
-        """Largest number of experts per token. 1 without mixtures."""
+        """Largest number of experts per token in any layer. 1 for models without mixtures."""
         return max((int(one.set.chosen) for one in self.of_layer.values()), default=1)
 
     @property
     def max_inputs(self) -> int:
-        """Largest number of inputs of any expert's or shared expert's matrix."""
+        """Largest input width of any expert's or shared expert's matrix."""
         return max((int(max(one.set.inner, one.shared_inner)) for one in self.of_layer.values()), default=0)
 
     @property
     def needs_workspace(self) -> bool:
-        """Whether some experts' matmuls need memory for activations or dequantized weights."""
+        """Whether matmuls of some experts need workspace for activations or dequantized weights."""
         return any(one.set.needs_workspace for one in self.of_layer.values())
 
     def layer_fields(self, layer: int) -> dict[str, Any]:
         return {"mixture": ctypes.addressof(self.of_layer[layer])}
 
     def workspace_sizes(self, num_tokens: int) -> list[int]:
-        """Return the bytes of each workspace buffer of the mixtures, as in mixture_structs.h."""
+        """Return the size in bytes of each workspace buffer of mixtures (see mixture_structs.h)."""
         all_of = list(self.of_layer.values())
         if not all_of:
             return []
@@ -95,13 +101,13 @@ class FusedMixtures:
         ]
         pieces += [rows * all_of[0].set.hidden * size, rows * inner * size, rows * 2 * inner * size]
         pieces += [
-            compute_expert_index_bytes(num_tokens * one.set.chosen, one.set.experts, EXPERT_PRODUCT_BYTES)
+            compute_expert_index_nbytes(num_tokens * one.set.chosen, one.set.experts, EXPERT_PRODUCT_BYTES)
             + CACHE_LINE
             for one in all_of
         ]
         return [*pieces, len(all_of) * MIXTURE_PHASES * PHASE_BYTES]
 
-    def _describe_mixture(self, layout: MixtureLayout) -> Mixture:
+    def _build_mixture_struct(self, layout: MixtureLayout) -> Mixture:
         layer, router, formula = self.experts[layout.experts], layout.router, layout.router.formula
         if layer.dtype is not self.dtype or router.weight.dtype is not self.dtype:
             raise NotFusable("its experts have another number format")
@@ -116,7 +122,7 @@ class FusedMixtures:
         )
         with torch.inference_mode(False):  # it is changed outside as well
             counts = torch.zeros(own.experts, dtype=torch.int64)
-        shared = self._shared_expert_fields(layout.shared, own.hidden, layout.shared_scale)
+        shared = self._build_shared_expert_fields(layout.shared, own.hidden, layout.shared_scale)
         self._kept += [layer, weight, added]
         self.is_by_row = self.is_by_row and layer.is_by_row
         self.counts[layout.experts] = counts
@@ -138,7 +144,7 @@ class FusedMixtures:
             **shared,
         )
 
-    def _shared_expert_fields(
+    def _build_shared_expert_fields(
         self, mlp: MlpLayout | None, hidden_size: int, scale: torch.Tensor | None
     ) -> dict[str, Any]:
         if mlp is None:
@@ -159,11 +165,11 @@ class FusedMixtures:
             "shared_scale": None
             if scale is None
             else native.get_tensor_address(scale, self.dtype, hidden_size),
-            "shared_into": self._hold_matrices(*into),
-            "shared_down": self._hold_matrices(self.matrix_of(mlp.out, mlp.inner, hidden_size)),
+            "shared_into": self._retain_matrices(*into),
+            "shared_down": self._retain_matrices(self.matrix_of(mlp.out, mlp.inner, hidden_size)),
         }
 
-    def _hold_matrices(self, *matrices: Matrix) -> int:
-        """Keep matrices alive, and return the address of the first one."""
+    def _retain_matrices(self, *matrices: Matrix) -> int:
+        """Keep matrices alive, and return the memory address of the first matrix."""
         self._kept.append((Matrix * len(matrices))(*matrices))
         return ctypes.addressof(self._kept[-1])

@@ -1,4 +1,4 @@
-"""The weights of a decoder in the order in which C reads them (kernels/fused_structs.h).
+"""C structures with a decoder's weights, for the fused forward pass (kernels/fused_structs.h).
 
 layouts/ describes the parts of a model's layers. A model with parts that C does not
 support is not fusable.
@@ -44,14 +44,14 @@ from runner_engine.matmul import (
     ExpertLayer,
     LayerWeights,
     PlainPackedWeights,
-    can_pack,
+    can_pack_weight,
     get_activation_format,
     get_weight_matrix,
-    is_plain_linear,
     is_transposed_linear,
+    is_unquantized_linear,
     read_forced_matmul_backend,
 )
-from runner_engine.models.lora.unmerged import find_unmerged_matrices, has_other_hooks
+from runner_engine.models.lora.unmerged import find_unmerged_lora, has_hooks_besides_adapter
 from runner_engine.recurrent import MixerParts
 
 __all__ = ["FusedWeights", "NotFusable", "check_fusable"]
@@ -60,7 +60,7 @@ NO_MATRIX = Matrix()  # fills a place of a layer that has fewer
 
 
 class FusedWeights:
-    """The weights of a model in the order in which C reads them."""
+    """A model's weights in C structures, in the order of the fused forward pass."""
 
     def __init__(
         self,
@@ -70,7 +70,9 @@ class FusedWeights:
         packed_layers: Mapping[nn.Module, LayerWeights],
         expert_layers: Mapping[nn.Module, ExpertLayer],
     ) -> None:
-        """Describe the model for C. Raises NotFusable if C does not support one of its parts.
+        """Build the C structures of a model.
+
+        Raises NotFusable if the C kernels do not support one of its parts.
 
         packed_layers: layers whose weights are already packed for C. Others are packed here if
         the model is small. expert_layers: layers of experts that C reads.
@@ -90,7 +92,7 @@ class FusedWeights:
         self.blocks = [layer.blocks for layer in layout.layers]
         # that it has rows for
         self.positions = None if layout.positions is None else len(layout.positions.weight)
-        self.mixtures = FusedMixtures(layout.layers, expert_layers, kv_spec.dtype, self._build_matrix)
+        self.mixtures = FusedMixtures(layout.layers, expert_layers, kv_spec.dtype, self._build_matrix_struct)
         # MLPs that their own modules compute, by layer
         self.apart = {
             number: layer.apart
@@ -110,18 +112,18 @@ class FusedWeights:
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
         self.has_halves = _needs_residual_buffer(layout) or self.mixtures.has_shared_experts
         attending = [layer.attention for layer in layout.layers if layer.attention is not None]
-        self.has_query_gates = _uniform_flag(attending, "has_gates")
+        self.has_query_gates = _uniform_setting(attending, "has_gates")
         self.query_scale = layout.query_scale
-        self.latents = FusedLatents(kv_spec, self._build_matrix, self._build_norm)
+        self.latents = FusedLatents(kv_spec, self._build_matrix_struct, self._build_norm_struct)
         self.mixers = FusedMixers(layout)
-        layers = [self._build_layer(number, layer) for number, layer in enumerate(layout.layers)]
+        layers = [self._build_layer_struct(number, layer) for number, layer in enumerate(layout.layers)]
         head = layout.head
         if (len(attending), self.mixers.count) != (kv_spec.layers, len(kv_spec.states)):
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
-        if find_unmerged_matrices(head) is not None:
+        if find_unmerged_lora(head) is not None:
             raise NotFusable("an adapter changes its head")
-        of_head = self._build_matrix(head, self.hidden, self.vocabulary)
+        of_head = self._build_matrix_struct(head, self.hidden, self.vocabulary)
         self.adapters.check_all_supported(model, len(layers), self.apart.values())
         self.layers = (FusedLayer * len(layers))(*layers)
         embedding, is_in_panels = self._embedding_address(layout)
@@ -141,7 +143,7 @@ class FusedWeights:
             gates=self.gates,
             has_halves=self.has_halves,
             has_query_gates=self.has_query_gates,
-            has_heads_together=_uniform_flag(attending, "has_heads_together"),
+            has_heads_together=_uniform_setting(attending, "has_heads_together"),
             mixers=self.mixers.count,
             embedding_scale=self._embedding_scale(layout),
             residual_scale=layout.residual_scale,
@@ -150,18 +152,18 @@ class FusedWeights:
             embedding_in_panels=is_in_panels,
             embedding=embedding,
             position_embedding=self._position_embedding_address(layout),
-            norm=self._build_norm(layout.norm, self.hidden),
+            norm=self._build_norm_struct(layout.norm, self.hidden),
             head=of_head,
         )
 
-    def _build_layer(self, layer_index: int, layer: LayerLayout) -> FusedLayer:
-        norms = [self._build_norm(norm, self.hidden) for norm in layer.norms]
+    def _build_layer_struct(self, layer_index: int, layer: LayerLayout) -> FusedLayer:
+        norms = [self._build_norm_struct(norm, self.hidden) for norm in layer.norms]
         if layer.is_parallel and (norms[1].weight or norms[3].weight):
             raise NotFusable("its MLP is beside its attention, and what both add is normed")
         before = (
-            self._mixer_fields(layer.mixer, layer_index)
+            self._build_mixer_fields(layer.mixer, layer_index)
             if layer.mixer
-            else self._attention_fields(layer, layer_index)
+            else self._build_attention_fields(layer, layer_index)
         )
         return FusedLayer(
             norm_in=norms[0],
@@ -170,12 +172,15 @@ class FusedWeights:
             after_mlp=norms[3],
             is_parallel=layer.is_parallel,
             beside=self._build_parallel_mixer(layer_index, layer),
-            **self._mlp_fields(layer_index, layer),
+            **self._build_mlp_fields(layer_index, layer),
             **before,
         )
 
     def _build_parallel_mixer(self, layer_index: int, layer: LayerLayout) -> int | None:
-        """Return the address of a recurrent mixer that runs parallel to attention, with its scales."""
+        """Build the C structure of a recurrent mixer parallel to attention, and return its address.
+
+        Returns None without one.
+        """
         if layer.beside is None or layer.attention is None or layer.mlp is None:
             return None
         beside, (into, *others) = layer.beside, layer.beside.mixer.into
@@ -184,8 +189,8 @@ class FusedWeights:
         out, mlp = beside.mixer.out, layer.mlp
         made = ParallelMixer(
             mixer=self.mixers.struct_address(layer_index),
-            into=self._build_matrix(into, self.hidden, into.out_features),
-            out=self._build_matrix(out, out.in_features, self.hidden),
+            into=self._build_matrix_struct(into, self.hidden, into.out_features),
+            out=self._build_matrix_struct(out, out.in_features, self.hidden),
             heads=beside.heads,
             keys=layer.attention.key_scale,
             attention=beside.attention,
@@ -196,17 +201,17 @@ class FusedWeights:
         self._kept.append(made)
         return ctypes.addressof(made)
 
-    def _mixer_fields(self, parts: MixerParts, layer_index: int) -> dict[str, Any]:
-        """Return the C fields of a recurrent layer."""
-        into = self._input_matrices(
-            [self._build_matrix(part, self.hidden, part.out_features) for part in parts.into]
+    def _build_mixer_fields(self, parts: MixerParts, layer_index: int) -> dict[str, Any]:
+        """Return the C structure fields of a recurrent layer."""
+        into = self._build_input_matrices(
+            [self._build_matrix_struct(part, self.hidden, part.out_features) for part in parts.into]
         )
-        out = self._build_matrix(parts.out, parts.out.in_features, self.hidden)
+        out = self._build_matrix_struct(parts.out, parts.out.in_features, self.hidden)
         address = self.mixers.struct_address(layer_index)
         return {"rope": -1, "qkv_count": len(parts.into), "qkv": into, "out": out, "mixer": address}
 
-    def _attention_fields(self, layer: LayerLayout, layer_index: int) -> dict[str, Any]:
-        """Return the C fields of a layer's attention."""
+    def _build_attention_fields(self, layer: LayerLayout, layer_index: int) -> dict[str, Any]:
+        """Return the C structure fields of a layer's attention."""
         attention, heads, hidden = layer.attention, self.heads, self.hidden
         assert attention is not None
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
@@ -222,14 +227,14 @@ class FusedWeights:
             )
             found = heads.kv_heads * attention.latent.value
         qkv = [
-            self._build_matrix(part, hidden, width)
+            self._build_matrix_struct(part, hidden, width)
             for part, width in zip(attention.into, widths, strict=True)
         ]
-        norm_q, norm_k = (self._build_norm(norm, None) for norm in layer.head_norms or (None, None))
+        norm_q, norm_k = (self._build_norm_struct(norm, None) for norm in layer.head_norms or (None, None))
         sinks = (
             None
             if attention.sinks is None
-            else self._hold_float32(attention.sinks, heads.kv_heads * heads.group)
+            else self._retain_float32(attention.sinks, heads.kv_heads * heads.group)
         )
         kv_layer = self.mixers.count_attention_before(layer_index)
         window = heads.windows[kv_layer] if heads.windows else None
@@ -245,13 +250,13 @@ class FusedWeights:
             "norms_rotated": attention.norms_rotated,
             "latent": latent,
             "qkv_count": len(qkv),
-            "qkv": self._input_matrices(qkv),
-            "out": self._build_matrix(attention.out, found, hidden),
+            "qkv": self._build_input_matrices(qkv),
+            "out": self._build_matrix_struct(attention.out, found, hidden),
             "kv": heads.kernel_layers[kv_layer],
         }
 
-    def _input_matrices(self, matrices: list[Matrix]) -> Any:
-        """Return the array of matrices that compute the inputs of attention or of a recurrent mixer."""
+    def _build_input_matrices(self, matrices: list[Matrix]) -> Any:
+        """Return a C array of the input projections of attention or of a recurrent mixer."""
         if (
             len(
                 {
@@ -263,10 +268,10 @@ class FusedWeights:
             > 1
         ):
             raise NotFusable("the rows before its attention are quantized in different ways")
-        return _matrix_array(matrices, MIXER_MATRICES)
+        return _build_matrix_array(matrices, MIXER_MATRICES)
 
-    def _mlp_fields(self, layer_index: int, layer: LayerLayout) -> dict[str, Any]:
-        """Return the C fields of a layer's MLP or mixture of experts."""
+    def _build_mlp_fields(self, layer_index: int, layer: LayerLayout) -> dict[str, Any]:
+        """Return the C structure fields of a layer's MLP or mixture of experts."""
         mlp = layer.mlp
         if layer_index in self.mixtures.of_layer:
             return self.mixtures.layer_fields(layer_index)
@@ -279,29 +284,33 @@ class FusedWeights:
                 raise NotFusable("its MLP reads what is not normed")
             return {"mlp_apart": 1}
         wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
-        gated = [self._build_matrix(part, self.hidden, wide) for part in mlp.into]
+        gated = [self._build_matrix_struct(part, self.hidden, wide) for part in mlp.into]
         if len({(*get_activation_format(matrix), matrix.block) for matrix in gated}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
         return {
             "activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
             "has_gate": mlp.has_gate,
             "gated_count": len(gated),
-            "gated": _matrix_array(gated, 2),
-            "down": self._build_matrix(mlp.out, self.inner, self.hidden),
+            "gated": _build_matrix_array(gated, 2),
+            "down": self._build_matrix_struct(mlp.out, self.inner, self.hidden),
         }
 
-    def _build_matrix(self, layer: Any, inputs: int, outputs: int) -> Matrix:
+    def _build_matrix_struct(self, layer: Any, input_width: int, output_width: int) -> Matrix:
         weights = self.packed.get(layer)
         if weights is None:
-            if not is_plain_linear(layer) and not is_transposed_linear(layer):
+            if not is_unquantized_linear(layer) and not is_transposed_linear(layer):
                 raise NotFusable("its linear layers are not plain ones")
             is_ours = read_forced_matmul_backend() in (None, *OWN)
-            if not self.is_small or not is_ours or not can_pack(get_weight_matrix(layer), self.kernels):
+            if (
+                not self.is_small
+                or not is_ours
+                or not can_pack_weight(get_weight_matrix(layer), self.kernels)
+            ):
                 raise NotFusable("its linear layers cannot be packed in panels")
             weights = PlainPackedWeights.pack(get_weight_matrix(layer), layer.bias, self.kernels)
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (
-            outputs,
-            inputs,
+            output_width,
+            input_width,
         ):
             raise NotFusable("its linear layers have another number format, or other sizes")
         self._kept.append(weights.tensors)
@@ -311,7 +320,7 @@ class FusedWeights:
         return self.adapters.attach_adapters(layer, weights.matrix)
 
     def _embedding_address(self, layout: ModelLayout) -> tuple[int | None, bool]:
-        """Return the embedding table's address and whether it is the packed lm_head.
+        """Return the embedding table's memory address, and whether the table is the packed lm_head.
 
         The address is None if the table is quantized or packed otherwise. Then a pass gets the
         embeddings of its tokens.
@@ -322,19 +331,22 @@ class FusedWeights:
             if is_tied and isinstance(panels, PlainPackedWeights) and self.rows <= self.vocabulary:
                 return int(panels.matrix.weight), True
         elif not getattr(layer, "makes_rows", False):
-            return self._hold_tensor(layer.weight, self.rows, self.hidden), False
+            return self._retain_tensor(layer.weight, self.rows, self.hidden), False
         elif layer.dtype != self.heads.dtype:
             raise NotFusable("its embedding has another number format")
         self.unpack_rows = layer
         return None, False
 
     def _position_embedding_address(self, layout: ModelLayout) -> int | None:
-        """Return the address of the learned position embeddings, or None."""
+        """Return the memory address of the learned position embeddings, or None if there are none."""
         table = layout.positions
-        return None if table is None else self._hold_tensor(table.weight, self.positions or 0, self.hidden)
+        return None if table is None else self._retain_tensor(table.weight, self.positions or 0, self.hidden)
 
     def _embedding_scale(self, layout: ModelLayout) -> float:
-        """Return the factor that C applies to embeddings. Dequantized embeddings are already scaled."""
+        """Return the factor by which the C kernels scale embeddings.
+
+        Dequantized embeddings are already scaled.
+        """
         factor = getattr(self.unpack_rows, "factor", None)
         return (
             layout.embedding_scale
@@ -342,24 +354,26 @@ class FusedWeights:
             else layout.embedding_scale / float(factor.to(self.heads.dtype))
         )
 
-    def _build_norm(self, norm: NormLayout | None, width: int | None) -> FusedNorm:
+    def _build_norm_struct(self, norm: NormLayout | None, width: int | None) -> FusedNorm:
         if norm is None:
             return FusedNorm()
         if width is not None and norm.weight.numel() != width:
             raise NotFusable("its norms differ")
         count = norm.weight.numel()
         is_plain = norm.kind is NormKind.rms_in_steps
-        weight = self._hold_tensor(norm.weight, count) if is_plain else self._hold_float32(norm.weight, count)
-        bias = None if norm.bias is None else self._hold_float32(norm.bias, count)
+        weight = (
+            self._retain_tensor(norm.weight, count) if is_plain else self._retain_float32(norm.weight, count)
+        )
+        bias = None if norm.bias is None else self._retain_float32(norm.bias, count)
         return FusedNorm(weight, bias, norm.kind, norm.epsilon)
 
-    def _hold_float32(self, tensor: torch.Tensor, count: int) -> int:
-        """Keep a float32 copy of a tensor alive, and return its address."""
+    def _retain_float32(self, tensor: torch.Tensor, count: int) -> int:
+        """Keep a float32 copy of a tensor alive, and return the memory address of the copy."""
         self._kept.append(tensor.detach().float().contiguous())
         return native.get_tensor_address(self._kept[-1], torch.float32, count)
 
-    def _hold_tensor(self, tensor: torch.Tensor, *shape: int) -> int:
-        """Keep a tensor alive, and return its address."""
+    def _retain_tensor(self, tensor: torch.Tensor, *shape: int) -> int:
+        """Keep a tensor alive for C, and return its memory address."""
         tensor = tensor.detach()
         if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu" or tensor.shape != shape:
             raise NotFusable("it has weights of another kind")
@@ -368,29 +382,32 @@ class FusedWeights:
 
 
 def check_fusable(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> None:
-    """Raise NotFusable if C cannot run the model on this processor or its layers have hooks."""
+    """Raise NotFusable if the C kernels cannot run the model on this CPU or if layers have hooks."""
     if not kernels.has_function("fused_forward", kv_spec.dtype):
         raise NotFusable("this processor has no products of such numbers")
-    if any(map(has_other_hooks, model.modules())):
+    if any(map(has_hooks_besides_adapter, model.modules())):
         raise NotFusable("its layers have hooks")
 
 
-def _uniform_flag(attention_layouts: Sequence[AttentionLayout], name: str) -> bool:
-    """Return a flag that all attention layers share. Raises NotFusable if they differ."""
-    found = {bool(getattr(attention, name)) for attention in attention_layouts}
+def _uniform_setting(attention_layouts: Sequence[AttentionLayout], setting_name: str) -> bool:
+    """Return the value of a boolean setting that all attention layers share.
+
+    Raises NotFusable if they differ.
+    """
+    found = {bool(getattr(attention, setting_name)) for attention in attention_layouts}
     if len(found) > 1:
         raise NotFusable("its layers differ")
     return True in found
 
 
 def _needs_residual_buffer(layout: ModelLayout) -> bool:
-    """Whether attention or MLP outputs are scaled or normalized before the residual addition."""
+    """Whether some layer scales or normalizes attention or MLP outputs before the residual addition."""
     apart = layout.residual_scale != 1 or any(
         layer.norms[1] or layer.norms[3] or layer.beside for layer in layout.layers
     )
     return apart or any(layer.is_parallel and layer.norms[2] for layer in layout.layers)
 
 
-def _matrix_array(matrices: Sequence[Matrix], count: int) -> Any:
-    """Return a C array of `count` matrices, padded with empty ones."""
+def _build_matrix_array(matrices: Sequence[Matrix], count: int) -> Any:
+    """Return a C array of `count` matrices, padded with empty matrices."""
     return (Matrix * count)(*matrices, *[NO_MATRIX] * (count - len(matrices)))

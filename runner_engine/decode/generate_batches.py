@@ -1,5 +1,4 @@
-"""Static batches through transformers' `generate`, for models whose state only `generate`
-supports.
+"""Static batching with transformers' `generate`, for models with states that only `generate` supports.
 
 `generate` gets prompts of equal length, so that no padding is needed, and runs a batch
 until its last sequence ends. Sampling and stopping are ours, as in the other decoders:
@@ -27,7 +26,7 @@ from runner_engine.sessions import EngineStats, Event, RequestId
 
 
 class GenerateBatch:
-    """A batch of prompts of equal length that one call of `generate` decodes completely."""
+    """A batch of equally long prompts that one call of `generate` decodes completely."""
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class GenerateBatch:
         self.alive, self.width = dict(enumerate(sequences)), len(sequences)
 
     def step(self, events: list[Event]) -> None:
-        """Decode all sequences to their ends."""
+        """Decode all sequences of the batch completely."""
         started = time.perf_counter()
         rows = list(self.alive.values())
         sampler = create_sampler(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
@@ -89,7 +88,7 @@ class GenerateBatch:
         self.stats.decode_s += passed - rows[0].first_token_s
 
     def cancel_requests(self, request_ids: Collection[RequestId], events: list[Event]) -> None:
-        """Do nothing, because a step decodes whole sequences."""
+        """Does nothing, because one step decodes whole sequences."""
 
 
 def generate_with_callbacks(
@@ -99,8 +98,7 @@ def generate_with_callbacks(
     logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     stopping_criterion: Callable[..., torch.Tensor] | None = None,
 ) -> Any:
-    """Run transformers' `generate` on prompts of equal length, greedily or with a logits
-    processor.
+    """Run transformers' `generate` on prompts of equal length, with greedy sampling or a logits processor.
 
     The model's own generation config is not used: sampling and stopping are decided here.
     """
@@ -119,7 +117,7 @@ def generate_with_callbacks(
 
 
 def score_without_cache(loaded: LoadedModel, sequences: list[TokenSequence], stats: EngineStats) -> None:
-    """Score each continuation in one pass over its prompt and continuation, without a KV cache."""
+    """Score each continuation in one forward pass over prompt and continuation, without a KV cache."""
     for row in sequences:
         with torch.inference_mode():
             logits = loaded.model(input_ids=torch.tensor([row.pending_tokens], device=loaded.device)).logits[
@@ -132,8 +130,9 @@ def score_without_cache(loaded: LoadedModel, sequences: list[TokenSequence], sta
 
 @contextmanager
 def _reset_generation_config(model: Any) -> Iterator[None]:
-    """Reset a model's generation config temporarily, and that of the base model inside an
-    adapter.
+    """Replace the generation config of a model by the defaults inside the context.
+
+    Also resets the base model inside an adapter model.
     """
     inside = model.get_base_model() if hasattr(model, "get_base_model") else model
     own_settings = [(one, one.generation_config) for one in (model, inside)]

@@ -1,5 +1,4 @@
-"""KV memory of the scheduler: where keys and values are stored, and for how many more tokens
-there is room.
+"""KV cache memory of the scheduler: the KV store, and the token budget that follows free memory.
 
 Sequences share prefixes (a prefix tree), get copies of earlier prompts (prompt cache,
 conversations), and own slots in one store, which exists while there are sequences.
@@ -18,22 +17,20 @@ from runner_engine.kv_cache import (
     PagedSlots,
     PrefixTree,
     PromptCache,
-    copy_prefix_state,
+    copy_prefix_recurrent_state,
     create_kv_store,
+    create_resident_token_counter,
     kv_capacity_tokens,
-    kv_store_cost,
-    resident_token_counter,
+    kv_store_cost_tokens,
 )
-from runner_engine.memory import MemoryGuard, release_failed_pass
+from runner_engine.memory import MemoryGuard, release_failed_pass_memory
 from runner_engine.sessions import EngineStats
 
 GROWN = 8  # a budget has grown if it is larger by one in so many tokens
 
 
 class KvBudget:
-    """Keys and values of a scheduler's sequences, within a token budget that follows free
-    memory.
-    """
+    """Manages the KV cache of a scheduler within a token budget that follows free memory."""
 
     def __init__(
         self,
@@ -43,7 +40,7 @@ class KvBudget:
         prompts: PromptCache,
         draft_bytes_per_token: int = 0,
         draft_bytes_per_sequence: int = 0,
-        copies_states: bool = False,
+        copies_recurrent_states: bool = False,
     ) -> None:
         """Configure the budget of a model's KV store.
 
@@ -57,26 +54,31 @@ class KvBudget:
         self.memory = MemoryGuard(forward.model, self.heads.device)
         own_bytes = self.heads.bytes_per_token
         # of each row, in tokens: copies of its states, and what a draft keeps of it
-        self.copied = self.heads.state_tokens * copies_states + ceil(draft_bytes_per_sequence / own_bytes)
-        self.kept_tokens = resident_token_counter(self.heads)
+        self.copied = self.heads.state_tokens * copies_recurrent_states + ceil(
+            draft_bytes_per_sequence / own_bytes
+        )
+        self.kept_tokens = create_resident_token_counter(self.heads)
         self.share = own_bytes / (own_bytes + draft_bytes_per_token)  # of the memory for keys and values
         self.own: KvStore | None = None  # the rows' own keys and values, by slot
         self.tokens = 0  # the budget: whose keys and values may be stored
         self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
 
     def reset(self) -> None:
-        """Drop the KV store. A GPU's store stays, because its recorded CUDA graphs refer to it."""
+        """Drop the KV store. On a GPU the store stays, because recorded CUDA graphs use its memory."""
         if self.heads.device.type != "cuda":
             self.own = None
 
     def drop_store(self) -> None:
-        """Drop the KV store with all keys and values in it."""
+        """Drop the KV store and all cached keys and values."""
         self.own = None
 
     # ------------------------------------------------------------------------------------- how much
 
     def update_budget(self) -> bool:
-        """Set the token budget to a share of currently free memory. Returns whether it grew clearly."""
+        """Set the token budget to a share of currently free memory.
+
+        Returns whether the budget grew clearly.
+        """
         before = self.tokens
         held = 0 if self.own is None else self.own.resident_tokens_with_states
         room = kv_capacity_tokens(self.heads, held + self.prefixes.tokens)
@@ -84,15 +86,16 @@ class KvBudget:
         return self.tokens > before + before // GROWN
 
     def is_outdated(self) -> bool:
-        """Whether free memory was measured again since the budget was set."""
+        """Whether a newer measurement of free memory exists than the token budget uses."""
         self.memory.measure()
         is_outdated = self.memory.looked_s != self._measured_s
         self._measured_s = self.memory.looked_s
         return is_outdated
 
     def check_memory(self, num_sequences: int) -> None:
-        """Free unused arenas if the next tokens may not fit. Raises MemoryError if that is not
-        enough.
+        """Free unused KV arenas if the next tokens may not fit.
+
+        Raises MemoryError if memory still does not suffice.
         """
         try:
             self.memory.check(num_sequences)
@@ -103,15 +106,21 @@ class KvBudget:
             self.memory.check(num_sequences)
 
     def free_unused_arenas(self) -> bool:
-        """Free arenas that no sequence uses. Returns whether there were any."""
+        """Free KV arenas that no sequence uses. Returns whether any arena was freed."""
         return self.own is not None and self.own.free_unused(0)
 
-    def kv_cost_tokens(self, max_tokens: Sequence[int]) -> int:
-        """Return the memory of sequences with these maximum lengths, in tokens, states included."""
-        return kv_store_cost(self.heads, self.forward.kernels, max_tokens) + len(max_tokens) * self.copied
+    def kv_cost_tokens(self, max_lengths: Sequence[int]) -> int:
+        """Return the KV memory of sequences with these maximum lengths, in tokens.
+
+        Recurrent states are included.
+        """
+        return (
+            kv_store_cost_tokens(self.heads, self.forward.kernels, max_lengths)
+            + len(max_lengths) * self.copied
+        )
 
     def has_room_for(self, sequence: TokenSequence, active_sequences: Sequence[TokenSequence]) -> bool:
-        """Whether the budget has room for one more sequence with its prefixes."""
+        """Whether the token budget has room for one more sequence with its shared prefixes."""
         missing = sum(
             prefix.stored_size - prefix.resident_tokens - prefix.freed
             for prefix in sequence.kv.needed_prefixes
@@ -120,12 +129,15 @@ class KvBudget:
         return self.kv_cost_tokens(needs) + self.prefixes.tokens + missing <= self.tokens
 
     def _max_resident_tokens(self, sequence: TokenSequence) -> int:
-        """Return the tokens a sequence has in memory when it ends. Sliding windows free some."""
+        """Return how many tokens of a sequence are in the KV cache when the sequence ends.
+
+        Sliding windows free some tokens earlier.
+        """
         frees_places = self.forward.kernels is not None and not _must_keep_all_kv(sequence)
         return self.kept_tokens(sequence.max_kv_tokens) if frees_places else sequence.max_kv_tokens
 
     def stored_nbytes(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return the memory of all prefixes and these sequences at the end of a pass.
+        """Return the KV cache bytes of all prefixes and these sequences after a forward pass.
 
         Memory that the pass frees is still counted.
         """
@@ -137,17 +149,13 @@ class KvBudget:
         return self.heads.bytes_per_token * (self.stored_tokens(sequences) - freed) + of_first
 
     def stored_tokens(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return how many tokens' keys and values are stored, prefixes and recurrent states
-        included.
-        """
+        """Return the number of tokens in the KV cache, with shared prefixes and recurrent states."""
         return self.prefixes.tokens + sum(row.kv.places + self.heads.state_tokens for row in sequences)
 
     # ----------------------------------------------------------------------------- rows come and go
 
     def find_reusable_kv(self, sequence: TokenSequence) -> None:
-        """Find cached keys and values of earlier prompts or prefixes for a sequence's pending
-        tokens.
-        """
+        """Find cached keys and values of earlier prompts or prefixes for the start of a sequence."""
         sequence.kv.blocks, sequence.kv.copied = [], 0
         if sequence.request.recurring and sequence.given is None and not self.heads.states:
             self.prompts.find_blocks(sequence.kv, sequence.prompt, sequence.pending_tokens)
@@ -160,7 +168,7 @@ class KvBudget:
         long_sequences: Sequence[TokenSequence],
         max_sequences: int,
     ) -> KvStore:
-        """Allocate a slot for each admitted sequence.
+        """Allocate a KV slot for each admitted sequence.
 
         Short prompts come directly after the active sequences, and long prompts after those in
         prefill.
@@ -197,29 +205,32 @@ class KvBudget:
         kv_store: KvStore,
         sequences: Sequence[TokenSequence],
         first_slot: int,
-        count: int,
+        num_slots: int,
         expected_sequences: int,
     ) -> None:
-        """Insert `count` slots into the KV store. expected_sequences: how many it may hold later."""
-        if not count:
+        """Insert `num_slots` slots into the KV store.
+
+        expected_sequences: the number of sequences that the store may hold later.
+        """
+        if not num_slots:
             return
         needs = [row.max_kv_tokens for row in sequences]
         kept = max(*(self._max_resident_tokens(row) for row in sequences), 1)
         expected_sequences = min(expected_sequences, self.tokens // self.kv_cost_tokens([kept]))
         kv_store.insert_sequences(
             first_slot,
-            count,
+            num_slots,
             needs,
             [row.kv.rest + len(row.pending_tokens) for row in sequences],
             max(expected_sequences, len(sequences)),
         )
 
     def initialize_slots(self, admitted: Sequence[tuple[int, TokenSequence]]) -> None:
-        """Copy cached keys, values and states into the slots of admitted sequences."""
+        """Copy cached keys, values and recurrent states into the slots of admitted sequences."""
         assert self.own is not None
         self.prefixes.copy_prefixes([(slot, row.kv) for slot, row in admitted], self.own)
         for slot, row in admitted:
-            copy_prefix_state(self.own, slot, row.kv.prefix)
+            copy_prefix_recurrent_state(self.own, slot, row.kv.prefix)
             self.own.set_text_start(slot, not row.kv.path)
             if _must_keep_all_kv(row):
                 self.own.disable_freeing(slot)
@@ -228,7 +239,7 @@ class KvBudget:
             self.stats.shared_tokens += row.kv.num_shared_tokens + row.kv.copied
 
     def grow_for_next_token(self, sequences: Sequence[TokenSequence]) -> KvStore:
-        """Make room in the KV store for the next token of each sequence."""
+        """Enlarge the KV store for one more token per sequence, if needed, and return the store."""
         assert self.own is not None
         self.own.ensure_capacity(
             max(row.kv.places for row in sequences) + 1, max(row.max_kv_tokens for row in sequences)
@@ -236,7 +247,7 @@ class KvBudget:
         return self.own
 
     def cache_finished(self, sequence: TokenSequence, slot: int) -> None:
-        """Cache a finished sequence's keys and values for later prompts."""
+        """Cache a finished sequence's keys and values for reuse by later prompts."""
         assert self.own is not None
         if sequence.error is not None:
             return
@@ -255,28 +266,32 @@ class KvBudget:
             )
 
     def free_slot(self, slot: int, num_sequences: int, is_finite: bool) -> None:
-        """Free a slot. The last sequence moves into it. is_finite: the slot contains no NaN."""
+        """Free a KV slot. The last sequence moves into the free slot.
+
+        is_finite: the slot contains no NaN.
+        """
         assert self.own is not None
         self.own.remove_sequence(slot, num_sequences, is_finite)
 
     def release_prefixes(self, sequence: TokenSequence) -> None:
-        """Free the prefixes that only this sequence has used."""
+        """Free the prefixes that only this sequence uses."""
         is_kept = sequence.error is None and (sequence.request.keep or sequence.request.recurring)
         self.prefixes.release(sequence.kv, is_kept)
 
     def free_all(self, error: BaseException) -> None:
-        """Free all keys and values after a failed pass. They are recomputed when needed."""
+        """Free all keys and values after a failed forward pass. They are recomputed when needed."""
         self.drop_store()
         self.prefixes.free_all()
         self.conversations.clear()
         self.prompts.clear()
         self.forward.free_recordings()
-        release_failed_pass(error, self.heads.device)
+        release_failed_pass_memory(error, self.heads.device)
         self.memory.invalidate()
 
 
 def _must_keep_all_kv(sequence: TokenSequence) -> bool:
-    """Whether later prompts may reuse any part of a sequence, so that sliding windows free
-    nothing.
+    """Whether later prompts may reuse any part of a sequence.
+
+    Then sliding windows free none of its keys.
     """
     return sequence.request.keep or sequence.request.recurring

@@ -1,4 +1,4 @@
-"""RMS norms as one function, instead of the six or more operations in transformers.
+"""Replaces RMS norms by one fused function, instead of six or more operations in transformers.
 
 The layers stay the model's own: only the `forward` of an instance is replaced, after a
 trial.
@@ -18,14 +18,17 @@ GPU_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 class GpuNorms:
-    """A model's RMS norms as one GPU kernel each, until `restore`. Saves kernel launches in
-    small models.
+    """Replaces a model's RMS norms by one GPU kernel each, until `restore`.
+
+    Fewer kernel launches speed up small models.
     """
 
     def __init__(self, model: nn.Module) -> None:
         # a layer with a hook of accelerate's has a `forward` of its own already
         norms = [layer for layer in find_rms_norms(model) if not hasattr(layer, "_hf_hook")]
-        self.layers = [layer for layer in norms if replace_norm(layer, _torch_rms_norm, GPU_TOLERANCE)]
+        self.layers = [
+            layer for layer in norms if replace_norm(layer, _compute_rms_norm_with_torch, GPU_TOLERANCE)
+        ]
 
     def restore(self) -> None:
         """Restore the original `forward` of every norm."""
@@ -39,16 +42,21 @@ def find_rms_norms(model: nn.Module) -> Iterator[Any]:
 
 
 def replace_norm(layer: Any, fused_norm: Fused, tolerance: Mapping[torch.dtype, float]) -> bool:
-    """Replace a norm's `forward` by a fused function if a trial matches. Returns whether it was
-    replaced.
+    """Replace a norm's `forward` by a fused function if a test run gives equal outputs.
+
+    Returns whether it was replaced.
     """
     weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
     if epsilon is None or weight is None or weight.dtype not in tolerance:
         return False
     own, weight = layer.forward, weight.detach().contiguous()
 
-    def forward(rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = fused_norm(rows, weight, epsilon) if rows.dtype == weight.dtype else own(rows)
+    def forward(activations: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = (
+            fused_norm(activations, weight, epsilon)
+            if activations.dtype == weight.dtype
+            else own(activations)
+        )
         return result
 
     with torch.no_grad():
@@ -63,5 +71,7 @@ def replace_norm(layer: Any, fused_norm: Fused, tolerance: Mapping[torch.dtype, 
     return True
 
 
-def _torch_rms_norm(activations: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+def _compute_rms_norm_with_torch(
+    activations: torch.Tensor, weight: torch.Tensor, epsilon: float
+) -> torch.Tensor:
     return nn.functional.rms_norm(activations, weight.shape, weight, epsilon)

@@ -1,4 +1,4 @@
-"""Converts requests to token sequences: chat template, token ids, limits and validation."""
+"""Converts requests to token sequences: chat template, tokenization, limits and validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner_engine.decode.sequences import TokenSequence
 from runner_engine.grammars import GrammarCache, GrammarState
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.load_tokenizer import load_tokenizer
-from runner_engine.models.tokenization import decode_ids, encode_text
+from runner_engine.models.tokenization import decode_token_ids, encode_text
 from runner_engine.models.vocabulary import check_token_ids, count_embeddings
 from runner_engine.sessions import (
     MOST_OPENING,
@@ -26,7 +26,7 @@ from runner_engine.sessions import (
     Request,
     ThinkingBudget,
     ThinkingState,
-    check_scorable,
+    check_scorable_prompt,
     check_template_values,
     find_thinking_tags,
     request_sha256,
@@ -64,7 +64,10 @@ class RequestEncoder:
         self._longest_end: int | None = None  # tokens of the longest end of a thinking that is forced
 
     def encode_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt after the chat template (text, or the given ids) and its token ids."""
+        """Return the prompt after the chat template and its token ids.
+
+        The prompt is a text, or token ids if the request gives them.
+        """
         prompt = request.prompt
         if isinstance(prompt, str):
             return prompt, self._tokenize(prompt, add_special_tokens=True)
@@ -75,13 +78,14 @@ class RequestEncoder:
         return ids, ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Decode token ids as they read inside a longer text. At a text's start some tokens lose a
-        space.
+        """Decode token ids in the middle of a longer text.
+
+        Some tokenizers drop a leading space at the start of a text.
         """
         before = self._tokenize("a", add_special_tokens=False)
         with self._lock:
             alone, text = (
-                decode_ids(
+                decode_token_ids(
                     self.tokenizer, some, skip_special_tokens=False, clean_up_tokenization_spaces=False
                 )
                 for some in (before, [*before, *token_ids])
@@ -91,7 +95,7 @@ class RequestEncoder:
     def create_sequences(
         self, request: Request, is_active: Callable[[], bool] = lambda: True
     ) -> list[TokenSequence]:
-        """Return a sequence for each choice, for each branch, or for the continuation.
+        """Return the token sequences of a request: one per choice, per branch, or for its continuation.
 
         A sequence that cannot run has an error. is_active: returns False once the request is
         cancelled.
@@ -107,7 +111,10 @@ class RequestEncoder:
             return [self._create_scored_sequence(request, seen, ids)]
         sampling = request.sampling.with_defaults(self.generation, self.seed).effective
         budget = self._thinking_budget(request)
-        wanted, room = self._max_new_tokens(request) + self._max_thinking_tokens(budget), self.room - len(ids)
+        wanted, room = (
+            self._resolve_max_new_tokens(request) + self._max_thinking_tokens(budget),
+            self.room - len(ids),
+        )
         limit = min(wanted, room)
         error = None if ids and limit >= 1 else self._prompt_length_error(len(ids))
         sha256, tag = request_sha256(seen, request), find_open_tag(self._prompt_tail(seen), self.tags)
@@ -126,14 +133,15 @@ class RequestEncoder:
                 error=error,
                 tokens=list(tokens),
                 thought=ThinkingState(tag, budget),
-                held=self._start_grammar(request, is_active),
+                held=self._create_grammar_state(request, is_active),
             )
             for choice, tokens in enumerate(begun)
         ]
 
-    def _start_grammar(self, request: Request, is_active: Callable[[], bool]) -> GrammarState | None:
-        """Return the initial state of the request's grammar, or None without one. Raises ConfigError
-        if it is invalid.
+    def _create_grammar_state(self, request: Request, is_active: Callable[[], bool]) -> GrammarState | None:
+        """Return the initial grammar state of a request, or None without a grammar.
+
+        Raises ConfigError for an invalid grammar.
         """
         if request.grammar is None:
             return None
@@ -141,24 +149,25 @@ class RequestEncoder:
         return self.grammars.start(request.grammar, is_active)
 
     def _prompt_tail(self, prompt: str | Sequence[int]) -> str:
-        """Return the end of a prompt as text. It may contain an opening thinking tag."""
+        """Return the last characters of a prompt, which may contain an opening thinking tag."""
         if isinstance(prompt, str):
             return prompt
         with self._lock:
-            return decode_ids(self.tokenizer, prompt[-MOST_OPENING:], skip_special_tokens=False)
+            return decode_token_ids(self.tokenizer, prompt[-MOST_OPENING:], skip_special_tokens=False)
 
     def _create_branch_sequences(
         self, request: Request, prompt: str | Sequence[int], main_ids: list[int]
     ) -> list[TokenSequence]:
-        """Append each branch's text to the prompt, without special tokens. Branch numbers start at
-        1.
+        """Create one sequence per branch: the prompt followed by the branch's text.
+
+        Branch numbers start at 1. No special tokens are added.
         """
         branches = [self._tokenize(text, add_special_tokens=False) for text in request.branches]
         longest, room = len(main_ids) + max(map(len, branches)), self.branch_room
         error = None if main_ids else self._prompt_length_error(0)
         if longest >= room:
             error = note("branch_too_long", tokens=longest, room=room)
-        wanted = self._max_new_tokens(request)
+        wanted = self._resolve_max_new_tokens(request)
         sampling, budget = (
             request.sampling.with_defaults(self.generation, self.seed).effective,
             self._thinking_budget(request),
@@ -183,7 +192,9 @@ class RequestEncoder:
     def _create_scored_sequence(
         self, request: Request, prompt: str | Sequence[int], prompt_ids: list[int]
     ) -> TokenSequence:
-        """Tokenize prompt and continuation together, and split off the continuation's tokens.
+        """Create the sequence of a continuation to score.
+
+        Tokenizes prompt and continuation together, then splits off the continuation's tokens.
 
         Tokenized alone, the continuation may have different tokens.
         """
@@ -191,7 +202,7 @@ class RequestEncoder:
         if not isinstance(continuation, str):
             given = self._check_token_ids(list(continuation or ()))
         elif isinstance(prompt, str):
-            check_scorable(request.prompt, prompt)
+            check_scorable_prompt(request.prompt, prompt)
             # a chat template adds the special tokens itself
             is_text = isinstance(request.prompt, str)
             given = self._tokenize(prompt + continuation, add_special_tokens=is_text)[len(prompt_ids) :]
@@ -203,7 +214,7 @@ class RequestEncoder:
             error = note("empty_continuation")
         elif len(prompt_ids) + len(given) - 1 > self.room:
             error = note(
-                "continuation_too_long", tokens=len(prompt_ids) + len(given), room=self._context_room_note()
+                "continuation_too_long", tokens=len(prompt_ids) + len(given), room=self._context_limit_note()
             )
         elif request.score_token_ids and len(request.score_token_ids) != len(given):
             error = note("scores_unlike_tokens", entries=len(request.score_token_ids), tokens=len(given))
@@ -212,25 +223,28 @@ class RequestEncoder:
         )
 
     def _check_token_ids(self, token_ids: list[int]) -> list[int]:
-        """Reject token ids without an embedding. They would fail the pass for all its sequences."""
+        """Raise ConfigError for token ids without an embedding.
+
+        Such ids would fail the forward pass for all sequences.
+        """
         check_token_ids(token_ids, self.vocab_size, self.tokenizer, self.model_name)
         return token_ids
 
-    def _max_new_tokens(self, request: Request) -> int:
+    def _resolve_max_new_tokens(self, request: Request) -> int:
         return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
 
     def _thinking_budget(self, request: Request) -> ThinkingBudget | None:
-        """Return the thinking budget of a request, or None if it has none."""
+        """Return the thinking budget of a request, or None if the request has none."""
         own, of_job = request.thinking_tokens, self.generation.thinking_tokens
         tokens = of_job if own is None else own
         return (
             None
             if tokens is None
-            else ThinkingBudget(tokens, self._max_new_tokens(request), self.generation.thinking_end)
+            else ThinkingBudget(tokens, self._resolve_max_new_tokens(request), self.generation.thinking_end)
         )
 
     def _max_thinking_tokens(self, budget: ThinkingBudget | None) -> int:
-        """Return the maximum number of tokens before the answer, thinking tags included."""
+        """Return the maximum number of tokens before the answer, with thinking tags."""
         if budget is None:
             return 0
         if self._longest_end is None:
@@ -242,16 +256,16 @@ class RequestEncoder:
 
     def _prompt_length_error(self, num_tokens: int) -> Note:
         return (
-            note("prompt_too_long", tokens=num_tokens, room=self._context_room_note())
+            note("prompt_too_long", tokens=num_tokens, room=self._context_limit_note())
             if num_tokens
             else note("empty_prompt")
         )
 
-    def _context_room_note(self) -> Note:
+    def _context_limit_note(self) -> Note:
         return note("room", tokens=self.room, hint=self.room_hint)
 
     def _render_chat(self, messages: list[Message]) -> str:
-        """Render the chat template. Does not take the lock, because rendering may be slow."""
+        """Render the chat template. Takes no lock, because rendering may be slow."""
         offered = next((message.tools for message in messages if isinstance(message, OfferedTools)), None)
         turns = [message.to_dict() for message in messages if not isinstance(message, OfferedTools)]
         return self.template.render(turns, tools=offered)
@@ -270,8 +284,8 @@ def generation_config_diff(model: Any) -> dict[str, Any]:
     return settings
 
 
-def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the end-of-sequence tokens of the tokenizer and of the model's generation config."""
+def find_stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the end-of-sequence token ids of the tokenizer and of the model's generation config."""
     declared = getattr(model.generation_config, "eos_token_id", None)
     several = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in [tokenizer.eos_token_id, *several] if token is not None)
@@ -285,7 +299,7 @@ def create_request_encoder(loaded: LoadedModel, spec: ModelSpec) -> RequestEncod
         generation_config_diff(loaded.model),
         count_embeddings(loaded.model),
     )
-    stops = stop_tokens(loaded.model, loaded.tokenizer)
+    stops = find_stop_token_ids(loaded.model, loaded.tokenizer)
     grammars = GrammarCache(loaded.tokenizer, vocab_size, stops)
     name = spec.model.name
     return RequestEncoder(spec, loaded.tokenizer, name, room, window, own, vocab_size, grammars)

@@ -1,4 +1,4 @@
-"""Tests whether a mixture-of-experts model's logits differ only by rounding noise.
+"""Tests whether the logits of a mixture-of-experts model differ only by rounding noise.
 
 Where two experts have nearly the same score, a last bit decides which expert a token
 uses. In a model with few experts the logits then differ as much as with a wrong mask. So
@@ -31,7 +31,9 @@ def is_within_rounding_noise(
     compute_logits: Callable[[], torch.Tensor],
     tolerance: float,
 ) -> bool:
-    """Whether each position's logits match some pass of a mixture with changed last bits.
+    """Whether the tested logits match at each position the logits of some slightly perturbed pass.
+
+    A perturbed pass changes last bits of activations.
 
     tested_logits and the result of compute_logits are [positions, vocabulary]. tolerance: a
     share of the logits' standard deviation. False for models without experts.
@@ -56,23 +58,21 @@ def is_within_rounding_noise(
 
 
 def mean_logit_error(logits: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the mean absolute logit error, as a share of the expected logits' standard
-    deviation.
-    """
+    """Return the mean absolute logit error, divided by the standard deviation of the expected logits."""
     spread = expected.float().std().clamp(min=1e-6)
     return float((logits.float() - expected.float()).abs().mean() / spread)
 
 
 def max_logit_error(
-    logits: torch.Tensor, expected: torch.Tensor, reduce: Callable[..., torch.Tensor] = torch.mean
+    logits: torch.Tensor, expected: torch.Tensor, reduce_errors: Callable[..., torch.Tensor] = torch.mean
 ) -> float:
-    """Return the largest error of any position's logits, as a share of their standard deviation.
+    """Return the largest logit error of any position, divided by the position's standard deviation.
 
     Positions are compared one by one, because float32 copies of all logits of a large
     vocabulary would take more memory than a job.
     """
     each = (
-        reduce((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
+        reduce_errors((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
         for one, other in zip(logits, expected, strict=True)
     )
     return float(torch.stack(list(each)).max())  # no number, if one of them is none
@@ -80,7 +80,7 @@ def max_logit_error(
 
 @contextmanager
 def perturb_last_bits(model: nn.Module, fraction: float, seed: int) -> Iterator[None]:
-    """Randomly change a fraction of every layer's outputs by at most one last bit."""
+    """Randomly change a fraction of each layer's outputs by at most one last bit, inside the context."""
     generator = torch.Generator().manual_seed(seed)
 
     def perturb_output(_: nn.Module, __: Any, output: Any) -> torch.Tensor | None:

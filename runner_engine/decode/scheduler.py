@@ -33,12 +33,15 @@ from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount,
 
 
 class Scheduler:
-    """Decodes sequences over one KV store, which exists while there are sequences."""
+    """Decodes sequences with continuous batching over one KV store.
+
+    The KV store exists only while there are sequences.
+    """
 
     def __init__(
         self,
         model: Any,
-        heads: KvCacheSpec,
+        kv_spec: KvCacheSpec,
         vocab_size: int,
         stats: EngineStats,
         peak_memory: PeakMemory,
@@ -50,7 +53,7 @@ class Scheduler:
     ) -> None:
         self.stats, self.peaks, self.stopping, self.count = stats, peak_memory, stopping, SequenceCount(stats)
         self.rows = SequenceQueues()
-        self.decoder = Decoder(model, heads, vocab_size, stats, stopping, speculator)
+        self.decoder = Decoder(model, kv_spec, vocab_size, stats, stopping, speculator)
         self.kv = KvBudget(
             self.decoder.forward,
             stats,
@@ -64,7 +67,7 @@ class Scheduler:
         self._reset()
 
     def _reset(self) -> None:
-        """Reset the KV store, its token budget and the recorded memory shortages."""
+        """Drop the KV store, reset the token budget, and forget recorded memory shortages."""
         self.kv.reset()
         self.admission.reset()
         self.decoder.reset()
@@ -84,13 +87,16 @@ class Scheduler:
     def add_sequences(
         self, sequences: Sequence[TokenSequence], announced_prompts: Sequence[list[int]] = ()
     ) -> None:
-        """Append sequences to the waiting queue. They can share prefixes with the announced prompts."""
+        """Append sequences to the waiting queue.
+
+        The announced prompts come later and may share prefixes with these sequences.
+        """
         if not self.is_busy:
             self.admission.update_budget()
         self.admission.add_waiting(sequences, announced_prompts)
 
     def cancel_requests(self, request_ids: Collection[RequestId]) -> list[Event]:
-        """End the sequences of the given requests. Each sequence keeps the tokens that it has."""
+        """End the sequences of these requests. Each completion keeps the tokens generated so far."""
         events: list[Event] = []
         rows = self.rows
         not_decoding = [row for row in (*rows.waiting, *rows.reading) if row.request.id in request_ids]
@@ -110,9 +116,7 @@ class Scheduler:
         return events
 
     def step(self) -> list[Event]:
-        """Admit waiting sequences, or decode one more token of every active sequence. Returns the
-        events.
-        """
+        """Prefill waiting sequences, or decode one more token of every active sequence. Returns the events."""
         started, prefill_s = time.perf_counter(), self.stats.prefill_s
         self.at_once = len(self.rows.in_slots)
         try:
@@ -158,17 +162,17 @@ class Scheduler:
             if not (entering or self.rows.reading):
                 return None
             self.at_once += len(entering)
-            new, events = self._prefill([row for row in entering if row not in long], long, most)
+            new, events = self._prefill_prompts([row for row in entering if row not in long], long, most)
         except BaseException:
             self.rows.waiting.extendleft(reversed(entering))
             self._requeue_all()
             raise
         return self._accept_tokens(new, events)
 
-    def _prefill(
+    def _prefill_prompts(
         self, short_sequences: list[TokenSequence], long_sequences: list[TokenSequence], max_tokens: int
     ) -> tuple[NewTokens, list[Event]]:
-        """Prefill short prompts whole and long prompts in chunks, in one pass.
+        """Prefill short prompts whole and long prompts in chunks, in one forward pass.
 
         Active sequences decode in the same pass, or wait. Returns the new tokens and the events
         of scored sequences. Scored sequences have the last slots and leave after the pass.
@@ -216,7 +220,7 @@ class Scheduler:
     # ------------------------------------------------------------------------------------- decoding
 
     def _decode_active(self) -> list[Event]:
-        """Decode the next token of every active sequence, or several speculated tokens."""
+        """Decode the next token of each active sequence, or several tokens with speculative decoding."""
         rows = self.rows
         self.at_once = len(rows.in_slots)
         own = self.kv.grow_for_next_token(rows.active)
@@ -225,15 +229,13 @@ class Scheduler:
         return self._accept_tokens(new, [])
 
     def _record_peak_memory(self, finished: Sequence[TokenSequence] = ()) -> None:
-        """Record the memory of keys and values before finished sequences leave, and the largest
-        pass.
-        """
+        """Record the KV cache memory before finished sequences leave, and the size of the largest pass."""
         forward = self.decoder.forward
         self.peaks.record_kv_peak(self.kv.stored_nbytes([*self.rows.in_slots, *finished]))
         self.peaks.record_pass_peak(forward.most_tokens, forward.most_logits)
 
     def _accept_tokens(self, new_tokens: NewTokens, events: list[Event]) -> list[Event]:
-        """Append the new tokens to their sequences, and remove sequences that end with them."""
+        """Append new tokens to their sequences, and remove the sequences that end."""
         ended: list[TokenSequence] = []
         stopped: TokenSequence | None = None
         for row, token in new_tokens:
@@ -248,7 +250,7 @@ class Scheduler:
         return events + self._remove_finished(ended)
 
     def _remove_finished(self, finished: list[TokenSequence]) -> list[Event]:
-        """Remove finished sequences. Their completions are kept even if memory runs out here."""
+        """Remove finished sequences. If memory runs out here, their completions are still returned."""
         events: list[Event] = []
         problem = None
         try:
@@ -264,7 +266,7 @@ class Scheduler:
         return events
 
     def _remove_active(self, sequence: TokenSequence) -> None:
-        """Remove an active sequence. The last active sequence moves into its slot."""
+        """Remove an active sequence. The last active sequence moves to the free slot."""
         active = self.rows.active
         at, last = active.index(sequence), len(active) - 1
         if self.kv.own is not None and (sequence.request.keep or sequence.request.recurring):
@@ -292,9 +294,7 @@ class Scheduler:
     # memory
 
     def _requeue_all(self) -> None:
-        """Move all sequences back to the waiting queue. They continue later from their tokens so
-        far.
-        """
+        """Move all sequences back to the waiting queue. Decoding continues later from their tokens."""
         self.rows.waiting.extendleft(reversed(self.rows.in_slots))
         self.rows.active, self.rows.reading = [], []
         self.kv.drop_store()
@@ -303,8 +303,9 @@ class Scheduler:
             row.prepare_requeue()
 
     def _recover_from_oom(self, error: BaseException) -> list[Event]:
-        """Requeue all sequences and halve the number that may run. Re-raises errors unrelated to
-        memory.
+        """Requeue all sequences and halve the maximum batch size after an out-of-memory error.
+
+        Re-raises other errors.
         """
         if not is_out_of_memory_error(error):
             raise error
@@ -323,5 +324,5 @@ class Scheduler:
 
 
 def _elapsed_s(sequence: TokenSequence) -> float:
-    """Return the seconds since a sequence was admitted, or 0 if it is still waiting."""
+    """Return the seconds since a sequence was admitted. 0 for a waiting sequence."""
     return time.perf_counter() - sequence.entered_s if sequence.entered_s else 0.0

@@ -1,4 +1,4 @@
-"""Progress of a session's sequences, used to estimate the time left."""
+"""Progress of a session's sequences, for estimates of the remaining time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MOST = 0.99  # of a row that has not ended
 
 
 class SequenceProgress:
-    """Counts finished sequences and estimates the progress of decoding sequences."""
+    """Counts finished sequences and estimates how far active sequences are."""
 
     def __init__(self) -> None:
         self.ended_rows = self.ended_tokens = 0
 
     def count_finished(self, events: Sequence[Event]) -> None:
-        """Count the finished answers among some events, and their tokens."""
+        """Count the finished answers among the events, and the tokens of these answers."""
         for event in events:
             if isinstance(event, Completion) and event.answer.token_ids and event.logprobs is None:
                 self.ended_rows += 1
@@ -27,7 +27,7 @@ class SequenceProgress:
     def estimate_active_progress(
         self, active_sequences: Sequence[TokenSequence], stats: EngineStats
     ) -> float:
-        """Return the progress of active sequences as a fractional number of requests.
+        """Return the progress of active sequences as a fractional number of completed requests.
 
         A sequence's progress is the share of its time that has passed, prefill included, at the
         speed so far. Tokens of unfinished sequences count in the mean length, because the first

@@ -1,6 +1,4 @@
-"""A sequence is one completion that an engine computes: its tokens, KV cache and thinking
-state.
-"""
+"""Sequences of an engine: the tokens, KV cache and thinking state of one completion each."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ BROKEN_SAMPLING = note("sampling_failed")
 
 @dataclass(eq=False)
 class TokenSequence:
-    """One choice of a request, one of its branches, or one continuation to score."""
+    """Tokens of one completion: a choice or branch of a request, or a continuation to score."""
 
     request: Request
     prompt: list[int]
@@ -57,27 +55,27 @@ class TokenSequence:
         self.kv.adapter = self.request.adapter
 
     def restart(self) -> None:
-        """Drop all generated tokens and reset the thinking and grammar states."""
+        """Drop all generated tokens, and reset the thinking and grammar states."""
         self.tokens.clear()
         self.thought = self.thought.reset_copy()
         self.held = None if self.held is None else self.held.reset_copy()
 
     def prepare_requeue(self) -> None:
-        """Release the sequence's KV cache. Decoding continues later from its tokens so far."""
+        """Release the sequence's KV cache. Decoding continues later from the tokens generated so far."""
         self.kv.reset()
         self.scores.clear()
         self.generator = None  # it may have drawn a number for a token that was not sampled
 
     @property
     def pending_tokens(self) -> list[int]:
-        """Tokens to prefill when the sequence enters. The last token of a continuation is excluded."""
+        """Tokens to prefill when the sequence enters the batch. A continuation's last token is excluded."""
         return self.prompt[self.kv.num_shared_tokens :] + (
             self.tokens if self.given is None else self.given[:-1]
         )
 
     @property
     def max_kv_tokens(self) -> int:
-        """Largest number of own tokens in the KV cache when the sequence ends."""
+        """Maximum number of unshared tokens in the KV cache when the sequence ends."""
         more = self.limit if self.given is None else len(self.given) - 1
         own = len(self.prompt) - self.kv.num_shared_tokens + more
         return self.kv.rest + round_up_positions(own) if self.kv.rest else own
@@ -119,5 +117,5 @@ class SequenceQueues:
 
     @property
     def in_slots(self) -> list[TokenSequence]:
-        """Sequences in KV slots, in slot order: decoding sequences first, then those in prefill."""
+        """Sequences that occupy KV slots, in slot order: decoding sequences first, then those in prefill."""
         return [*self.active, *self.reading]

@@ -1,5 +1,4 @@
-"""Static batching with the model's own attention and cache, for models that the scheduler
-cannot serve.
+"""Static batching with the model's original attention and cache, for models outside the scheduler.
 
 A sequence leaves as soon as it ends. Once half the sequences of a batch have left, their
 share of the cache is dropped. New sequences wait for the next batch. When memory runs
@@ -27,7 +26,7 @@ from runner_engine.decode.tokens import (
     max_scored_positions,
     score_tokens,
 )
-from runner_engine.memory import MemoryGuard, record_cache_peak, record_pass_peak, release_failed_pass
+from runner_engine.memory import MemoryGuard, record_cache_peak, record_pass_peak, release_failed_pass_memory
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.vocabulary import choose_padding_id, count_embeddings
 from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount, SequenceShortage
@@ -35,7 +34,7 @@ from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount,
 
 @dataclass(frozen=True)
 class BatchingMode:
-    """Batch restrictions that a model needs. Fewer restrictions are faster."""
+    """Restrictions on static batches that a model needs. Fewer restrictions are faster."""
 
     by_generate: bool = False  # decoded by transformers' generate and not by our own loop
     equal_length: bool = False  # prompts of equal length: the model cannot ignore padding
@@ -78,7 +77,7 @@ class StaticBatches:
         return bool(self.waiting or self.batch)
 
     def add_sequences(self, sequences: Sequence[TokenSequence]) -> None:
-        """Append sequences to the waiting queue, the longest prompts first."""
+        """Append sequences to the waiting queue, sorted by prompt length with the longest first."""
         if not self.is_busy:
             self.size, self.has_noted_shortage = self.asked_size, False
         for row in sequences:
@@ -86,7 +85,7 @@ class StaticBatches:
         self.waiting += sorted(sequences, key=lambda row: len(row.prompt), reverse=True)
 
     def cancel_requests(self, request_ids: Collection[RequestId]) -> list[Event]:
-        """End the sequences of the given requests. Each sequence keeps the tokens that it has."""
+        """End the sequences of these requests. Each completion keeps the tokens generated so far."""
         events: list[Event] = []
         for row in self.waiting:
             if row.request.id in request_ids:
@@ -96,7 +95,7 @@ class StaticBatches:
             self.batch.cancel_requests(request_ids, events)
             if not self.batch.alive:
                 self.batch = None
-        self._update_counts()
+        self._update_sequence_counts()
         return events
 
     def step(self) -> list[Event]:
@@ -107,7 +106,7 @@ class StaticBatches:
             if self.batch is None:
                 rows = self._take_next_batch()
                 if rows[0].given is not None:
-                    self._update_counts()
+                    self._update_sequence_counts()
                     return self._score_continuations(rows)
                 if self.batching.by_generate:
                     self.batch = GenerateBatch(self.loaded, rows, self.stats, self.stopping, self.memory)
@@ -117,25 +116,24 @@ class StaticBatches:
                     )
             else:
                 self.memory.check(self.batch.width)
-            self._update_counts()  # generate decodes whole rows in one step
+            self._update_sequence_counts()  # generate decodes whole rows in one step
             self.batch.step(events)
             if not self.batch.alive:
                 self.batch = None
         except MEMORY_ERRORS as error:
             events += self._recover_from_oom(error, rows)
-        self._update_counts()
+        self._update_sequence_counts()
         return events
 
     def close(self) -> None:
-        """Drop all sequences."""
         self.waiting, self.batch = [], None
-        self._update_counts()
+        self._update_sequence_counts()
 
-    def _update_counts(self) -> None:
+    def _update_sequence_counts(self) -> None:
         self.count.update(len(self.batch.alive) if self.batch else 0, len(self.waiting))
 
     def _take_next_batch(self) -> list[TokenSequence]:
-        """Take the next batch from the waiting queue. All its sequences decode, or all are scored."""
+        """Take the next batch from the waiting queue. A batch either decodes or scores all its sequences."""
         first = self.waiting[0]
         fitting = (row for row in self.waiting if (row.given is None) is (first.given is None))
         if self.batching.equal_length:
@@ -167,8 +165,9 @@ class StaticBatches:
         return sequences[:count]
 
     def _recover_from_oom(self, error: BaseException, sequences: list[TokenSequence]) -> list[Event]:
-        """Requeue the batch's sequences and halve the batch size. Re-raises errors unrelated to
-        memory.
+        """Requeue the batch's sequences and halve the batch size after an out-of-memory error.
+
+        Re-raises other errors.
         """
         if not is_out_of_memory_error(error):
             raise error
@@ -176,7 +175,7 @@ class StaticBatches:
         if self.batch is not None:
             sequences, width = list(self.batch.alive.values()), self.batch.width
         self.batch = None
-        release_failed_pass(error, self.loaded.device)
+        release_failed_pass_memory(error, self.loaded.device)
         self.memory.invalidate()
         for row in sequences:
             row.scores.clear()
@@ -192,7 +191,7 @@ class StaticBatches:
 
 
 class Batch:
-    """Sequences that are prefilled and decoded together."""
+    """A static batch: sequences that are prefilled and decoded together."""
 
     def __init__(
         self,
@@ -214,7 +213,7 @@ class Batch:
         return len(self.alive) if self.cache is None else len(self.mask)
 
     def step(self, events: list[Event]) -> None:
-        """Decode the next token of each sequence, and remove sequences that end with it."""
+        """Decode the next token of each sequence, and remove finished sequences."""
         started = time.perf_counter()
         is_first = self.cache is None
         logits = self.prefill() if is_first else self.decode()
@@ -237,13 +236,13 @@ class Batch:
         self.stats.decode_s += time.perf_counter() - started
 
     def prefill(self) -> torch.Tensor:
-        """Prefill the prompts. Returns the logits [B, V] of their last positions."""
+        """Prefill the prompts. Returns the logits [B, V] of the last position of each prompt."""
         rows = list(self.alive.values())
         # [B, P]
-        ids, self.mask, self.positions = _left_pad([row.pending_tokens for row in rows], self.loaded)
+        ids, self.mask, self.positions = _left_pad_prompts([row.pending_tokens for row in rows], self.loaded)
         self.cache = DynamicCache(config=self.loaded.model.config)
         self.sampler = create_sampler(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
-        return self._last_logits(ids)
+        return self._compute_last_logits(ids)
 
     def decode(self) -> torch.Tensor:
         """Run the model on each sequence's last token. Returns the logits [B, V]."""
@@ -261,7 +260,7 @@ class Batch:
         # [B, P + steps]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         self.positions = self.positions[:, -1:] + 1  # [B, 1]
-        return self._last_logits(self.tokens[:, None])
+        return self._compute_last_logits(self.tokens[:, None])
 
     def sample_tokens(self, logits: torch.Tensor) -> torch.Tensor:
         self.stopping.constrain_logits(logits, self.alive.values(), list(self.alive))
@@ -270,7 +269,7 @@ class Batch:
         self.tokens = picked.clamp(min=0)
         return picked
 
-    def _last_logits(self, token_ids: torch.Tensor) -> torch.Tensor:
+    def _compute_last_logits(self, token_ids: torch.Tensor) -> torch.Tensor:
         mask = None if self.equal_length else self.mask
         return _forward_with_cache(self.loaded, self.stats, token_ids, mask, self.positions, self.cache)[
             :, -1
@@ -284,8 +283,8 @@ class Batch:
 
 
 def _score_in_chunks(loaded: LoadedModel, sequences: list[TokenSequence], stats: EngineStats) -> None:
-    """Score continuations in chunks, so that few enough logits are in memory at once."""
-    ids, mask, positions = _left_pad([row.pending_tokens for row in sequences], loaded)  # [B, W]
+    """Score continuations in chunks, to limit the memory of logits."""
+    ids, mask, positions = _left_pad_prompts([row.pending_tokens for row in sequences], loaded)  # [B, W]
     width, longest = ids.shape[1], max(len(row.given or ()) for row in sequences)
     most = max(max_scored_positions(loaded.device, int(loaded.metrics["vocab_size"])) // len(sequences), 1)
     cache, first = DynamicCache(config=loaded.model.config), 0
@@ -317,7 +316,7 @@ def _forward_with_cache(
     cache: Any,
     num_logits: int = 1,
 ) -> torch.Tensor:
-    """Return the logits [B, num_logits, V] of the last positions."""
+    """Return the logits [B, num_logits, V] of the last positions, and update the cache."""
     with torch.inference_mode():
         output = loaded.model(
             input_ids=token_ids,
@@ -333,12 +332,10 @@ def _forward_with_cache(
     return logits
 
 
-def _left_pad(
+def _left_pad_prompts(
     prompts: list[list[int]], loaded: LoadedModel
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return token ids, mask and positions, all [B, longest], padded on the left. Padding has no
-    positions.
-    """
+    """Pad prompts on the left. Returns token ids, attention mask and positions, all [B, longest]."""
     width, pad = max(map(len, prompts)), choose_padding_id(loaded.tokenizer, count_embeddings(loaded.model))
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = torch.tensor(

@@ -1,4 +1,4 @@
-"""Finds the batching mode in which a model's logits match those of transformers' generate."""
+"""Finds the fastest static batching mode in which a model's logits match transformers' generate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner_engine.decode.generate_batches import generate_with_callbacks
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.static_batches import BY_GENERATE, Batch, BatchingMode
 from runner_engine.decode.tokens import Stopping
-from runner_engine.matmul import unrounded_activations
+from runner_engine.matmul import disable_activation_rounding
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.tokenization import encode_text
 from runner_engine.sessions import EngineStats, Event, Request
@@ -38,7 +38,7 @@ NEW_TOKENS = (2, 2, 4)
 
 
 class _RecordingBatch(Batch):
-    """A batch that records the logits of its sequences."""
+    """Static batch that records the logits of its sequences."""
 
     logits: dict[TokenSequence, list[torch.Tensor]]
 
@@ -49,16 +49,17 @@ class _RecordingBatch(Batch):
 
 
 def find_batching_mode(loaded: LoadedModel, model_argument: str) -> BatchingMode:
-    """Return the fastest batching mode whose logits match generate's, with the reason against
-    faster ones.
+    """Return the fastest static batching mode whose logits match transformers' generate.
+
+    The mode contains the reason against faster modes.
 
     Raises ConfigError if generate fails too. model_argument: how the user named the model.
     """
-    with unrounded_activations(loaded.model):
-        return _probe_batching_modes(loaded, model_argument)
+    with disable_activation_rounding(loaded.model):
+        return _test_batching_modes(loaded, model_argument)
 
 
-def _probe_batching_modes(loaded: LoadedModel, model_argument: str) -> BatchingMode:
+def _test_batching_modes(loaded: LoadedModel, model_argument: str) -> BatchingMode:
     ids = encode_text(loaded.tokenizer, TEXT, add_special_tokens=False, model_name=model_argument) * sum(
         LENGTHS
     )
@@ -93,7 +94,10 @@ def _probe_batching_modes(loaded: LoadedModel, model_argument: str) -> BatchingM
 
 
 def _padding_problem(loaded: LoadedModel) -> Note | None:
-    """Return why padding could harm sequences longer than the trial's, or None."""
+    """Return a note on why padding may give wrong logits in sequences longer than the tested ones.
+
+    Returns None if padding is safe.
+    """
     settings = loaded.model.config.get_text_config()
     if getattr(settings, "attn_temperature_tuning", None):
         return note("padding_counted")
@@ -104,7 +108,10 @@ def _padding_problem(loaded: LoadedModel) -> Note | None:
 def _batching_problem(
     loaded: LoadedModel, prompts: list[list[int]], expected: list[list[torch.Tensor]], equal_length: bool
 ) -> Note | None:
-    """Return why batches of these prompts give wrong logits, or None if they match generate's."""
+    """Return a note on wrong logits in batches of these prompts.
+
+    Returns None if the logits match transformers' generate.
+    """
     rows = [
         TokenSequence(Request(number, (), ignore_eos=True), prompt, "", count)
         for number, (prompt, count) in enumerate(zip(prompts, NEW_TOKENS, strict=True))
@@ -129,7 +136,7 @@ def _batching_problem(
 
 
 def _has_cached_state(layer: Any) -> bool:
-    """Whether a layer of a cache holds keys and values or other states."""
+    """Whether a layer of a transformers cache holds keys and values or other states."""
     states = (
         getattr(layer, name, {}) for name in ("is_conv_states_initialized", "is_recurrent_states_initialized")
     )
@@ -137,8 +144,9 @@ def _has_cached_state(layer: Any) -> bool:
 
 
 def _max_logit_error(logits: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """Return the largest logit error relative to the logits' spread, up to the first differing
-    token.
+    """Return the largest logit error relative to the logits' spread.
+
+    Tokens after the first difference are ignored.
     """
     worst = 0.0
     for one, other in zip(logits, expected, strict=True):

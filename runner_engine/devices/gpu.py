@@ -1,4 +1,6 @@
-"""GPU memory of torch, without importing torch: if no code has imported it, no GPU is in use."""
+"""GPU memory of torch, without importing torch: as long as no code has imported torch, no GPU is
+in use.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +14,40 @@ if TYPE_CHECKING:
     import torch
 
 
-def _torch_if_gpu_in_use() -> Any:
+def _get_torch_if_gpu_in_use() -> Any:
     torch = sys.modules.get("torch")
     return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
-def send_to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a host tensor to a device. Pinned memory keeps the host from waiting for a GPU."""
+def copy_to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a CPU tensor to a device. Pinned memory lets the CPU continue during the copy."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def copy_into(source: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy a host tensor into a device tensor. Pinned memory keeps the host from waiting for a GPU."""
+def copy_into_device_tensor(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy a CPU tensor into an existing device tensor. Pinned memory lets the CPU continue during
+    the copy.
+    """
     if target.device.type == "cuda":
         target.copy_(source.pin_memory(), non_blocking=True)
     else:
         target.copy_(source)
 
 
-def reset_peak_memory() -> None:
-    """Reset the allocator's peak counters to what is allocated now."""
-    if (torch := _torch_if_gpu_in_use()) is not None:
+def reset_peak_gpu_memory() -> None:
+    """Reset the peak counters of torch's GPU allocator to the currently allocated memory."""
+    if (torch := _get_torch_if_gpu_in_use()) is not None:
         for device in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(device)
 
 
 def find_gpu_failure() -> str:
-    """Return why this process's GPUs have become unusable, such as a failed assertion. Empty if they work.
+    """Return why this process can no longer use its GPUs, such as a failed assertion. Empty if they
+    work.
 
     The code that caught the error may not have passed it on, but torch reports it again.
     """
-    torch = _torch_if_gpu_in_use()
+    torch = _get_torch_if_gpu_in_use()
     try:
         for device in range(torch.cuda.device_count()) if torch is not None else ():
             if torch.cuda.memory_reserved(
@@ -54,9 +59,11 @@ def find_gpu_failure() -> str:
     return ""
 
 
-def free_cached_memory() -> None:
-    """Free torch's cached GPU memory. Does nothing if the GPU failed, which another error has reported."""
-    torch = _torch_if_gpu_in_use()
+def free_cached_gpu_memory() -> None:
+    """Free the GPU memory that torch caches. Does nothing after a GPU failure, which is reported
+    elsewhere.
+    """
+    torch = _get_torch_if_gpu_in_use()
     try:
         if torch is not None:
             torch.cuda.empty_cache()
@@ -65,9 +72,11 @@ def free_cached_memory() -> None:
             raise
 
 
-def get_peak_memory_mib() -> float | None:
-    """Return the peak allocation in MiB since `reset_peak_memory`, over all GPUs. None if none is in use."""
-    torch = _torch_if_gpu_in_use()
+def get_peak_gpu_memory_mib() -> float | None:
+    """Return the peak GPU allocation in MiB since the last reset, summed over all GPUs. None if no
+    GPU is in use.
+    """
+    torch = _get_torch_if_gpu_in_use()
     if torch is None:
         return None
     peaks = [float(torch.cuda.max_memory_allocated(device)) for device in range(torch.cuda.device_count())]

@@ -1,8 +1,10 @@
-"""Limits the freed memory that the C library keeps, and the objects that Python's collector scans.
+"""Limits the freed memory that the C library holds back, and the objects that Python's garbage
+collector scans.
 
-glibc keeps freed blocks of up to 32 MiB for reuse, and blocks of slightly different sizes do not fit
-into one another: int8 matmuls of 1,024 tokens left 400 MiB behind in a model of 150 MiB, at other
-times 50. If every block were mapped separately, these matmuls would take twice the processor's time.
+glibc keeps freed blocks of up to 32 MiB for reuse, and blocks of slightly different sizes do
+not fit into one another: int8 matmuls of 1,024 tokens left 400 MiB behind in a model of 150
+MiB, at other times 50. If every block were mapped separately, these matmuls would take twice
+the processor's time.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ MAX_MAPPED_KIB = 32 * 1024  # and afterwards: the highest that glibc chooses by 
 
 
 class HeapTrimmer:
-    """Returns freed memory to the system whenever this process has grown by STEP_MIB."""
+    """Returns freed memory to the operating system each time this process has grown by STEP_MIB."""
 
     def __init__(self) -> None:
         self.least_mib = machine.anonymous_rss_mib()
 
     def trim_if_grown(self) -> None:
-        """Return freed memory to the system if the process has grown. The check alone takes some 30 µs."""
+        """Return freed memory to the operating system if the process has grown. The check takes about 30
+        µs.
+        """
         now_mib = machine.anonymous_rss_mib()
         if now_mib > self.least_mib + STEP_MIB:
             machine.release_free_memory()
@@ -37,23 +41,23 @@ class HeapTrimmer:
 
 
 class MmapThreshold:
-    """The block size in KiB from which malloc maps blocks separately, as last set here."""
+    """The last block size in KiB, set by this module, from which malloc maps a block separately."""
 
     kib = MAX_MAPPED_KIB
 
 
 @contextmanager
-def mapping_large_blocks(min_kib: int = MAPPED_KIB) -> Iterator[None]:
-    """Context in which malloc maps large blocks separately, so that freed ones return to the system.
+def map_large_blocks(min_kib: int = MAPPED_KIB) -> Iterator[None]:
+    """Context in which malloc maps large blocks separately. Freed blocks then return to the operating
+    system.
 
-    By default glibc raises its threshold with the blocks that were freed: then the memory that stays
-    behind between blocks in use differs from run to run.
-
-    min_kib: size of a large block. PIECES_KIB suits code that makes many small blocks that stay, each with
-    copies that are freed. torch aligns its blocks, and small ones take the room between them that
-    aligning needs: then a copy does not fit where one of its size was freed, and the heap grows by most
-    of all copies. Trimmed they take no memory, but a limit of a process's data counts them, and so does
-    a system that promises no more memory than it has.
+    By default glibc raises its threshold with the blocks that were freed: then the memory that
+    stays behind between blocks in use differs from run to run.  min_kib: size of a large block.
+    PIECES_KIB suits code that makes many small blocks that stay, each with copies that are freed.
+    torch aligns its blocks, and small ones take the room between them that aligning needs: then a
+    copy does not fit where one of its size was freed, and the heap grows by most of all copies.
+    Trimmed they take no memory, but a limit of a process's data counts them, and so does a system
+    that promises no more memory than it has.
     """
     before_kib = MmapThreshold.kib
     _set_mmap_threshold(min_kib)
@@ -67,15 +71,17 @@ def mapping_large_blocks(min_kib: int = MAPPED_KIB) -> Iterator[None]:
 
 
 class GcFreezeState:
-    """Whether this module or other code has frozen Python's existing objects. Counting them takes long."""
+    """Whether Python's existing objects are frozen, by this module or other code. It is stored
+    because counting objects is slow.
+    """
 
     here = False  # a block of collecting_only_new is under way
     elsewhere = False  # for as long as this process lives
 
 
 @contextmanager
-def freezing_existing_objects() -> Iterator[None]:
-    """Context in which Python's garbage collector skips all objects that exist already.
+def freeze_existing_objects() -> Iterator[None]:
+    """Context in which Python's garbage collector skips all objects that already exist.
 
     Libraries and a model are hundreds of thousands of objects, and no thread multiplies while the
     collector scans them.
@@ -101,6 +107,6 @@ def _set_mmap_threshold(kib: int) -> None:
 
 
 def _call_mallopt(parameter: int, size_kib: int) -> None:
-    """Set a malloc parameter. Does nothing without glibc."""
+    """Set a parameter of malloc. Does nothing if the C library is not glibc."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").mallopt(parameter, size_kib << 10)

@@ -1,4 +1,4 @@
-"""Finds and releases resident pages of memory-mapped files, such as a checkpoint's.
+"""Finds and releases resident memory pages of memory-mapped files, such as a checkpoint.
 
 A page of a mapped file that is no longer read stays resident, and counts as this process's own,
 until memory is short. A released page comes back from the file, or from the system's cache of it,
@@ -19,7 +19,7 @@ OF_FILE, IS_PRESENT = (1 << 61, 3 << 62)
 
 
 class MappedFiles:
-    """The memory ranges of this process that are mapped files, as of construction."""
+    """The address ranges of this process that are memory-mapped files, read at construction."""
 
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int, str]] = []  # first address, end, file; in order
@@ -37,23 +37,25 @@ class MappedFiles:
         return any(begin <= address < end for begin, end, _ in self.ranges)
 
     def release_pages(self, address: int, nbytes: int) -> None:
-        """Release the whole pages of a memory range, if they belong to a file."""
+        """Release all whole pages in an address range, if the range belongs to a mapped file."""
         page = mmap.PAGESIZE
         first = -(-address // page) * page
         last = (address + nbytes) // page * page
         if first < last and any(begin <= first and last <= end for begin, end, _ in self.ranges):
-            _release_unchanged(first, last - first)
+            _release_unchanged_pages(first, last - first)
 
     def release_files(self, files: Iterable[Path]) -> None:
         """Release all pages of the given files."""
         paths = {str(file.resolve()) for file in files}
         for first, last, path in self.ranges:
             if path in paths:
-                _release_unchanged(first, last - first)
+                _release_unchanged_pages(first, last - first)
 
 
 def measure_resident_file_mib(files: Iterable[Path]) -> float:
-    """Return how many MiB of the given files are in this process's memory, by the kernel's count."""
+    """Return how many MiB of the given files are resident in this process, measured by the operating
+    system.
+    """
     paths, is_of, kib = {str(file.resolve()) for file in files}, False, 0
     try:
         lines = Path("/proc/self/smaps").read_text().splitlines()
@@ -68,19 +70,22 @@ def measure_resident_file_mib(files: Iterable[Path]) -> float:
     return kib / 1024
 
 
-def _release_unchanged(address: int, nbytes: int) -> None:
-    """Drop unchanged pages. If changes cannot be detected, page them out, to swap if needed.
+def _release_unchanged_pages(address: int, nbytes: int) -> None:
+    """Drop pages that were not modified. If modifications cannot be detected, page the range out, to
+    swap if needed.
 
     A changed page is this process's own: if it were dropped, the change would be lost.
     """
-    changed = _has_changed_pages(address, nbytes)
+    changed = _has_modified_pages(address, nbytes)
     if not changed:
         advice = MADV_PAGEOUT if changed is None else MADV_DONTNEED
         ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), advice)
 
 
-def _has_changed_pages(address: int, nbytes: int) -> bool | None:
-    """Whether a mapped file's page was changed in memory. None if the kernel hides that."""
+def _has_modified_pages(address: int, nbytes: int) -> bool | None:
+    """Whether a page of a mapped file was modified in memory. None if the operating system does not
+    tell.
+    """
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
             pages.seek(address // mmap.PAGESIZE * ENTRY_BYTES)

@@ -1,4 +1,4 @@
-"""Paths of the bundled tiny model, with which the first run works offline."""
+"""Paths of the bundled tiny model, which lets the first run work offline."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Experts of a mixture as separate linear layers: this package's public names.
+"""Replaces the fused experts of a mixture by separate linear layers: the public names of this
+package.
 
 transformers fuses the experts of a layer into three-dimensional parameters, which no library
 quantizes. Separated, each matrix is a linear layer like any other, under its usual name in
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from runner_engine.experts.expert_format import ExpertFormat as ExpertFormat
     from runner_engine.experts.expert_format import detect_expert_format as detect_expert_format
     from runner_engine.experts.expert_format import join_gate_and_up as join_gate_and_up
-    from runner_engine.experts.expert_format import select_matrix as select_matrix
+    from runner_engine.experts.expert_format import select_expert_matrix as select_expert_matrix
     from runner_engine.experts.expert_usage import ExpertUsageCounter as ExpertUsageCounter
     from runner_engine.experts.omitted_experts import OmittedExperts as OmittedExperts
     from runner_engine.experts.omitted_experts import count_omitted_weights as count_omitted_weights
-    from runner_engine.experts.omitted_experts import omitting_experts as omitting_experts
+    from runner_engine.experts.omitted_experts import omit_fused_experts as omit_fused_experts
     from runner_engine.experts.separate_experts import Expert as Expert
     from runner_engine.experts.separate_experts import SeparateExperts as SeparateExperts
     from runner_engine.experts.separate_experts import build_separate_experts as build_separate_experts
@@ -33,13 +34,13 @@ PLACES = {
     "separate_all_experts": "separate_experts",  # replaces all modules of fused experts in a model
     "ExpertUsageCounter": "expert_usage",  # counts how often each expert is chosen
     # while a model is read
-    "omitting_experts": "omitted_experts",  # a context in which models are built without their fused experts
+    "omit_fused_experts": "omitted_experts",  # a context in which models are built without their fused experts
     "OmittedExperts": "omitted_experts",  # placeholder for omitted experts
     "count_omitted_weights": "omitted_experts",  # number of weights that a model lacks without its experts
     # how a family fuses them
     "ExpertFormat": "expert_format",  # transposed, interleaved, with a gate, with biases …
     "detect_expert_format": "expert_format",  # the format of a module's fused experts, or None
-    "select_matrix": "expert_format",  # a matrix of one expert, out of a fused parameter
+    "select_expert_matrix": "expert_format",  # a matrix of one expert, out of a fused parameter
     "join_gate_and_up": "expert_format",  # gate and up activations in the order that the family's gate function takes
 }
 

@@ -1,4 +1,6 @@
-"""How a model family fuses a layer's experts into three-dimensional parameters, and their extraction."""
+"""The layout in which a model family fuses a layer's experts into three-dimensional parameters,
+and access to single experts.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from runner_engine.checkpoints.experts import DOWN, GATE, UP
 
 @dataclass(frozen=True)
 class ExpertFormat:
-    """The layout of a family's fused experts, as transformers declares it."""
+    """The layout of a model family's fused experts, according to transformers' declaration."""
 
     has_gate: bool = True  # gate_up_proj and down_proj; else up_proj and down_proj
     has_bias: bool = False  # NAME_bias beside each, [experts, outputs]
@@ -24,12 +26,12 @@ class ExpertFormat:
 
     @property
     def matrices(self) -> tuple[str, ...]:
-        """The names of an expert's matrices, in order of use."""
+        """The names of an expert's matrices in the order of their use."""
         return (GATE, UP, DOWN) if self.has_gate else (UP, DOWN)
 
-    def fused_name(self, matrix: str) -> str:
-        """Return the name of the parameter that holds this matrix of all experts."""
-        return "gate_up_proj" if self.has_gate and matrix != DOWN else matrix
+    def fused_name(self, matrix_name: str) -> str:
+        """Return the name of the fused parameter that holds this matrix of all experts."""
+        return "gate_up_proj" if self.has_gate and matrix_name != DOWN else matrix_name
 
 
 # families whose class says nothing of its form, by the name of the class
@@ -39,7 +41,9 @@ UNSAID: Mapping[str, ExpertFormat] = {
 
 
 def detect_expert_format(module: nn.Module) -> ExpertFormat | None:
-    """Detect the layout of a module's fused experts. None if it has none that can be separated."""
+    """Detect the layout of a module's fused experts. None if the module has no experts that can be
+    separated.
+    """
     form = UNSAID.get(type(module).__name__)
     if form is None:
         if not hasattr(module, "is_concatenated") or not hasattr(module, "is_transposed"):
@@ -50,23 +54,25 @@ def detect_expert_format(module: nn.Module) -> ExpertFormat | None:
     return form if all(weight is not None and weight.dim() == 3 for weight in fused) else None
 
 
-def select_matrix(expert_format: ExpertFormat, matrix: str, expert_slice: torch.Tensor) -> torch.Tensor:
-    """Return a view of one expert's matrix, [outputs, inputs], within its slice of a fused parameter.
+def select_expert_matrix(
+    expert_format: ExpertFormat, matrix_name: str, expert_slice: torch.Tensor
+) -> torch.Tensor:
+    """Return a view of one matrix, [outputs, inputs], in an expert's slice of a fused parameter.
 
     A bias is selected in the same way, from its one dimension.
     """
     if expert_format.is_transposed and expert_slice.dim() == 2:
         expert_slice = expert_slice.T
-    if not expert_format.has_gate or matrix == DOWN:
+    if not expert_format.has_gate or matrix_name == DOWN:
         return expert_slice
     half = len(expert_slice) // 2
     if expert_format.is_concatenated:
-        return expert_slice[:half] if matrix == GATE else expert_slice[half:]
-    return expert_slice[0::2] if matrix == GATE else expert_slice[1::2]
+        return expert_slice[:half] if matrix_name == GATE else expert_slice[half:]
+    return expert_slice[0::2] if matrix_name == GATE else expert_slice[1::2]
 
 
 def join_gate_and_up(expert_format: ExpertFormat, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Join gate and up activations in the order that the model's own gate function expects."""
+    """Join gate and up activations in the order that the model's own gate function requires."""
     if expert_format.is_concatenated:
         return torch.cat((gate, up), dim=-1)
     return torch.stack((gate, up), dim=-1).flatten(-2)

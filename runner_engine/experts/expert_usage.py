@@ -1,4 +1,5 @@
-"""Measures how unevenly a mixture uses its experts, in so few passes that it costs no time.
+"""Measures how unevenly a mixture uses its experts. Only a few passes are measured, so that
+decoding is not slowed down.
 
 A router that sends most tokens to a few experts slows a mixture down, and quantization may change
 which it prefers.
@@ -24,7 +25,7 @@ ENOUGH = 8  # times as many choices as there are experts, in each layer, before 
 
 @dataclass(eq=False)
 class _CountedLayer:
-    """A layer's experts, whose `forward` is replaced by one that counts."""
+    """A layer's experts. Their `forward` is replaced by one that counts the chosen experts."""
 
     module: nn.Module
     forward: Callable[..., torch.Tensor]
@@ -34,17 +35,17 @@ class _CountedLayer:
 
 
 class CExpertCounter(Protocol):
-    """Protocol of passes in which C counts how often each expert is chosen."""
+    """Protocol of forward passes in which C code counts how often each expert is chosen."""
 
     after_pass: Callable[[int], object]  # is told of a pass's tokens
 
     @property
     def expert_counts(self) -> Mapping[nn.Module, torch.Tensor]:
-        """The counts, by the module of a layer's experts."""
+        """The number of choices per expert, by the module of a layer's experts."""
 
 
 class ExpertUsageCounter:
-    """Counts how often each expert of each layer is chosen, on a CPU."""
+    """Counts on a CPU how often each expert of each layer is chosen."""
 
     def __init__(
         self,
@@ -52,9 +53,10 @@ class ExpertUsageCounter:
         report: Callable[[str], object] = str,
         c_counter: CExpertCounter | None = None,
     ) -> None:
-        """Install the counters. Without a model there is nothing to count.
+        """Install the counters in the model. None: there is nothing to count.
 
-        report: called with each new summary. c_counter: passes in which C counts itself.
+        report: called with each new summary. c_counter: forward passes in which C code counts the
+        choices.
         """
         self.tell = report
         of_c: Mapping[nn.Module, torch.Tensor] = {} if c_counter is None else c_counter.expert_counts
@@ -71,7 +73,7 @@ class ExpertUsageCounter:
             layer.module.forward = self._build_counting_forward(layer)
 
     def remove_counters(self) -> None:
-        """Restore the layers' own forward."""
+        """Restore the original forward of all expert layers."""
         for layer in self.layers:
             if layer.was_own:
                 layer.module.forward = layer.forward
@@ -91,7 +93,7 @@ class ExpertUsageCounter:
         return count_and_forward
 
     def after_pass(self, num_tokens: int) -> None:
-        """Report C's counts whenever the number of tokens has doubled since the last report."""
+        """Report the counts of C code each time the number of tokens has doubled since the last report."""
         self._tokens += num_tokens
         if self._tokens >= 2 * self._told_tokens:
             self._told_tokens = self._tokens
@@ -99,7 +101,9 @@ class ExpertUsageCounter:
                 self.tell(summary)
 
     def _count_choices(self, layer: _CountedLayer, expert_ids: torch.Tensor) -> None:
-        """Count the experts that a pass's tokens have chosen [tokens, chosen]. Too large numbers mean none."""
+        """Count the experts chosen by the tokens of a forward pass, [tokens, chosen]. Too large expert
+        numbers mean no expert.
+        """
         size = len(layer.counts)
         layer.counts += torch.bincount(expert_ids.reshape(-1), minlength=size)[:size]
         if layer is self.layers[-1]:
@@ -109,7 +113,9 @@ class ExpertUsageCounter:
                 self.tell(summary)
 
     def summarize(self) -> str:
-        """Compare the most used expert of each layer with an even share. Empty if too few were counted."""
+        """Compare the use of each layer's most used expert with an even distribution. Empty if too few
+        choices were counted.
+        """
         shares = []
         for layer in self.layers:
             total, experts = int(layer.counts.sum()), len(layer.counts)
@@ -127,7 +133,9 @@ class ExpertUsageCounter:
 def _build_counted_layer(
     module: nn.Module, c_counts: Mapping[nn.Module, torch.Tensor]
 ) -> _CountedLayer | None:
-    """Return a layer of experts on a CPU whose inputs include the chosen experts, or None."""
+    """Return the counted layer for a module of experts on a CPU. None if the module's inputs do not
+    include the chosen experts.
+    """
     form = module.form if isinstance(module, SeparateExperts) else detect_expert_format(module)
     if form is None or form.takes_sorted_rows:
         return None

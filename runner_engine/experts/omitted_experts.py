@@ -1,4 +1,4 @@
-"""Omits fused experts while the rest of a model loads. They are loaded one by one afterwards."""
+"""Builds a model without its fused experts, which are loaded one by one afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from runner_engine.experts.expert_format import ExpertFormat, detect_expert_form
 
 
 class OmittedExperts(nn.Module):
-    """Replaces fused experts without their weights, but with their other modules, such as a norm."""
+    """Replaces a module of fused experts. It has no expert weights, but keeps the module's other
+    children, such as a norm.
+    """
 
     def __init__(self, original_experts: nn.Module, expert_format: ExpertFormat) -> None:
         super().__init__()
@@ -24,15 +26,15 @@ class OmittedExperts(nn.Module):
 
     @property
     def num_weights(self) -> int:
-        """Number of omitted weights."""
+        """Number of omitted expert weights."""
         return sum(
             int(weight.numel()) for weight in self.family[0]._parameters.values() if weight is not None
         )
 
 
 @contextmanager
-def omitting_experts() -> Iterator[None]:
-    """Context in which this thread builds models without their fused experts."""
+def omit_fused_experts() -> Iterator[None]:
+    """Context in which models built by this thread have no fused experts."""
     thread = threading.get_ident()
 
     def omit_if_experts(_: nn.Module, __: str, module: Any) -> Any:
@@ -49,5 +51,5 @@ def omitting_experts() -> Iterator[None]:
 
 
 def count_omitted_weights(model: nn.Module) -> int:
-    """Return how many weights a model's omitted experts have."""
+    """Return the number of weights in all omitted experts of a model."""
     return sum(module.num_weights for module in model.modules() if isinstance(module, OmittedExperts))

@@ -1,4 +1,4 @@
-"""Replaces fused experts by one module per expert with its own linear layers.
+"""Replaces fused experts by one module per expert, with separate linear layers.
 
 So a library or our loader quantizes them like any linear layer, and their paths are those of most
 checkpoints: `model.layers.0.mlp.experts.3.gate_proj`. Between the matrices (a gate with limits and
@@ -18,12 +18,14 @@ from runner_engine.experts.expert_format import (
     ExpertFormat,
     detect_expert_format,
     join_gate_and_up,
-    select_matrix,
+    select_expert_matrix,
 )
 
 
 class Expert(nn.Module):
-    """The matrices of one expert: `gate_proj` if its family has a gate, `up_proj` and `down_proj`."""
+    """The linear layers of one expert: `up_proj`, `down_proj`, and `gate_proj` if the model family
+    has a gate.
+    """
 
     def __init__(self, layers: Mapping[str, nn.Module], apply_gate: Callable[..., torch.Tensor]) -> None:
         super().__init__()
@@ -41,7 +43,8 @@ class Expert(nn.Module):
 
 
 class SeparateExperts(nn.Module):
-    """A layer's experts as child modules named by number. Inputs are those of the original module.
+    """The experts of a layer as child modules with numbers for names. Its forward takes the original
+    module's inputs.
 
     Its layers are views of the original parameters, or without memory if these are. Any of them may be
     replaced.
@@ -50,14 +53,14 @@ class SeparateExperts(nn.Module):
     def __init__(self, original_experts: nn.Module, expert_format: ExpertFormat) -> None:
         super().__init__()
         self.form, self.family_class = expert_format, type(original_experts).__name__
-        self.num_experts = len(_detached_parameter(original_experts, DOWN))
+        self.num_experts = len(_get_detached_parameter(original_experts, DOWN))
         if expert_format.has_post_norm:
             self.post_expert_norm = original_experts.get_submodule("post_expert_norm")
         if isinstance(original_experts._modules.get("act_fn"), nn.Module):
             self.act_fn = original_experts.get_submodule("act_fn")  # some have parameters
         for number in range(self.num_experts):
             layers = {
-                matrix: _view_as_linear(original_experts, expert_format, matrix, number)
+                matrix: _build_linear_view(original_experts, expert_format, matrix, number)
                 for matrix in expert_format.matrices
             }
             self.add_module(str(number), Expert(layers, self.apply_gate))
@@ -79,7 +82,7 @@ class SeparateExperts(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        """Return the weighted sum of each token's experts."""
+        """Return for each token the weighted sum of the outputs of its experts."""
         chosen, weights = top_k_index.shape[-1], top_k_weights.reshape(-1, 1)
         numbers = top_k_index.reshape(-1)
         order = numbers.argsort(stable=True)
@@ -105,10 +108,12 @@ class SeparateExperts(nn.Module):
 
 
 class SortedExperts(SeparateExperts):
-    """Experts that all get every token, scaled by the router's score. Most inputs are zero."""
+    """Experts whose inputs are all tokens, scaled by the router's score, so that most inputs are
+    zero.
+    """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Return the experts' outputs for their tokens, ordered by expert."""
+        """Return the outputs of the experts for their tokens, sorted by expert."""
         of_experts = hidden_states.view(self.num_experts, -1, hidden_states.shape[-1])
         results = torch.zeros_like(of_experts)
         for number, rows in enumerate(of_experts):
@@ -119,7 +124,7 @@ class SortedExperts(SeparateExperts):
 
 
 def build_separate_experts(original_experts: nn.Module) -> SeparateExperts | None:
-    """Build separate experts from a module of fused experts. None if it is no such module."""
+    """Build separate experts from a module of fused experts. None for any other module."""
     form = detect_expert_format(original_experts)
     if form is None:
         return None
@@ -128,7 +133,9 @@ def build_separate_experts(original_experts: nn.Module) -> SeparateExperts | Non
 
 
 def separate_all_experts(model: nn.Module) -> dict[str, SeparateExperts]:
-    """Replace all fused experts of a model by separate ones, and return these by path."""
+    """Replace all fused experts of a model by separate ones. Returns the separate experts by module
+    path.
+    """
     found = {
         path: made
         for path, module in model.named_modules()
@@ -139,29 +146,31 @@ def separate_all_experts(model: nn.Module) -> dict[str, SeparateExperts]:
     return found
 
 
-def _view_as_linear(
-    original_experts: nn.Module, expert_format: ExpertFormat, matrix: str, expert: int
+def _build_linear_view(
+    original_experts: nn.Module, expert_format: ExpertFormat, matrix_name: str, expert: int
 ) -> nn.Linear:
     """Return a linear layer whose weight and bias are views of the fused parameters."""
-    name = expert_format.fused_name(matrix)
-    weight = select_matrix(expert_format, matrix, _detached_parameter(original_experts, name)[expert])
+    name = expert_format.fused_name(matrix_name)
+    weight = select_expert_matrix(
+        expert_format, matrix_name, _get_detached_parameter(original_experts, name)[expert]
+    )
     with torch.device("meta"):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=expert_format.has_bias)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if expert_format.has_bias:
-        bias = select_matrix(
-            expert_format, matrix, _detached_parameter(original_experts, f"{name}_bias")[expert]
+        bias = select_expert_matrix(
+            expert_format, matrix_name, _get_detached_parameter(original_experts, f"{name}_bias")[expert]
         )
         layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer
 
 
-def _detached_parameter(original_experts: nn.Module, name: str) -> torch.Tensor:
+def _get_detached_parameter(original_experts: nn.Module, name: str) -> torch.Tensor:
     return cast(nn.Parameter, original_experts._parameters[name]).detach()
 
 
 def _copy_without_weights(original_experts: nn.Module) -> nn.Module:
-    """Copy a module without its parameters, which would stay in memory."""
+    """Copy a module without its parameters. A copied parameter would keep the weights in memory."""
     made = object.__new__(type(original_experts))
     made.__dict__.update(original_experts.__dict__)
     made._parameters = {}

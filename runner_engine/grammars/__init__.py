@@ -1,4 +1,4 @@
-"""Constrained decoding: answers that follow a grammar."""
+"""Constrained decoding: grammars limit the tokens of an answer."""
 
 from runner_engine.grammars.grammar_cache import GrammarCache
 from runner_engine.grammars.grammar_state import GrammarState, mask_disallowed_tokens

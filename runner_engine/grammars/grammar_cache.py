@@ -46,7 +46,7 @@ INSTALL = "pip install 'runner-llm[grammars]'"
 
 @dataclass(frozen=True)
 class _CompiledGrammar:
-    """A compiled grammar, or the reason for its rejection."""
+    """A compiled grammar, or the reason why the grammar was rejected."""
 
     matcher: Any = None
     mib: float = 0.0  # that each row with this grammar needs
@@ -55,11 +55,11 @@ class _CompiledGrammar:
 
 
 class _Cancelled(Exception):
-    """No request waits for the grammar any more."""
+    """Raised if no request waits for the grammar any more."""
 
 
 class GrammarCache:
-    """Compiled grammars for one tokenizer. Thread-safe.
+    """Cache of compiled grammars for one tokenizer. Thread-safe.
 
     A grammar is first tried in a separate process with limits on time and memory, and then
     compiled in this process. No lock is held meanwhile, so a cached grammar never waits for
@@ -87,8 +87,9 @@ class GrammarCache:
         self._under_way: dict[bytes, Future[_CompiledGrammar]] = {}
 
     def start(self, grammar: str, is_active: Callable[[], bool] = lambda: True) -> GrammarState:
-        """Compile a grammar if needed, and return its initial state. Raises ConfigError if it is
-        invalid.
+        """Compile a grammar unless it is cached, and return its initial state.
+
+        Raises ConfigError for an invalid grammar.
 
         is_active: returns False once no request waits. Then compiling stops with a ConfigError.
         """
@@ -116,15 +117,15 @@ class GrammarCache:
                     raise ConfigError("the request was cancelled", code="failed") from error
         if kept.refused is not None:
             raise convert_error(kept.refused, ConfigError)
-        return GrammarState(kept.matcher.deep_copy(), self._mask_words)
+        return GrammarState(kept.matcher.deep_copy(), self._num_mask_words)
 
     def stop_trial_process(self) -> None:
-        """Stop the process that tries grammars. Another one starts when it is needed."""
+        """Stop the child process that tests grammars. It is started again when needed."""
         if self._trials is not None:
             self._trials.end()
 
     def _find_cached(self, key: bytes) -> _CompiledGrammar | None:
-        """Return a cached grammar. The lock must be held.
+        """Return the cached grammar with this key, or None. The caller must hold the lock.
 
         Rejections expire soon, because a busy machine may have been the reason.
         """
@@ -138,10 +139,10 @@ class GrammarCache:
         return kept
 
     def _compile_and_cache(self, key: bytes, grammar: str, is_active: Callable[[], bool]) -> _CompiledGrammar:
-        """Compile and cache a grammar for this caller and all threads that wait for it."""
+        """Compile and cache a grammar, for this caller and all threads that wait for the same grammar."""
         try:
             try:
-                compiled = self._compile(grammar, is_active)
+                compiled = self._compile_grammar(grammar, is_active)
             except ConfigError as error:
                 compiled = _CompiledGrammar(refused=convert_error(error, ConfigError), at=time.monotonic())
         except BaseException as error:
@@ -159,14 +160,14 @@ class GrammarCache:
         waiting.set_result(compiled)
         return compiled
 
-    def _compile(self, grammar: str, is_active: Callable[[], bool]) -> _CompiledGrammar:
+    def _compile_grammar(self, grammar: str, is_active: Callable[[], bool]) -> _CompiledGrammar:
         library = _import_llguidance()
         with self._building:
             if self._of_library is None:
                 self._of_library = self._create_library_tokenizer(library)
             trials = self._trials
             assert trials is not None
-        whole = MARK.sub(self._expand_mark, f"%llguidance {{}}\n{grammar}")
+        whole = MARK.sub(self._expand_mark_directive, f"%llguidance {{}}\n{grammar}")
         mib = _check_trial(*trials.request(whole.encode("utf-8", "surrogatepass"), is_active), self._limits)
         if not is_active():
             raise _Cancelled
@@ -176,11 +177,11 @@ class GrammarCache:
         if not matcher.is_error():
             matcher.compute_bitmask()  # here and not in the engine's first step: it may take long
         if matcher.is_error():  # its trial had none
-            raise _rejection_error(_shorten_reason(matcher.get_error()))
+            raise _rejection_error(_shorten_library_error(matcher.get_error()))
         return _CompiledGrammar(matcher, mib)
 
     def _create_library_tokenizer(self, library: Any) -> Any:
-        """Create llguidance's tokenizer from the model's."""
+        """Create the tokenizer object of llguidance from the model's tokenizer."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         name = getattr(self._tokenizer, "name_or_path", "this model")
         if backend is None:
@@ -197,7 +198,7 @@ class GrammarCache:
             of_library = library.LLTokenizer(written, n_vocab=size, eos_token=stops)
         except Exception as error:
             raise ConfigError(
-                f"the tokenizer of {name} cannot hold answers to a grammar: {_shorten_reason(str(error))}",
+                f"the tokenizer of {name} cannot hold answers to a grammar: {_shorten_library_error(str(error))}",
                 code="unsupported",
             ) from error
         given = {"tokenizer": written, "vocab_size": size, "stops": stops, "limits": PARSER_LIMITS}
@@ -205,12 +206,12 @@ class GrammarCache:
         return of_library
 
     @property
-    def _mask_words(self) -> int:
-        """Number of 32-bit words of a token mask."""
+    def _num_mask_words(self) -> int:
+        """Number of 32-bit words in a token mask."""
         return (int(self._of_library.vocab_size) + 31) // 32
 
-    def _expand_mark(self, match: re.Match[str]) -> str:
-        """Return the grammar rules of a %mark directive."""
+    def _expand_mark_directive(self, match: re.Match[str]) -> str:
+        """Return the grammar rules that replace a %mark directive."""
         name, quoted = match[1], match[2]
         ids = self._of_library.tokenize_str(json.loads(quoted), parse_special=True)
         if len(ids) == 1 and self._of_library.is_special_token(ids[0]):
@@ -221,15 +222,15 @@ class GrammarCache:
 def _wait_for_compilation(
     compilation: Future[_CompiledGrammar], is_active: Callable[[], bool]
 ) -> _CompiledGrammar:
-    """Wait for a grammar that another thread compiles."""
+    """Wait until another thread has compiled a grammar."""
     while is_active():
         with suppress(TimeoutError):
             return compilation.result(LOOK_S)
     raise _Cancelled
 
 
-def _check_trial(outcome: ForkOutcome, result: bytes, limits: ForkLimits) -> float:
-    """Return the MiB that a sequence needs for a grammar.
+def _check_trial(outcome: ForkOutcome, child_output: bytes, limits: ForkLimits) -> float:
+    """Return the MiB of memory that a sequence needs for a tested grammar.
 
     Raises ConfigError if the trial has failed, and JobFailed if the machine was too busy.
     """
@@ -246,12 +247,14 @@ def _check_trial(outcome: ForkOutcome, result: bytes, limits: ForkLimits) -> flo
         raise _too_costly_error(f"compiling it needs more than {limits.memory_mib} MiB")
     if outcome is ForkOutcome.died:
         raise _rejection_error("the process that compiles it has ended", "failed")
-    found = json.loads(result)
+    found = json.loads(child_output)
     if found["reason"]:
-        raise _rejection_error(_shorten_reason(found["reason"]))
+        raise _rejection_error(_shorten_library_error(found["reason"]))
     if found["error"]:
         reason = grammar_state.no_token_reason(found["error"])
-        raise _rejection_error(render_engine_note(reason) if reason else _shorten_reason(found["error"]))
+        raise _rejection_error(
+            render_engine_note(reason) if reason else _shorten_library_error(found["error"])
+        )
     if found["mask_s"] > grammar_state.MOST_MASK_S:
         raise _too_costly_error("finding its next token takes too long")
     if found["mib"] > MOST_ROW_MIB:
@@ -278,8 +281,8 @@ def _import_llguidance() -> Any:
     return llguidance
 
 
-def _shorten_reason(reason: str) -> str:
-    """Shorten the library's error to one line, without the grammar that it quotes."""
+def _shorten_library_error(reason: str) -> str:
+    """Shorten an error message of llguidance to one line, without the quoted grammar."""
     plain = " ".join(re.split(r"\n\s*\d+ \|", reason)[0].split())
     plain = re.sub(r"^at \d+\(\d+\): ", "", plain)
     return plain if len(plain) <= MOST_REASON else f"{plain[:MOST_REASON]}…"

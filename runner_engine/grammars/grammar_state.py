@@ -1,4 +1,4 @@
-"""A sequence's state in its grammar, and the tokens that are allowed next.
+"""Position of an answer in its grammar, and the tokens that the grammar allows next.
 
 The state follows the sequence's own tokens, so that a requeued sequence continues
 correctly. Disallowed tokens are masked in the logits before penalties and sampling. The
@@ -23,21 +23,21 @@ MOST_MASK_S = 0.5  # of CPU time, which the engine's step waits for
 TOO_COMPLEX = note("schema_too_complex")
 
 
-def no_token_reason(error: str) -> Note | None:
-    """Return why the grammar allows no next token, from the library's error.
+def no_token_reason(library_error: str) -> Note | None:
+    """Return a note on why the grammar allows no next token, from llguidance's error message.
 
     None if the grammar is not the reason but an accepted token that does not match it.
     """
-    if error.startswith("NoExtension"):
+    if library_error.startswith("NoExtension"):
         return note("no_text_fits")
-    return None if "doesn't satisfy the grammar" in error else TOO_COMPLEX
+    return None if "doesn't satisfy the grammar" in library_error else TOO_COMPLEX
 
 
 class GrammarState:
-    """The state of one answer in its grammar."""
+    """Position of one answer in its grammar."""
 
-    def __init__(self, matcher: Any, mask_words: int) -> None:
-        self._matcher, self._words = matcher, mask_words
+    def __init__(self, matcher: Any, num_mask_words: int) -> None:
+        self._matcher, self._words = matcher, num_mask_words
         self.begins_at: int | None = None  # tokens before the answer; None: it has not begun
         self._seen = 0  # tokens of the answer that were looked at
         self.error: Note | None = None  # why no more can be said
@@ -45,17 +45,17 @@ class GrammarState:
 
     @property
     def has_started(self) -> bool:
-        """Whether the answer has started, so that the grammar limits the next token."""
+        """Whether the answer has started. From then on the grammar limits the next token."""
         return self.begins_at is not None
 
     def reset_copy(self) -> GrammarState:
-        """Return a copy in the state before the answer's first token."""
+        """Return a copy of the state from before the answer's first token."""
         matcher = self._matcher.deep_copy()
         matcher.reset()
         return GrammarState(matcher, self._words)
 
     def update(self, tokens: Sequence[int]) -> None:
-        """Advance the grammar by a sequence's new tokens."""
+        """Advance the grammar state by the new tokens of a sequence."""
         if self.begins_at is None or self.error is not None:
             return
         new = tokens[self.begins_at + self._seen :]
@@ -65,13 +65,11 @@ class GrammarState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the grammar allows no further token because the answer is complete."""
+        """Whether the answer is complete, so that the grammar allows no further token."""
         return self.has_started and self.error is None and bool(self._matcher.is_stopped())
 
     def allowed_token_mask(self) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-        """Return one bit per token: whether the grammar allows it next. None if the grammar has
-        failed.
-        """
+        """Return a bit mask of the tokens that the grammar allows next. None if the grammar has failed."""
         words = np.zeros(self._words, dtype=np.uint32)
         if self.error is None:
             started = time.thread_time()
@@ -89,7 +87,7 @@ class GrammarState:
 
 
 def mask_disallowed_tokens(logits: torch.Tensor, grammar_states: Mapping[int, GrammarState]) -> None:
-    """Mask logits [B, V] of tokens that the sequences' grammars do not allow.
+    """Set the logits [B, V] of tokens that each sequence's grammar disallows to -infinity.
 
     A sequence whose grammar has failed gets NaN, which ends it with an error.
     """
@@ -110,8 +108,9 @@ def mask_disallowed_tokens(logits: torch.Tensor, grammar_states: Mapping[int, Gr
 
 @lru_cache(maxsize=4)
 def _mask_byte_biases(dtype: torch.dtype) -> np.ndarray[Any, Any]:
-    """Return the biases of 8 tokens for each byte of a mask: 0 for an allowed token, else
-    -infinity.
+    """Return the logit biases of 8 tokens for each value of a mask byte.
+
+    Allowed tokens get 0, others -infinity.
 
     The biases have the logits' dtype, so that adding them reads and writes no more than the
     logits.

@@ -1,5 +1,6 @@
-"""Child process that tries a grammar before the engine compiles it. grammar_cache.py starts
-it by this file's path.
+"""Child process that tests a grammar before the engine compiles it.
+
+grammar_cache.py starts this file by its path.
 
 A few characters of a schema can take minutes and gigabytes. In this process the operating
 system limits both. The trial does what the engine will do: compile the grammar, and
@@ -20,11 +21,11 @@ from runner_base.limited_forks import run_fork_server
 WALKED = 24  # tokens of the answer that is tried
 
 
-def prepare(preparation: bytes) -> Callable[[bytes], bytes]:
-    """Load the tokenizer, and return the function that tries a grammar."""
+def prepare(serialized_setup: bytes) -> Callable[[bytes], bytes]:
+    """Load the tokenizer, and return the function that tests a grammar."""
     import llguidance
 
-    given = json.loads(preparation)
+    given = json.loads(serialized_setup)
     tokenizer = llguidance.LLTokenizer(
         given["tokenizer"], n_vocab=given["vocab_size"], eos_token=given["stops"]
     )
@@ -37,15 +38,17 @@ def prepare(preparation: bytes) -> Callable[[bytes], bytes]:
         reasons = [matcher.get_error() or "", *matcher.get_grammar_warnings()]
         found: dict[str, Any] = {"reason": next(filter(None, reasons), "")}
         if not found["reason"]:
-            found["mask_s"], found["error"] = sample_answer(matcher)
+            found["mask_s"], found["error"] = sample_grammar_answer(matcher)
             found["mib"] = private_memory_mib() - before_mib
         return json.dumps(found).encode()
 
     return try_grammar
 
 
-def sample_answer(matcher: Any) -> tuple[float, str]:
-    """Sample tokens of an answer. Returns the slowest mask's CPU seconds and an error text.
+def sample_grammar_answer(matcher: Any) -> tuple[float, str]:
+    """Sample tokens of an answer under a grammar.
+
+    Returns the CPU seconds of the slowest token mask, and an error text.
 
     The first mask is not timed. The error is empty if the answer can continue or has ended.
     """
@@ -70,7 +73,7 @@ def sample_answer(matcher: Any) -> tuple[float, str]:
 
 
 def private_memory_mib() -> float:
-    """Return the memory that this process does not share with its parent process."""
+    """Return the MiB of memory that this process does not share with its parent process."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:

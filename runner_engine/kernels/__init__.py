@@ -1,1 +1,1 @@
-"""The engine's C kernels: building, loading and calling them."""
+"""Builds, loads and calls the engine's C kernels."""

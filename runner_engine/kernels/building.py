@@ -1,4 +1,4 @@
-"""Builds the C kernels once per source, compiler and processor, in the user cache.
+"""Compiles the C kernels into the user cache, once per source, compiler and processor.
 
 This imports no torch. A command that needs the kernels builds them before its job begins, because a
 build within a job would count as its time.
@@ -61,12 +61,15 @@ FAILURES = (OSError, subprocess.SubprocessError)
 
 
 def find_wheel_library() -> Path | None:
-    """Return the wheel's library for this processor. None if it must be built."""
+    """Return the compiled library for this processor in the wheel. None if the library must be
+    compiled.
+    """
     return prebuilt.find_prebuilt_library()
 
 
-def build_if_missing(features: Collection[str] = ()) -> float:
-    """Build the kernels with these features, unless cache or wheel has them. Returns the seconds, or 0.
+def build_kernels_if_missing(features: Collection[str] = ()) -> float:
+    """Compile the kernels with these processor features, unless cache or wheel has them. Returns the
+    compile time in seconds, or 0.
 
     A failure is not reported here: torch does the work then, and the engine reports the reason when it
     loads.
@@ -75,35 +78,39 @@ def build_if_missing(features: Collection[str] = ()) -> float:
     if compiler is None or prebuilt.find_prebuilt_library():
         return 0.0
     with suppress(*FAILURES):
-        if not is_owned_by_user(_get_library_path(compiler, features)):
-            ensure_library(compiler, features)
+        if not is_writable_only_by_user(_get_library_path(compiler, features)):
+            ensure_compiled_library(compiler, features)
             return time.perf_counter() - started
     return 0.0
 
 
-def ensure_library(compiler: str, features: Collection[str] = ()) -> Path:
-    """Return the compiled library, and build it if needed. Raises one of FAILURES if that is impossible."""
+def ensure_compiled_library(compiler: str, features: Collection[str] = ()) -> Path:
+    """Return the path of the compiled library, and compile it if needed. Raises one of FAILURES if
+    that is impossible.
+    """
     path = _get_library_path(compiler, features)
-    if is_owned_by_user(path):
+    if is_writable_only_by_user(path):
         mark_file_used(path)
         return path
     with ExitStack() as locked:
         with suppress(OSError):  # some network disks have no locks: then several processes may build the same
             locked.enter_context(lock_file(path.with_name(LOCK)))
-        if not is_owned_by_user(path):  # nobody has built it while this process waited
+        if not is_writable_only_by_user(path):  # nobody has built it while this process waited
             log.info("building the kernels for this processor, once: this takes 10 to 30 s")
             with report_step("building the kernels for this processor"):
-                _build_library(compiler, path)
+                _compile_library(compiler, path)
             remove_unused_files()
     return path
 
 
-def build_compile_command(compiler: str, unit: str, output: Path, processor_flags: str = NATIVE) -> list[str]:
-    """Return the compiler command for one unit. RUNNER_CFLAGS adds flags, for `make sanitize`."""
+def build_compile_command(
+    compiler: str, c_file: str, output: Path, processor_flags: str = NATIVE
+) -> list[str]:
+    """Return the compiler command for one C file. RUNNER_CFLAGS adds flags, used by `make sanitize`."""
     return [
         compiler,
         *_build_compiler_flags(processor_flags),
-        f"-DUNIT={unit}",
+        f"-DUNIT={c_file}",
         "-c",
         str(FOLDER / SOURCE),
         "-o",
@@ -111,24 +118,26 @@ def build_compile_command(compiler: str, unit: str, output: Path, processor_flag
     ]
 
 
-def link_command(
-    compiler: str, objects: Iterable[Path], output: Path, processor_flags: str = NATIVE
+def build_link_command(
+    compiler: str, object_files: Iterable[Path], output: Path, processor_flags: str = NATIVE
 ) -> list[str]:
-    """Return the command that links units to a library."""
+    """Return the command that links object files to a library."""
     return [
         compiler,
         *_build_compiler_flags(processor_flags),
         "-shared",
-        *map(str, objects),
+        *map(str, object_files),
         "-o",
         str(output),
         "-lm",
     ]
 
 
-def build_key(file: Path) -> str:
-    """Return the key that libraries of the same compiled units share."""
-    return file.name.split(".")[0]
+def parse_build_key(library: Path) -> str:
+    """Return the build key from a library's file name. Libraries compiled from the same units share
+    the key.
+    """
+    return library.name.split(".")[0]
 
 
 def _build_compiler_flags(processor_flags: str = NATIVE) -> list[str]:
@@ -137,21 +146,23 @@ def _build_compiler_flags(processor_flags: str = NATIVE) -> list[str]:
     return [*FLAGS.replace(NATIVE, processor_flags).split(), *left_out, *more]
 
 
-def _build_library(compiler: str, path: Path) -> None:
-    """Compile a library's missing units in parallel, and link all of them."""
+def _compile_library(compiler: str, path: Path) -> None:
+    """Compile the missing object files of a library in parallel, and link all of them."""
     features = set(path.name.split(".")[1:-1])
     objects = {
-        unit: path.with_name(f"{build_key(path)}.{unit}.o") for unit, of in UNITS.items() if of <= features
+        unit: path.with_name(f"{parse_build_key(path)}.{unit}.o")
+        for unit, of in UNITS.items()
+        if of <= features
     }
 
-    def compile_missing(unit: str) -> None:
-        if not is_owned_by_user(objects[unit]):
-            _run_atomically(objects[unit], lambda partial: build_compile_command(compiler, unit, partial))
+    def compile_missing(c_file: str) -> None:
+        if not is_writable_only_by_user(objects[c_file]):
+            _run_atomically(objects[c_file], lambda partial: build_compile_command(compiler, c_file, partial))
 
     with ThreadPoolExecutor(machine.available_cores()) as several:
         list(several.map(compile_missing, objects))
     try:
-        _run_atomically(path, lambda partial: link_command(compiler, objects.values(), partial))
+        _run_atomically(path, lambda partial: build_link_command(compiler, objects.values(), partial))
     except subprocess.CalledProcessError:  # one may be damaged: the next attempt compiles them again
         for file in objects.values():
             file.unlink(missing_ok=True)
@@ -187,8 +198,8 @@ def read_source() -> str:
     return "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
 
 
-def is_owned_by_user(path: Path) -> bool:
-    """Whether a path exists and only this user or root can write it. Its code will be run."""
+def is_writable_only_by_user(path: Path) -> bool:
+    """Whether a path exists and only this user or root can write to it. The file will be executed."""
     try:
         found = path.stat()
     except OSError:
@@ -198,12 +209,14 @@ def is_owned_by_user(path: Path) -> bool:
 
 @cache
 def _find_writable_cache(folder: Path | None) -> Path:
-    """Return the user cache, or a folder of this process if others can write there or this user cannot."""
+    """Return the user cache. If this user cannot write there, or other users can, return a folder of
+    this process.
+    """
     if folder is None:
         return _create_process_folder()
     with suppress(OSError):  # only its owner may; a umask of 002 lets the group write
         folder.chmod(folder.stat().st_mode & ~OTHERS_WRITE)
-    if is_owned_by_user(folder):
+    if is_writable_only_by_user(folder):
         return folder
     log.warning(
         "others may write in %s: no kernels are run from there, and each process builds its own. "
@@ -214,12 +227,16 @@ def _find_writable_cache(folder: Path | None) -> Path:
 
 
 def find_timing_folder(library: Path) -> Path:
-    """Return the folder for a library's timings: next to it, or in the cache for a wheel's library."""
+    """Return the folder for the timings of a kernel library: next to it, or in the user cache for a
+    wheel's library.
+    """
     return _find_writable_cache(user_cache_folder()) if library.parent == prebuilt.FOLDER else library.parent
 
 
-def is_persistent(library: Path) -> bool:
-    """Whether later processes find what is stored for a library, because it is in the user cache."""
+def is_in_user_cache(library: Path) -> bool:
+    """Whether a kernel library is in the user cache, so that later processes find data stored next
+    to it.
+    """
     folder = find_timing_folder(library)
     return not _create_process_folder.cache_info().currsize or folder != _create_process_folder()
 
@@ -231,13 +248,17 @@ def _create_process_folder() -> Path:
 
 @cache
 def _read_compiler_version(compiler: str) -> str:
-    """Return the compiler's version text. An updated compiler keeps its path, but needs a new build."""
+    """Return the version text of the compiler. After a compiler update at the same path the kernels
+    are rebuilt.
+    """
     done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
     return done.stdout
 
 
 def _read_processor_features() -> str:
-    """Return the processor's instruction sets. Different machines may share a cache on a network disk."""
+    """Return the instruction sets of the processor. Different machines may share a cache on a
+    network disk.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
@@ -246,10 +267,10 @@ def _read_processor_features() -> str:
 
 
 def main() -> None:
-    """Build the kernels for `make install`, which continues without them."""
+    """Compile the kernels for `make install`, which continues if this fails."""
     if processor.find_c_compiler() is None:
         print("no C compiler is here, or RUNNER_NATIVE=0: torch does the kernels' work, more slowly")
-    elif seconds := build_if_missing():
+    elif seconds := build_kernels_if_missing():
         print(f"built the kernels for this processor in {seconds:.0f} s")
 
 

@@ -1,4 +1,4 @@
-"""ctypes structures, sizes and enum values that C and Python share.
+"""ctypes structures, sizes and enum numbers that C and Python share.
 
 `shared_numbers.h` exports the same numbers. A library with any different number is not used.
 """
@@ -35,7 +35,7 @@ NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the o
 
 
 class WeightFormat(IntEnum):
-    """C's numbers for the layouts of weights."""
+    """Weight layouts, with the enum numbers of the C code."""
 
     plain = 0
     four_bit = 1
@@ -52,12 +52,14 @@ class WeightFormat(IntEnum):
 
     @property
     def has_int8_activations(self) -> bool:
-        """Whether activations are quantized, once for all matrices of a matmul."""
+        """Whether activations are quantized to int8, once for all matrices that they are multiplied
+        with.
+        """
         return self.name in ("row_int8", "int8_dynamic", "int8_stored", "byte_blocks", "byte_groups")
 
     @property
     def needs_workspace(self) -> bool:
-        """Whether a matmul needs memory for its activations or for unpacked weights."""
+        """Whether a matmul needs a buffer for quantized activations or unpacked weights."""
         return self.name not in ("plain", "plain_rows", "blocks", "groups", "four_bit_rows")
 
 
@@ -78,7 +80,9 @@ class NormKind(IntEnum):
 
 
 class RopePoints(IntEnum):
-    """Which two numbers of a head form a rotated pair, and where they are stored (fused_structs.h)."""
+    """Which two numbers of an attention head form a rotated pair, and where the pair is stored
+    (fused_structs.h).
+    """
 
     points_in_halves = 0
     points_of_neighbours = 1
@@ -86,7 +90,7 @@ class RopePoints(IntEnum):
 
 
 class Activation(IntEnum):
-    """The activation function between an MLP's matmuls."""
+    """The activation function between the matmuls of an MLP."""
 
     silu_in_product = 0  # two matrices gate each other in the registers
     silu = 1
@@ -97,7 +101,7 @@ class Activation(IntEnum):
 
 
 class Refusal(IntEnum):
-    """Why C refuses a call before it reads or writes anything (checks.h)."""
+    """Reasons for which a C kernel refuses a call before it reads or writes memory (checks.h)."""
 
     NO_TOKENS = 1
     WRONG_HEADS = 2
@@ -123,7 +127,7 @@ class Refusal(IntEnum):
 
 
 class KvArenaEntry(ctypes.Structure):
-    """An entry of the table of KV arenas: C structure kv_arena in attention.h."""
+    """An entry in the table of KV arenas: the C structure kv_arena in attention.h."""
 
     _fields_ = build_same_type_fields(ctypes.c_int64, "keys", "values", "capacity", "first_plain")
 
@@ -144,7 +148,7 @@ class Matrix(ctypes.Structure):
 
 
 class FusedNorm(ctypes.Structure):
-    """C structure fused_norm in fused_structs.h. Without a weight there is no norm."""
+    """C structure fused_norm in fused_structs.h. A null weight means that there is no norm."""
 
     _fields_ = (
         *build_same_type_fields(ctypes.c_void_p, "weight", "bias"),
@@ -210,7 +214,9 @@ class FusedLayer(ctypes.Structure):
 
 
 class ParallelMixer(ctypes.Structure):
-    """C structure mixer_beside in mixer_structs.h: a mixer parallel to attention."""
+    """C structure mixer_beside in mixer_structs.h: a recurrent mixer that runs in parallel to
+    attention.
+    """
 
     _fields_ = (
         ("mixer", ctypes.c_void_p),
@@ -287,7 +293,7 @@ class _SharedNumber(ctypes.Structure):
 
 
 def list_python_constants() -> dict[str, int]:
-    """Return Python's constants by their C names."""
+    """Return Python's numbers for the constants that C and Python share, by C name."""
     sizes = {
         "LANES": LANES,
         "CACHE_LINE": CACHE_LINE,
@@ -325,7 +331,7 @@ def list_python_constants() -> dict[str, int]:
         | enums
         | parameters
         | FOR_QUANTIZED
-        | expert_structures.list_c_constants()
+        | expert_structures.list_expert_constants()
         | state_structures.NUMBERS
     )
     for name, structure in STRUCTURES.items():
@@ -336,7 +342,9 @@ def list_python_constants() -> dict[str, int]:
 
 
 def read_library_constants(library: ctypes.CDLL) -> dict[str, int]:
-    """Read the constants that a library exports. Raises AttributeError if it exports none."""
+    """Read the constants that a compiled library exports. Raises AttributeError if the library
+    exports none.
+    """
     try:
         first = _SharedNumber.in_dll(library, "shared_numbers")
     except ValueError as error:
@@ -348,8 +356,10 @@ def read_library_constants(library: ctypes.CDLL) -> dict[str, int]:
     return numbers
 
 
-def find_differences(library: ctypes.CDLL) -> list[str]:
-    """List the constants in which a library differs from Python. Empty if it can be called."""
+def find_constant_differences(library: ctypes.CDLL) -> list[str]:
+    """List the constants that differ between a library and Python. The library may be called only if
+    the list is empty.
+    """
     ours, theirs = list_python_constants(), read_library_constants(library)
     optional = FOR_QUANTIZED.keys() - theirs.keys()
     return [

@@ -1,4 +1,6 @@
-"""ctypes structures and constants for experts. c_interface.py compares them with C's."""
+"""ctypes structures and constants for experts. c_interface.py checks that they equal those of
+the C code.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,8 @@ class Mixture(ctypes.Structure):
 STRUCTURES: dict[str, type[ctypes.Structure]] = {"expert_set": ExpertSet, "mixture": Mixture}
 
 
-def list_c_constants() -> dict[str, int]:
-    """Return sizes and enum values by their C names."""
+def list_expert_constants() -> dict[str, int]:
+    """Return the structure sizes and enum numbers for experts, by C name."""
     sizes = {
         "EXPERT_PHASES": EXPERT_PHASES,
         "EXPERT_MATRICES": EXPERT_MATRICES,

@@ -1,4 +1,4 @@
-"""Converts C kernels' refusal codes to Python errors."""
+"""Converts the refusal codes that C kernels return to Python exceptions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from runner_engine.kernels.c_interface import MAX_DIM, MAX_GROUP, Refusal
 from runner_engine.render.refusals import REFUSALS
 
 
-def build_refusal_error(refusal: int, function: str) -> Exception:
-    """Return the error for a C function's refusal code."""
-    reason = Refusal(refusal >> 32)
-    values = {"at": refusal & 0xFFFFFFFF, "max_group": MAX_GROUP, "max_dim": MAX_DIM}
-    message = f"{function}: {REFUSALS[reason.name].format_map(values)}"
+def build_refusal_error(refusal_code: int, function_name: str) -> Exception:
+    """Return the exception for a refusal code of a C function."""
+    reason = Refusal(refusal_code >> 32)
+    values = {"at": refusal_code & 0xFFFFFFFF, "max_group": MAX_GROUP, "max_dim": MAX_DIM}
+    message = f"{function_name}: {REFUSALS[reason.name].format_map(values)}"
     return MemoryError(message) if reason is Refusal.NO_MEMORY else IndexError(message)

@@ -1,8 +1,8 @@
-"""Loads the engine's compiled C kernels through ctypes.
+"""Loads the engine's compiled C kernels with ctypes.
 
-They come from a wheel for this processor, or are built here. If neither works, or the check of the
-library fails, `load_kernels()` returns None and plain torch does the same work. RUNNER_NATIVE=0 turns
-them off.
+They come from a wheel for this processor, or are built here. If neither works, or the check of
+the library fails, `load_kernels()` returns None and plain torch does the same work.
+RUNNER_NATIVE=0 turns them off.
 """
 
 from __future__ import annotations
@@ -71,20 +71,20 @@ _UNCHECKED = ("argmax", "norm", "sample")
 
 
 class StructureMismatch(Exception):
-    """Raised if C and Python have different memory layouts."""
+    """Raised if structures have different memory layouts in C and Python."""
 
 
 class Kernels:
-    """The library's functions for float32 and bfloat16."""
+    """The functions of a compiled kernel library, for float32 and bfloat16."""
 
     def __init__(self, library: ctypes.CDLL, features: frozenset[str] = frozenset()) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.features = features
         self._bind_functions(library)
-        self.is_kept = building.is_persistent(self.file)
+        self.is_kept = building.is_in_user_cache(self.file)
 
     def _bind_functions(self, library: ctypes.CDLL) -> None:
-        if wrong := c_interface.find_differences(library):
+        if wrong := c_interface.find_constant_differences(library):
             raise StructureMismatch("; ".join(wrong))
         # only for processors with wide products of bytes
         self.has_quantized = hasattr(library, "has_quantized")
@@ -99,19 +99,21 @@ class Kernels:
                     function.argtypes, function.restype = (signature, None if name in _UNCHECKED else _INT)
                     self._functions[name, dtype] = function
                 else:
-                    self._functions[name, dtype] = partial(self._load_feature_and_call, name, dtype)
+                    self._functions[name, dtype] = partial(self._load_features_and_call, name, dtype)
 
-    def _load_feature_and_call(self, function: str, dtype: torch.dtype | None, *arguments: Any) -> Any:
-        self.load_features(_find_required_features(function, dtype))
-        return self._functions[function, dtype](*arguments)
+    def _load_features_and_call(self, function_name: str, dtype: torch.dtype | None, *arguments: Any) -> Any:
+        self.load_features(_find_required_features(function_name, dtype))
+        return self._functions[function_name, dtype](*arguments)
 
     def load_features(self, features: frozenset[str]) -> None:
-        """Switch to a library that also has these features, built if needed."""
+        """Switch to a kernel library that also uses these processor features. Compiles the library if
+        needed.
+        """
         compiler = processor.find_c_compiler()
         try:
             if compiler is None:
                 raise FileNotFoundError("the C compiler is gone")
-            library = ctypes.CDLL(str(building.ensure_library(compiler, self.features | features)))
+            library = ctypes.CDLL(str(building.ensure_compiled_library(compiler, self.features | features)))
         except building.FAILURES as error:
             raise RunnerError(
                 f"the kernels for {', '.join(sorted(features))} could not be built: {_format_error(error)}; "
@@ -123,21 +125,22 @@ class Kernels:
 
     @cached_property
     def tiles_problem(self) -> Note | None:
-        """Why matmul by tiles (AMX) does not work here, or None. Found by trying them."""
+        """Why matmul with AMX tiles does not work on this machine. None if a trial call succeeds."""
         if "amx" in processor.disabled_features():
             return note("amx_left_out", variable=processor.LEFT_OUT)
         return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
 
     def name_vector_instructions(self, dtype: torch.dtype) -> str:
-        """Name the vector instructions that multiply numbers of this dtype."""
+        """Return the name of the vector instructions that multiply numbers of this dtype."""
         return self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
 
-    def has_function(self, function: str, dtype: torch.dtype) -> bool:
-        """Whether this processor has a kernel for a dtype."""
-        return (function, dtype) in self._functions
+    def has_function(self, function_name: str, dtype: torch.dtype) -> bool:
+        """Whether this processor has a kernel of this name for a dtype."""
+        return (function_name, dtype) in self._functions
 
     def __call__(self, function: str, dtype: torch.dtype | None, *arguments: Any) -> None:
-        """Call a kernel on as many threads as torch uses; dtype None: it has only one version.
+        """Call a kernel on as many threads as torch uses. dtype None: the kernel has a single version
+        for all dtypes.
 
         Raises IndexError, before anything is done, if an argument points beyond its memory.
         """
@@ -152,15 +155,19 @@ class Kernels:
             raise build_refusal_error(refusal, function)
 
 
-def _find_required_features(function: str, dtype: torch.dtype | None) -> frozenset[str]:
-    of_format = {building.FLOAT32} if dtype is torch.float32 and function not in _IN_ALL_LIBRARIES else set()
-    of_keys = {building.KV_BYTES} if function.endswith("_bytes") or function == "rotate" else set()
-    of_layers = {building.RECURRENT} if function in _RECURRENT else set()
+def _find_required_features(function_name: str, dtype: torch.dtype | None) -> frozenset[str]:
+    of_format = (
+        {building.FLOAT32} if dtype is torch.float32 and function_name not in _IN_ALL_LIBRARIES else set()
+    )
+    of_keys = {building.KV_BYTES} if function_name.endswith("_bytes") or function_name == "rotate" else set()
+    of_layers = {building.RECURRENT} if function_name in _RECURRENT else set()
     return frozenset(of_format | of_keys | of_layers)
 
 
 def get_tensor_address(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
-    """Return a tensor's address for C. Raises ValueError unless dtype, shape and layout match."""
+    """Return the memory address of a tensor for C. Raises ValueError for an unexpected dtype, shape
+    or memory layout.
+    """
     if (
         tensor.dtype is not dtype
         or tensor.shape != shape
@@ -175,13 +182,15 @@ def get_tensor_address(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) ->
 
 
 def get_optional_tensor_address(tensor: torch.Tensor | None, dtype: torch.dtype, *shape: int) -> int | None:
-    """Return an optional tensor's address for C, or None."""
+    """Return the memory address of a tensor for C. None if the tensor is None."""
     return None if tensor is None else get_tensor_address(tensor, dtype, *shape)
 
 
 @cache
 def load_kernels() -> Kernels | None:
-    """Load the C kernels, and build them if needed. None if they are unavailable; the log has the reason."""
+    """Load the C kernels, and compile them if needed. None if they are unavailable; the reason is
+    logged.
+    """
     if brought := _load_wheel_kernels():
         return brought
     compiler = processor.find_c_compiler()
@@ -191,12 +200,12 @@ def load_kernels() -> Kernels | None:
         )
         return None
     try:
-        library = building.ensure_library(compiler)
+        library = building.ensure_compiled_library(compiler)
         try:
             return Kernels(ctypes.CDLL(str(library)))
         except (OSError, AttributeError):  # damaged: once more, from the source
             library.unlink(missing_ok=True)
-            return Kernels(ctypes.CDLL(str(building.ensure_library(compiler))))
+            return Kernels(ctypes.CDLL(str(building.ensure_compiled_library(compiler))))
     except StructureMismatch as error:
         log.warning("the kernels are not used, torch does their work more slowly: %s", str(error)[:300])
     except building.FAILURES as error:

@@ -1,4 +1,4 @@
-"""ctypes structures and constants for recurrent layers. c_interface.py has the others."""
+"""ctypes structures and constants for recurrent layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYER_STATES = 2  # tensors of a layer's state
 
 
 class MixerKind(IntEnum):
-    """What a fused layer computes between its matmuls (mixers.h)."""
+    """The computation of a fused recurrent layer between its matmuls (mixers.h)."""
 
     convolution_mixer = 0  # of LFM2
     delta_mixer = 1  # the gated delta rule behind a convolution

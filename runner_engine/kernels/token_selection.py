@@ -1,4 +1,4 @@
-"""Selects tokens from logits with C kernels: argmax and sampling."""
+"""Selects next tokens from logits with C kernels, by argmax or sampling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from runner_engine.settings.sampling import PARAMETERS
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:
-    """Return the position of the maximum of each sequence's logits [B, V]. -1 if they contain NaN.
+    """Return the token with the largest logit for each sequence, given logits [B, V]. -1 if the
+    logits contain NaN.
 
     On a CPU, torch would first convert 16-bit numbers in a copy, which takes longer.
     """
@@ -28,7 +29,7 @@ def argmax(logits: torch.Tensor) -> torch.Tensor:
 
 
 class SequenceSampling(NamedTuple):
-    """The sampling parameters of a batch's sequences, in the C kernel's layout."""
+    """The sampling parameters of all sequences in a batch, in the layout of the C kernel."""
 
     # float64 [B, P]: the parameters in the order of the table in settings/sampling.py
     numbers: torch.Tensor
@@ -41,7 +42,9 @@ class SequenceSampling(NamedTuple):
 def sample_tokens(
     kernels: native.Kernels, logits: torch.Tensor, settings: SequenceSampling, random_numbers: torch.Tensor
 ) -> torch.Tensor:
-    """Sample the next token of each sequence [B, V] with its settings and random number. -1 for NaN."""
+    """Sample the next token of each sequence from logits [B, V], with one random number per
+    sequence. -1 if the logits contain NaN.
+    """
     logits = logits if logits.stride(1) == 1 and logits.stride(0) >= 0 else logits.contiguous()
     count, width = logits.shape
     numbers = native.get_tensor_address(settings.numbers, torch.float64, count, len(PARAMETERS))
@@ -72,5 +75,5 @@ def sample_tokens(
 
 
 def get_kernels_for_logits(logits: torch.Tensor) -> native.Kernels | None:
-    """Return the kernels if they are available and support these logits."""
+    """Return the C kernels. None if they are unavailable or do not support these logits."""
     return native.load_kernels() if logits.device.type == "cpu" and logits.dtype in native.FORMATS else None

@@ -1,4 +1,4 @@
-"""KV cache of sequences, of prefixes that sequences share, and of earlier prompts."""
+"""KV cache of sequences, of shared prefixes, and of earlier prompts."""
 
 from runner_engine.kv_cache.kv_store import (
     KvCacheSpec,
@@ -6,31 +6,36 @@ from runner_engine.kv_cache.kv_store import (
     find_store_layers,
     kv_capacity_tokens,
     round_up_positions,
-    select_kernels,
+    select_attention_kernels,
 )
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.prefix_tree import ConversationCache, NewPrompt, PrefixTree
 from runner_engine.kv_cache.prompt_cache import PromptCache
 from runner_engine.kv_cache.sequence_kv import SequenceKv
-from runner_engine.kv_cache.shared_kv import SharedKv, copy_prefix_state, create_kv_store, kv_store_cost
+from runner_engine.kv_cache.shared_kv import (
+    SharedKv,
+    copy_prefix_recurrent_state,
+    create_kv_store,
+    kv_store_cost_tokens,
+)
 from runner_engine.kv_cache.sliding_windows import MASK_PROBE, UnknownWindow, Window, record_masks
 from runner_engine.kv_cache.slots import SlotStore
-from runner_engine.kv_cache.window_memory import resident_token_counter
+from runner_engine.kv_cache.window_memory import create_resident_token_counter
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # how they are stored
     "KvCacheSpec",  # the shape of stored keys and values, their number format and device
     "find_store_layers",  # which layers attend to the keys and values of an earlier one
-    "select_kernels",  # the kernels for such heads, if there are any
+    "select_attention_kernels",  # the kernels for such heads, if there are any
     "round_up_positions",  # a number of places in whole blocks
-    "resident_token_counter",  # a function: what a row keeps of so many places, where layers have windows
+    "create_resident_token_counter",  # a function: what a row keeps of so many places, where layers have windows
     "kv_capacity_tokens",  # for how many tokens there is memory
     # stores
     "KvStore",  # the rows' own keys and values, by slot: enter, leave, lengthen, fill, write, stored
     "create_kv_store",  # makes such a store, of the kind that fits heads and kernels
-    "copy_prefix_state",  # lets a row continue from a prefix's state, where layers carry some
-    "kv_store_cost",  # how many tokens of the budget rows with such needs take
+    "copy_prefix_recurrent_state",  # lets a row continue from a prefix's state, where layers carry some
+    "kv_store_cost_tokens",  # how many tokens of the budget rows with such needs take
     "SlotStore",  # a store with one tensor for each layer: for plain torch and GPUs
     "PagedSlots",  # slots of pages, which rows share
     "SharedKv",  # keys and values that many rows read

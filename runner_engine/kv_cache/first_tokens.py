@@ -1,5 +1,6 @@
-"""The first tokens of texts in the model's own dtype, next to quantized slots, for torch
-attention.
+"""Unquantized keys and values of each text's first tokens, next to a quantized KV cache.
+
+Used for attention in torch.
 
 They are stored in addition to the quantized values and replace them when a slot that
 begins a text is read. A shared prefix has at least as many tokens, so all first tokens
@@ -18,8 +19,9 @@ Slices = slice | torch.Tensor
 
 
 class FirstTokens:
-    """Unquantized keys and values of the first tokens of each slot. Empty if the KV format needs
-    none.
+    """Unquantized keys and values of the first tokens in each slot.
+
+    Empty if the KV format does not need them.
     """
 
     def __init__(self, kv_spec: KvCacheSpec, slots: int) -> None:
@@ -29,17 +31,16 @@ class FirstTokens:
         self.begins = torch.ones(slots, dtype=torch.bool, device=kv_spec.device)
 
     def reset_slots(self, first_slot: int, count: int) -> None:
-        """Mark new slots as beginnings of texts."""
+        """Mark new slots as starting at the beginning of a text."""
         if self.count:
             self.begins[first_slot : first_slot + count] = True
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:
-        """Mark whether a slot begins a text."""
+        """Mark whether a slot's first position is the beginning of a text."""
         if self.count:
             self.begins[slot] = is_text_start
 
     def resize(self, used_slots: int, slots: int) -> None:
-        """Make room for more slots."""
         if not self.count:
             return
         before, begins = self.tensors, self.begins
@@ -63,7 +64,7 @@ class FirstTokens:
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Store the keys and values [T, KVH, D] of tokens at the first positions."""
+        """Store the keys and values [T, KVH, D] of tokens at the first positions of a text."""
         if not self.count:
             return
         early = positions < self.count
@@ -74,9 +75,7 @@ class FirstTokens:
     def overlay(
         self, layer: int, slots: Slices, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Replace the first positions of keys and values [slot, KVH, positions, D] by the
-        unquantized ones.
-        """
+        """Replace the first positions of keys and values [slot, KVH, positions, D] by unquantized ones."""
         if not self.count:
             return keys, values
         some = min(self.count, keys.shape[2])
@@ -88,7 +87,7 @@ class FirstTokens:
         return read[0], read[1]
 
     def unquantized_mask(self, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return which of these tokens are stored unquantized: bool [T]."""
+        """Return a mask of the tokens that are stored unquantized: bool [T]."""
         return (positions < self.count) & self.begins[slots.long()]
 
     def _layer_tensors(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,6 +100,6 @@ class FirstTokens:
 
 
 def copy_tensors(sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
-    """Copy tensors into others of the same shapes."""
+    """Copy each source tensor into the target tensor of the same shape."""
     for source, target in zip(sources, targets, strict=True):
         target.copy_(source)

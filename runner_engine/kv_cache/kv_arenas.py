@@ -1,5 +1,4 @@
-"""One KV arena per sequence for the kernels: keys and values of all layers in memory pages
-of their own.
+"""KV store for the C kernels: one memory arena per sequence, with the keys and values of all layers.
 
 An arena has as many positions as its sequence may need. A position takes no memory before
 it is written, or once no token can attend to it (window_memory.py). So a long sequence
@@ -23,8 +22,7 @@ FILLED_AT_ONCE = 0.75
 
 
 class KvArena:
-    """Keys and values of one sequence in all layers, in the kernels' layout
-    (kernels/attention.h).
+    """Keys and values of one sequence in all layers, in the memory layout of kernels/attention.h.
 
     If most positions are filled at once, an arena uses large pages: a long sequence is read
     at each token, and with small pages the processor translates an address every 4 KiB.
@@ -44,18 +42,18 @@ class KvArena:
 
     @property
     def resident_tokens(self) -> int:
-        """Memory that the arena takes, in tokens."""
+        """Memory in use by the arena, in tokens."""
         return self.filled if self.freed is None else self.filled - self.freed.tokens
 
     def set_filled(self, num_positions: int) -> None:
-        """Record how many positions hold tokens, and free those that no later token attends to."""
+        """Record the number of stored positions, and free positions that no later token attends to."""
         self.filled = max(self.filled, num_positions)
         if self.freed is not None and not self.is_whole:
             self.freed.free_before_window(num_positions)
 
 
 class KvArenaStore(KvStore):
-    """A KV store with one arena per sequence. Arenas of sequences that have left are reused."""
+    """KV store with one memory arena per sequence. Arenas of finished sequences are reused."""
 
     kernels: native.Kernels
 
@@ -65,11 +63,11 @@ class KvArenaStore(KvStore):
         self._spare: list[
             KvArena
         ] = []  # their pages are allocated already, so a row starts faster in one of these
-        self._update_table()
+        self._update_address_table()
 
     @property
     def address_table(self) -> torch.Tensor:
-        """Addresses and capacity of each arena."""
+        """Memory addresses and capacity of each arena, for the C kernels."""
         return self._table
 
     @staticmethod
@@ -78,7 +76,7 @@ class KvArenaStore(KvStore):
 
     @property
     def resident_tokens(self) -> int:
-        """Positions that were ever written and not freed since."""
+        """Number of positions that were written and not freed afterwards."""
         return sum(arena.resident_tokens for arena in (*self.arenas, *self._spare))
 
     def insert_slots(
@@ -89,40 +87,40 @@ class KvArenaStore(KvStore):
         num_filled: Sequence[int],
         expected_sequences: int,
     ) -> None:
-        """Allocate an arena for each new sequence."""
+        """Allocate a memory arena for each new sequence."""
         last = first_slot + count
         entering = zip(max_positions[first_slot:last], num_filled[first_slot:last], strict=True)
         self.arenas[first_slot:first_slot] = [self._take_arena(need, some) for need, some in entering]
-        self._update_table()
+        self._update_address_table()
 
     def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
-        """Remove an arena. The last sequence gets its slot."""
+        """Remove the arena of a slot. The last active sequence moves to this slot."""
         if is_finite and not self.freed_tokens(slot):
             self._spare.append(self.arenas[slot])
         self.arenas[slot] = self.arenas[num_active - 1]
         del self.arenas[num_active - 1]
-        self._update_table()
+        self._update_address_table()
 
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
-        """Do nothing, because an arena has all positions that its sequence may need."""
+        """Does nothing, because an arena is allocated for the maximum length of its sequence."""
 
     def set_filled(self, slot: int, num_positions: int) -> None:
-        """Record how many positions of an arena hold tokens."""
+        """Record the number of stored positions of an arena."""
         self.arenas[slot].set_filled(num_positions)
 
     def disable_freeing(self, slot: int) -> None:
-        """Keep all positions of a sequence while it grows."""
+        """Keep all positions of a sequence in memory, even before its sliding windows."""
         self.arenas[slot].is_whole = True
 
     def first_token_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the unquantized first keys of all layers, then values."""
+        """Return the unquantized keys of the first tokens in all layers, followed by the values."""
         return self.arenas[slot].first
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:
-        """Mark whether an arena's first tokens begin a text."""
+        """Mark whether an arena's first position is the beginning of a text."""
         if self.heads.num_unquantized_first:
             self.arenas[slot].address[-1] = self.heads.num_unquantized_first if is_text_start else 0
-            self._update_table()
+            self._update_address_table()
 
     def freed_tokens(self, slot: int) -> int:
         """Return the memory that a sequence has freed before its sliding windows, in tokens."""
@@ -130,8 +128,9 @@ class KvArenaStore(KvStore):
         return 0 if freed is None else freed.tokens
 
     def freed_tokens_before_pass(self) -> int:
-        """Return all sequences' freed memory before the last pass, in tokens, and start the next
-        pass.
+        """Return the memory that all sequences had freed before the last forward pass, in tokens.
+
+        Also starts the count of the next pass.
         """
         if self.arenas and self.arenas[0].freed is None:
             return 0
@@ -142,7 +141,7 @@ class KvArenaStore(KvStore):
         return tokens
 
     def free_unused(self, max_tokens: int) -> bool:
-        """Free unused arenas until they take at most max_tokens, the longest unused first."""
+        """Free unused arenas, the longest unused first, until they take at most max_tokens."""
         before = len(self._spare)
         while self._spare and sum(arena.resident_tokens for arena in self._spare) > max_tokens:
             self._spare.pop(0)
@@ -156,7 +155,7 @@ class KvArenaStore(KvStore):
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Write keys and values [T, KVH, D] of a layer to their arenas and positions."""
+        """Write keys and values [T, KVH, D] of a layer to the given slots and positions."""
         keys, values, heads, tokens = keys.contiguous(), values.contiguous(), self.heads, len(slots)
         shape = tokens, heads.kv_heads, heads.dim
         self.kernels(
@@ -174,7 +173,7 @@ class KvArenaStore(KvStore):
         )
 
     def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copy a sequence's stored vectors [KVH, positions, W], ordered by position."""
+        """Copy the stored vectors [KVH, positions, W] of a sequence, ordered by position."""
         arena, pair, dim, whole = (
             self.arenas[slot],
             self._pair_size,
@@ -198,15 +197,17 @@ class KvArenaStore(KvStore):
 
     @property
     def _pair_size(self) -> int:
-        """Number of adjacent dimensions of a key, and of adjacent positions of a value."""
+        """Number of adjacent elements of a key (or adjacent positions of a value) that the layout keeps
+        together.
+        """
         return 2 if self.heads.dtype == torch.bfloat16 else 1
 
     def slot_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values, in blocks of positions."""
+        """Return the keys of all layers, followed by the values, in the block layout of the kernels."""
         return [*self.arenas[slot].keys, *self.arenas[slot].values]
 
     def _take_arena(self, max_positions: int, num_filled: int) -> KvArena:
-        """Return the smallest unused arena of one to two times the needed size, or a new one."""
+        """Return the smallest unused arena of one to two times the needed size, or a new arena."""
         capacity = _arena_capacity(self.heads, max_positions)
         fitting = [arena for arena in self._spare if capacity <= arena.capacity <= 2 * capacity]
         if not fitting:
@@ -216,13 +217,14 @@ class KvArenaStore(KvStore):
         best.is_whole, best.address[-1] = False, self.heads.num_unquantized_first
         return best
 
-    def _update_table(self) -> None:
+    def _update_address_table(self) -> None:
         self._table = torch.tensor([arena.address for arena in self.arenas], dtype=torch.int64).view(-1, 4)
 
 
 def _arena_capacity(kv_spec: KvCacheSpec, max_positions: int) -> int:
-    """Return an arena's number of positions. Whole memory pages per head if positions can be
-    freed.
+    """Return the number of positions of a new arena.
+
+    If positions can be freed, each head fills whole memory pages.
     """
     return round_up_positions(
         max_positions, positions_per_page_group(kv_spec) if can_free_positions(kv_spec) else LANES

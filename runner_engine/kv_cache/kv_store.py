@@ -1,6 +1,4 @@
-"""The scheduler's KV cache: the specification of its tensors, its size, and the interface of
-its stores.
-"""
+"""The KV cache of continuous batching: tensor specification, size, and the interface of KV stores."""
 
 from __future__ import annotations
 
@@ -17,17 +15,17 @@ import torch
 
 from runner_base import MIB
 from runner_base.notes import Note
-from runner_engine.checkpoints.kv_size import layer_head_bytes
+from runner_engine.checkpoints.kv_size import compute_layer_head_nbytes
 from runner_engine.checkpoints.pass_memory import compute_max_sequences
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kernels.kv_layers import KvLayer
-from runner_engine.kv_cache.formats import KvFormat, load_format
+from runner_engine.kv_cache.formats import KvFormat, load_kv_format
 from runner_engine.kv_cache.memory_pages import allocate_zeros
 from runner_engine.kv_cache.rotation import hadamard_rotate, rotation_block_size
 from runner_engine.kv_cache.sliding_windows import Window, widest_window
 from runner_engine.memory import free_mib
-from runner_engine.recurrent import SequenceStates, Shapes, state_nbytes
+from runner_engine.recurrent import SequenceStates, Shapes, recurrent_state_nbytes
 from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvPrecision
 
 SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
@@ -35,8 +33,9 @@ SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need
 
 @dataclass
 class KvCacheSpec:
-    """Shape, dtype and format of stored keys and values. All layers are equal; smaller heads are
-    padded.
+    """Shape, dtype and format of stored keys and values.
+
+    All layers have equal shapes; smaller heads are padded.
     """
 
     layers: int  # that store keys and values; others attend to those of an earlier one
@@ -68,18 +67,16 @@ class KvCacheSpec:
 
     @property
     def uses_pages(self) -> bool:
-        """Whether a decoding step reads pages, which sequences can share."""
+        """Whether decoding uses paged attention, with pages that sequences can share."""
         return self.page > 0 and not self.is_quantized
 
     def layer_formats(self, layer: int) -> tuple[KvFormat, KvFormat]:
-        """Return the formats of keys and of values in a layer of the store."""
+        """Return the storage formats of keys and of values in a layer of the KV store."""
         keys, values = self.kv_cache.get_layer_precisions(layer, self.layers)
-        return load_format(keys), load_format(values)
+        return load_kv_format(keys), load_kv_format(values)
 
     def position_nbytes(self, layer: int) -> tuple[int, int]:
-        """Return the bytes of a key and of a value of one position and one head in a layer of the
-        store.
-        """
+        """Return the bytes of one key and of one value (one position, one head) in a layer of the KV store."""
         return self._layer_position_nbytes[layer]
 
     @cached_property
@@ -95,7 +92,7 @@ class KvCacheSpec:
 
     @cached_property
     def kernel_layers(self) -> Any:
-        """C array that describes how each layer is stored and where it begins in an arena."""
+        """C array with the storage format of each layer and the layer's offset in an arena."""
         entries, keys_before, values_before = [], 0, 0
         ends = [self.kv_heads * sum(side) for side in zip(*self._layer_position_nbytes, strict=True)]
         for layer, (keys, values) in enumerate(self._layer_position_nbytes):
@@ -109,18 +106,19 @@ class KvCacheSpec:
         return (KvLayer * max(self.layers, 1))(*entries)
 
     def kernel_layer_address(self, layer: int) -> int:
-        """Return the address of a layer's description for C."""
+        """Return the memory address of a layer's description for the C kernels."""
         self.check_layer(layer)
         return ctypes.addressof(self.kernel_layers) + layer * ctypes.sizeof(KvLayer)
 
     @property
     def rotation_size(self) -> int:
-        """Number of elements of a head that are rotated together. 0 without rotation."""
+        """Number of head elements that the Hadamard rotation mixes. 0 without rotation."""
         return rotation_block_size(self.dim) if self.kv_cache.rotate else 0
 
     def rotate_if_enabled(self, heads: torch.Tensor, kernels: native.Kernels | None = None) -> torch.Tensor:
-        """Rotate queries, keys or values [..., D] if the KV format does. Applied twice, it restores
-        results.
+        """Apply the Hadamard rotation to heads [..., D] if the KV format uses it.
+
+        A second rotation restores the heads.
         """
         if not self.kv_cache.rotate:
             return heads
@@ -133,7 +131,7 @@ class KvCacheSpec:
 
     @property
     def stored_windows(self) -> tuple[Window | None, ...]:
-        """The widest sliding window of any reader of each layer of the store. Empty if unknown."""
+        """Widest sliding window that reads each layer of the KV store. Empty if windows are unknown."""
         if not self.stores or not self.windows:
             return self.windows
         readers = [
@@ -143,13 +141,13 @@ class KvCacheSpec:
         return tuple(None if None in of_store else widest_window(of_store) for of_store in readers)
 
     def store_layer(self, layer: int) -> int:
-        """Return which of the stored layers a layer of the model attends to."""
+        """Return the KV store's layer that a layer of the model attends to."""
         return self.stores[layer] if self.stores else layer
 
     @cached_property
     def bytes_per_token(self) -> int:
         """Bytes of one token's keys and values in all layers."""
-        each = [layer_head_bytes(self.kv_cache, layer, self.layers, self.dim, self.dtype.itemsize)
+        each = [compute_layer_head_nbytes(self.kv_cache, layer, self.layers, self.dim, self.dtype.itemsize)
                 for layer in range(self.layers)]  # fmt: skip
         return max(self.kv_heads * sum(each), 1)
 
@@ -160,18 +158,18 @@ class KvCacheSpec:
 
     @property
     def first_tokens_nbytes(self) -> int:
-        """Bytes of one text's unquantized first tokens in all layers."""
+        """Bytes of the unquantized first tokens of one text, in all layers."""
         return 2 * self.num_unquantized_first * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
 
     @property
     def first_tokens_cost(self) -> int:
-        """Memory of one text's unquantized first tokens, in tokens of the KV cache."""
+        """Memory of the unquantized first tokens of one text, expressed in KV cache tokens."""
         return -(-self.first_tokens_nbytes // self.bytes_per_token)
 
     @cached_property
     def state_tokens(self) -> int:
-        """Memory of one sequence's recurrent states, in tokens of the KV cache."""
-        return -(-state_nbytes(self.states) // self.bytes_per_token)
+        """Memory of the recurrent states of one sequence, expressed in KV cache tokens."""
+        return -(-recurrent_state_nbytes(self.states) // self.bytes_per_token)
 
     @property
     def max_sequences(self) -> int:
@@ -179,9 +177,9 @@ class KvCacheSpec:
         is_plain = KvPrecision.as_model in (self.kv_cache.keys, self.kv_cache.values)
         return compute_max_sequences(self.device.type, self.dtype.itemsize if is_plain else 1)
 
-    def kernel_name(self, name: str) -> str:
-        """Return the variant of a kernel that supports the stored format."""
-        return f"{name}_bytes" if self.is_quantized else name
+    def kernel_name(self, base_name: str) -> str:
+        """Return the name of the kernel variant that supports the storage format."""
+        return f"{base_name}_bytes" if self.is_quantized else base_name
 
     def encode_kv(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
@@ -200,22 +198,19 @@ class KvCacheSpec:
         return of_keys.decode(keys, self.dim, self.dtype), of_values.decode(values, self.dim, self.dtype)
 
     def check_layer(self, layer: int) -> None:
-        """Raise IndexError for a layer that stores nothing. C would read outside the memory."""
+        """Raise IndexError for a layer without stored keys, because C would read outside the memory."""
         if not 0 <= layer < self.layers:
             raise IndexError(f"layer {layer}: keys and values are stored for {self.layers} layers")
 
     def allocate_vectors(self, kv_format: KvFormat, *dims: int) -> torch.Tensor:
-        """Return zeros [*dims, W] for keys or values of a format. Zeros, because masked keys must be
-        finite.
-        """
+        """Allocate zeros [*dims, W] for keys or values. Zeros, because masked keys must be finite."""
         shape, dtype = (*dims, kv_format.stored_width(self.dim)), kv_format.stored_dtype(self.dtype)
         return allocate_zeros(math.prod(shape) * dtype.itemsize, self.device).view(dtype).view(shape)
 
     def allocate_layers(
         self, capacity: int, use_large_pages: bool = False
     ) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
-        """Allocate zeros for the keys and for the values [KVH, capacity, W] of all layers,
-        contiguously.
+        """Allocate contiguous zeros [KVH, capacity, W] for the keys and values of all layers.
 
         Unquantized keys and values of first tokens [KVH, LANES, D] follow. use_large_pages: as in
         `allocate_zeros`.
@@ -246,8 +241,8 @@ class KvCacheSpec:
         return found, firsts
 
 
-def select_kernels(kv_spec: KvCacheSpec) -> native.Kernels | None:
-    """Return the C kernels if they are available and support these heads and this device."""
+def select_attention_kernels(kv_spec: KvCacheSpec) -> native.Kernels | None:
+    """Return the C kernels if they are available and support these heads and this device. Otherwise None."""
     has_format = kv_spec.dtype in native.FORMATS
     has_shape = kv_spec.group <= MAX_GROUP and kv_spec.dim <= MAX_DIM and kv_spec.dim % LANES == 0
     is_here = kv_spec.device.type == "cpu" and not kv_spec.by_sdpa
@@ -255,15 +250,14 @@ def select_kernels(kv_spec: KvCacheSpec) -> native.Kernels | None:
 
 
 def kv_capacity_tokens(kv_spec: KvCacheSpec, stored_tokens: int = 0) -> int:
-    """Return for how many tokens' keys and values there is memory, including tokens already
-    stored.
-    """
+    """Return how many tokens fit in the KV cache, with the tokens already stored."""
     return int((free_mib(kv_spec.device) * MIB / kv_spec.bytes_per_token + stored_tokens) * SHARE_OF_MEMORY)
 
 
 def find_store_layers(tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, ...]:
-    """Return for each layer the index of the stored layer that it attends to. Empty if each
-    stores its own.
+    """Return, for each layer, the index of the stored layer that it attends to.
+
+    Empty if every layer stores separate keys.
 
     A layer that attends to another layer's keys and values receives the same tensors.
     """
@@ -273,9 +267,7 @@ def find_store_layers(tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple
 
 
 class KvStore(ABC):
-    """Keys and values of sequences, by slot, with a position per token. Active sequences have
-    the first slots.
-    """
+    """Keys and values of sequences, by slot and position. Active sequences occupy the first slots."""
 
     heads: KvCacheSpec
     kernels: native.Kernels | None = None
@@ -297,14 +289,14 @@ class KvStore(ABC):
             self.states.insert_slots(first_slot, count, max(expected_sequences, len(max_positions)))
 
     def remove_sequence(self, slot: int, num_active: int, is_finite: bool = True) -> None:
-        """Remove a sequence's slot and its recurrent states. Parameters as in `remove_slot`."""
+        """Remove a sequence's slot and recurrent states. Parameters as in `remove_slot`."""
         self.remove_slot(slot, num_active, is_finite)
         if self.states is not None:
             self.states.remove_slot(slot, num_active)
 
     @property
     def resident_tokens_with_states(self) -> int:
-        """Memory of keys, values and recurrent states, in tokens."""
+        """Memory in use by keys, values and recurrent states, expressed in tokens."""
         return self.resident_tokens + (
             0 if self.states is None else self.states.most_used * self.heads.state_tokens
         )
@@ -312,20 +304,19 @@ class KvStore(ABC):
     @property
     @abstractmethod
     def address_table(self) -> torch.Tensor:
-        """Addresses that kernels need of each slot: int64 [slot, 4], see `kv_arena` in
-        kernels/attention.h.
-        """
+        """Memory addresses per slot for the C kernels: int64 [slot, 4] (`kv_arena` in kernels/attention.h)."""
 
     @staticmethod
     @abstractmethod
     def required_positions(max_positions: Sequence[int]) -> int:
-        """Return how many positions sequences with these maximum lengths take together."""
+        """Return the total number of positions for sequences with these maximum lengths."""
 
     @property
     @abstractmethod
     def resident_tokens(self) -> int:
-        """Memory of keys and values, in tokens. On a CPU, positions take none before they are
-        written.
+        """Memory in use by keys and values, in tokens.
+
+        On a CPU, unwritten positions take no memory.
         """
 
     @abstractmethod
@@ -337,7 +328,7 @@ class KvStore(ABC):
         num_filled: Sequence[int],
         expected_sequences: int,
     ) -> None:
-        """Insert `count` slots at first_slot. Later slots move behind them.
+        """Insert `count` empty slots at first_slot. Later slots move behind the new slots.
 
         max_positions, num_filled: how many positions each sequence may fill, and how many it
         fills after this pass, in the new order. expected_sequences: the largest expected number
@@ -346,43 +337,52 @@ class KvStore(ABC):
 
     @abstractmethod
     def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
-        """Remove a slot. The last active sequence moves into it. is_finite: the slot contains no
-        NaN.
+        """Remove a slot. The last active sequence moves to the free slot.
+
+        is_finite: the slot contains no NaN.
         """
 
     @abstractmethod
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
-        """Make room for num_positions in each slot. The longest sequence may need up to
-        max_positions.
+        """Make room for num_positions in each slot.
+
+        max_positions: the final length of the longest sequence.
         """
 
     @abstractmethod
     def set_filled(self, slot: int, num_positions: int) -> None:
-        """Record how many positions of a slot hold tokens."""
+        """Record the number of stored positions in a slot."""
 
     def first_token_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return unquantized first keys of all layers, then values, each [KVH, LANES, D]."""
+        """Return the unquantized keys of the first tokens in all layers, followed by the values.
+
+        Each tensor is [KVH, LANES, D].
+        """
         return []
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:  # noqa: B027 - most stores do not ask
-        """Mark whether a slot's first position begins a text. Call it before anything is written."""
+        """Mark whether a slot's first position is the beginning of a text.
+
+        Must be called before anything is written to the slot.
+        """
 
     def disable_freeing(self, slot: int) -> None:  # noqa: B027 - most stores never free places of a row
-        """Keep all positions of a sequence while it grows, because later prompts may reuse any part."""
+        """Keep all positions of a growing sequence in memory, because later prompts may reuse any part."""
 
     def freed_tokens(self, slot: int) -> int:
         """Return the memory that a sequence has freed before its sliding windows, in tokens."""
         return 0
 
     def freed_tokens_before_pass(self) -> int:
-        """Return all sequences' freed memory before the last pass, in tokens, and start the next
-        pass.
+        """Return the memory that all sequences had freed before the last forward pass, in tokens.
+
+        Also starts the count of the next pass.
         """
         return 0
 
     @abstractmethod
     def free_unused(self, max_tokens: int) -> bool:
-        """Keep at most max_tokens of unused memory. Returns whether some was freed."""
+        """Free unused memory above max_tokens. Returns whether some was freed."""
 
     @abstractmethod
     def write(
@@ -393,30 +393,29 @@ class KvStore(ABC):
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Write keys and values [T, KVH, D] of a layer to their slots and positions (both int32
-        [T]).
-        """
+        """Write keys and values [T, KVH, D] of a layer to the given slots and positions (both int32 [T])."""
 
     @abstractmethod
     def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a sequence's stored vectors [KVH, positions, W], ordered by position."""
+        """Return the stored vectors [KVH, positions, W] of a sequence, ordered by position."""
 
     @abstractmethod
     def write_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Write vectors [KVH, positions, W] from `read_stored` to the first positions of the first
-        slot.
-        """
+        """Write stored vectors [KVH, positions, W] to the first positions of the first slot."""
 
     def read(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return decoded keys and values [KVH, positions, D] of a sequence."""
+        """Return the decoded keys and values [KVH, positions, D] of a sequence."""
         keys, values = self.read_stored(layer, slot, num_positions)
         return self.heads.decode_kv(layer, keys, values)
 
     @abstractmethod
     def slot_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values, each [KVH, capacity, W] in the store's layout."""
+        """Return the keys of all layers, followed by the values, each [KVH, capacity, W].
+
+        The vectors have the layout of the KV store.
+        """
 
 
-def round_up_positions(num_positions: int, block: int = LANES) -> int:
-    """Round a number of positions up to whole blocks."""
-    return -(-num_positions // block) * block
+def round_up_positions(num_positions: int, block_size: int = LANES) -> int:
+    """Round a number of positions up to a multiple of the block size."""
+    return -(-num_positions // block_size) * block_size

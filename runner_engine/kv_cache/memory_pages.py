@@ -1,4 +1,4 @@
-"""Allocates zeros for keys and values in separate memory pages."""
+"""Allocates zeros for keys and values in separate memory pages of the system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # advice to the 
 
 
 def allocate_zeros(nbytes: int, device: torch.device, use_large_pages: bool = False) -> torch.Tensor:
-    """Allocate zero bytes. On a CPU they take no memory until they are written.
+    """Allocate zero bytes. On a CPU, the bytes take no memory until they are written.
 
     use_large_pages: faster to read, but writing a few bytes may allocate everything.
     """

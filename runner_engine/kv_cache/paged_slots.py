@@ -1,4 +1,4 @@
-"""Slots made of pages, for attention that reads each sequence's pages through a page table.
+"""KV store of pages, for attention that reads each sequence through a page table.
 
 A sequence's keys and values are ordered by position: position p is in page p // page of
 its list, whoever has computed it. The whole pages of a prefix are stored once, and are in
@@ -14,7 +14,7 @@ from itertools import chain
 
 import torch
 
-from runner_engine.devices.gpu import copy_into
+from runner_engine.devices.gpu import copy_into_device_tensor
 from runner_engine.kernels.c_interface import LANES
 from runner_engine.kv_cache.formats import KvFormat
 from runner_engine.kv_cache.kv_store import KvCacheSpec, round_up_positions
@@ -23,7 +23,7 @@ from runner_engine.kv_cache.slots import SlotStore
 
 
 class PagedSlots(SlotStore):
-    """A slot of whole pages for each sequence, followed by the pages that sequences share."""
+    """KV store with a slot of whole pages for each sequence, followed by the pages of shared prefixes."""
 
     def __init__(self, kv_spec: KvCacheSpec) -> None:
         self.page = kv_spec.page
@@ -42,10 +42,8 @@ class PagedSlots(SlotStore):
 
     @property
     def resident_tokens(self) -> int:
-        """As in Slots, without the pages of prefixes, which are counted with the prefixes."""
-        of_prefixes = self.page * sum(
-            len(self.shared.get(prefix, ())) for prefix in self._continued_prefixes()
-        )
+        """Memory in use by sequences, in tokens. Pages of prefixes are counted with the prefixes."""
+        of_prefixes = self.page * sum(len(self.shared.get(prefix, ())) for prefix in self._used_prefixes())
         return (
             super().resident_tokens
             if self.heads.device.type == "cpu"
@@ -54,21 +52,23 @@ class PagedSlots(SlotStore):
 
     @property
     def page_table(self) -> torch.Tensor:
-        """Page indices of each slot in order: int32 [slot, pages]. Its address changes only when it
-        grows.
+        """Page indices of each slot, in order: int32 [slot, pages].
+
+        The memory address changes only when the table grows.
         """
         self._update_tables()
         return self._blocks
 
     def reserve_prefix_pages(self, prefixes: Collection[Prefix]) -> None:
-        """Reserve room for these prefixes' pages in the first allocation. Growing later copies
-        everything.
+        """Reserve pages for shared prefixes in the first allocation.
+
+        Growing the store later copies everything.
         """
         if not self.slots:
             self.spare = sum(prefix.num_pages(self.page) for prefix in prefixes)
 
     def start_from_prefix(self, first_slot: int, count: int, prefix: Prefix | None) -> None:
-        """Let sequences in adjacent slots continue a complete prefix."""
+        """Let sequences in adjacent slots continue a shared prefix that is already computed."""
         rest = prefix.length % self.page if prefix else 0
         self.continued[first_slot : first_slot + count], self.before[first_slot : first_slot + count] = (
             [prefix] * count,
@@ -96,7 +96,10 @@ class PagedSlots(SlotStore):
         num_filled: Sequence[int],
         expected_sequences: int,
     ) -> None:
-        """As in Slots. The new sequences continue no prefix until `start_from_prefix`."""
+        """Insert slots for new sequences.
+
+        New sequences have no shared prefix until `start_from_prefix`.
+        """
         super().insert_slots(first_slot, count, max_positions, num_filled, expected_sequences)
         self.continued[first_slot : first_slot + count], self.before[first_slot : first_slot + count] = (
             [None] * count,
@@ -110,19 +113,19 @@ class PagedSlots(SlotStore):
         self._is_new = True
 
     def has_capacity(self, num_positions: Sequence[int]) -> bool:
-        """As in Slots, counting the copied ends of prefixes."""
+        """Whether the slots have room for these numbers of positions, with copied ends of prefixes."""
         return all(
             own + before <= self.capacity for own, before in zip(num_positions, self.before, strict=False)
         )
 
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
-        """As in Slots, counting the copied ends of prefixes."""
+        """Make room for num_positions in each slot, with copied ends of prefixes."""
         super().ensure_capacity(
             min(num_positions + max(self.before), max(num_positions, max_positions)), max_positions
         )
 
     def set_filled(self, slot: int, num_positions: int) -> None:
-        """Record how many own positions of a slot hold tokens."""
+        """Record the number of stored positions in a slot, without shared prefixes."""
         super().set_filled(slot, self.before[slot] + num_positions)
 
     def write(
@@ -133,30 +136,33 @@ class PagedSlots(SlotStore):
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Store keys and values [T, KVH, D] of a layer in their slots and own positions."""
+        """Store keys and values [T, KVH, D] of a layer in slots, at positions after the shared prefixes."""
         self._update_tables()
         super().write(layer, keys, values, slots, positions + self._starts[slots.long()])
 
     def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the stored vectors [KVH, positions, W] of a sequence's own positions."""
+        """Return the stored vectors [KVH, positions, W] of a sequence, without shared prefixes."""
         start = self.before[slot]
         keys, values = super().read_stored(layer, slot, start + num_positions)
         return keys[:, start:], values[:, start:]
 
     def slot_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values, of the sequence's own positions in whole blocks."""
+        """Return the keys of all layers, followed by the values, in whole blocks.
+
+        Positions of shared prefixes are not included.
+        """
         start = self.before[slot]
         end = start + (self.capacity - start) // LANES * LANES
         return [tensor[:, start:end] for tensor in super().slot_tensors(slot)]
 
     def flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of all pages, because a sequence's pages may be anywhere."""
+        """Return the keys and values of all pages, because a sequence's pages may be anywhere."""
         return super().flat_kv(layer, len(self.keys[layer]))
 
     # else the tables that one pass makes could not be changed outside of passes
     @torch.inference_mode(mode=False)
     def _update_tables(self) -> None:
-        """Update the page tables on the device if slots or prefixes have changed."""
+        """Update the page tables on the device after changes of slots or prefixes."""
         if not self._is_new:
             return
         self._is_new, each = False, self.capacity // self.page
@@ -181,13 +187,11 @@ class PagedSlots(SlotStore):
         for some in lists:
             some += some[-1:] * (width - len(some))  # never read, and yet a page
         for table, numbers in ((self._blocks, lists), (self._starts, self.before)):
-            copy_into(torch.tensor(numbers, dtype=table.dtype), table)
+            copy_into_device_tensor(torch.tensor(numbers, dtype=table.dtype), table)
 
     def _add_prefix_pages(self, prefix: Prefix) -> None:
-        """Store the missing whole pages of a prefix. Pages that no sequence reads any more become
-        free.
-        """
-        prefixes = self._continued_prefixes()
+        """Store the missing whole pages of a shared prefix. Pages without readers become free."""
+        prefixes = self._used_prefixes()
         self.shared = {one: pages for one, pages in self.shared.items() if one in prefixes}
         used = set(chain.from_iterable(self.shared.values()))
         missing = [one for one in prefix.path if one not in self.shared and one.num_pages(self.page)]
@@ -201,7 +205,10 @@ class PagedSlots(SlotStore):
             self._write_prefix_pages(one)
 
     def _write_prefix_pages(self, prefix: Prefix) -> None:
-        """Write a prefix's whole pages. The first page may begin with the end of the parent prefix."""
+        """Write the whole pages of a shared prefix.
+
+        The first page may begin with the end of the parent prefix.
+        """
         places = (
             torch.tensor(self.shared[prefix], device=self.heads.device) * self.page
             + self.slots * self.capacity
@@ -216,8 +223,8 @@ class PagedSlots(SlotStore):
             ):
                 pool.index_copy_(0, places, torch.cat(parts, dim=1).transpose(0, 1))
 
-    def _continued_prefixes(self) -> set[Prefix]:
-        """Return all prefixes that sequences continue, parents included."""
+    def _used_prefixes(self) -> set[Prefix]:
+        """Return all shared prefixes of the sequences in the store, with their parents."""
         return {one for prefix in set(self.continued) if prefix for one in prefix.path}
 
     def _round_capacity(self, num_positions: int) -> int:
@@ -228,10 +235,10 @@ class PagedSlots(SlotStore):
             kv_format, slots + (-(-self.spare * self.page // capacity) if capacity else 0), capacity
         )
 
-    def _grow(self, slots: int, capacity: int) -> None:
-        super()._grow(slots, capacity)
-        self.continued += [None] * (slots - len(self.continued))
-        self.before += [0] * (slots - len(self.before))
+    def _grow(self, num_slots: int, capacity: int) -> None:
+        super()._grow(num_slots, capacity)
+        self.continued += [None] * (num_slots - len(self.continued))
+        self.before += [0] * (num_slots - len(self.before))
         self._is_new = True
 
     def _copy_to_grown(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
@@ -243,17 +250,18 @@ class PagedSlots(SlotStore):
         ours = ours[: len(theirs)]
         theirs[: len(ours)] = ours
 
-    def _copy_slot(self, source: int, target: int) -> None:
-        super()._copy_slot(source, target)
-        self.continued[target], self.before[target] = self.continued[source], self.before[source]
+    def _copy_slot(self, source_slot: int, target_slot: int) -> None:
+        super()._copy_slot(source_slot, target_slot)
+        self.continued[target_slot], self.before[target_slot] = (
+            self.continued[source_slot],
+            self.before[source_slot],
+        )
 
 
 def _iter_stored_kv(
     prefix: Prefix, layer: int, first: int, last: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the stored keys and values [KVH, n, W] of positions first … last-1 of a prefix and
-    its parents.
-    """
+    """Yield stored keys and values [KVH, n, W] of positions first … last-1 of a prefix and its parents."""
     for one in prefix.path:
         at = slice(max(first - one.start, 0), max(last - one.start, 0))
         keys, values = (some[:, at] for some in one.kv.read_stored(layer))

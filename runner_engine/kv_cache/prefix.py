@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(eq=False)
 class Prefix:
-    """Tokens that several prompts have in common, following those of the parent prefix."""
+    """Tokens that several prompts share, after the tokens of the parent prefix."""
 
     tokens: list[int]
     parent: Prefix | None = None
@@ -30,12 +30,12 @@ class Prefix:
 
     @property
     def path(self) -> list[Prefix]:
-        """The prefixes from the root down to this one."""
+        """Prefixes from the root of the tree down to this prefix."""
         return [*(self.parent.path if self.parent else []), self]
 
     @property
     def attended_prefix(self) -> Prefix | None:
-        """The deepest prefix on the path that sequences attend to instead of copying it."""
+        """Deepest prefix on the path that sequences attend to directly, without a copy."""
         return self if not self.is_copied else self.parent.attended_prefix if self.parent else None
 
     @property
@@ -49,19 +49,19 @@ class Prefix:
         return self.parent.length if self.parent else 0
 
     def num_pages(self, page_size: int) -> int:
-        """Return how many whole pages of a prompt end in this prefix."""
+        """Return the number of whole KV pages that end in this prefix."""
         return self.length // page_size - self.start // page_size
 
     @property
     def stored_size(self) -> int:
-        """Memory of the complete prefix in tokens, with its pages and recurrent state."""
+        """Memory of the completely computed prefix in tokens, with pages and recurrent state."""
         return len(self.tokens) + self.in_pages + self.of_state
 
     @property
     def resident_tokens(self) -> int:
-        """Memory in use, in tokens, without positions freed before sliding windows."""
+        """Memory in use by the prefix, in tokens, without positions freed before sliding windows."""
         return (self.read if self.kv is None else self.stored_size) - self.freed
 
     def free_kv(self) -> None:
-        """Free the keys and values. They are recomputed when needed."""
+        """Free the keys and values of the prefix. They are recomputed when needed."""
         self.kv, self.partial, self.read, self.freed = None, None, 0, 0

@@ -1,5 +1,6 @@
-"""Prefixes that prompts share, in a radix tree over token ids, and prefixes of earlier
-conversations.
+"""Radix tree over token ids of the prefixes that prompts share.
+
+Also caches earlier conversations.
 
 A prefix is computed when the first sequence needs it, and freed with the last sequence
 that uses it. A conversation's keys and values are stored when a turn ends, so that the
@@ -34,16 +35,17 @@ SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 def find_shared_prefixes(
     prompts: Sequence[Sequence[int]],
     parent: Prefix | None = None,
-    are_scored: bool = False,
+    has_continuations: bool = False,
     adapter: str | None = None,
 ) -> list[Prefix | None]:
-    """Return each prompt's deepest shared prefix. At least one token of each prompt stays
-    outside it.
+    """Return the deepest shared prefix of each prompt.
+
+    A prefix never contains the whole prompt.
 
     All prompts begin with the parent, if given, and are longer. All are computed with the
     same adapter.
     """
-    least = SCORED if are_scored else 1
+    least = SCORED if has_continuations else 1
     order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
     deepest: list[Prefix | None] = [parent] * len(prompts)
 
@@ -73,15 +75,16 @@ def find_shared_prefixes(
 
 
 def common_prefix_length(left: Sequence[int], right: Sequence[int], start: int) -> int:
-    """Return how many first tokens of two prompts are equal, if those before `start` are known
-    to be.
+    """Return the number of leading tokens that two prompts share.
+
+    Tokens before `start` are known to be equal.
     """
     pairs = enumerate(zip(left[start:], right[start:], strict=False), start)
     return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))
 
 
 class ConversationCache:
-    """Keys and values of the latest conversations.
+    """Cached keys and values of the latest conversations.
 
     In models with recurrent states, a conversation helps only prompts that continue all of
     it. So shared prefixes that were computed are stored too, and the next prompt finds them.
@@ -93,8 +96,9 @@ class ConversationCache:
     def store_sequence(
         self, tokens: list[int], sequence_kv: SequenceKv, kv_store: KvStore, slot: int, budget_tokens: int
     ) -> None:
-        """Store a sequence's keys and values, without those of its last token, which the model has
-        not read.
+        """Cache a sequence's keys and values.
+
+        The last token is excluded, because the model has not processed it.
         """
         kv = SharedKv.allocate(
             kv_store.heads, sequence_kv.num_shared_tokens + sequence_kv.places, kv_store.kernels
@@ -127,8 +131,9 @@ class ConversationCache:
         min_tokens: int = 0,
         adapter: str | None = None,
     ) -> None:
-        """Store a conversation. It replaces those that it makes useless. min_tokens, adapter: as in
-        Prefix.
+        """Cache a conversation, and drop cached conversations that become redundant.
+
+        min_tokens, adapter: see Prefix.
         """
         has_states = kv.store.states is not None
         others = [
@@ -148,13 +153,11 @@ class ConversationCache:
         self._conversations = [*others, Prefix(tokens, adapter=adapter, kv=kv, least=min_tokens)]
 
     def clear(self) -> None:
-        """Free all conversations, because sequences need the memory."""
+        """Free all cached conversations, because sequences need the memory."""
         self._conversations = []
 
     def find_prefix(self, prompt: Sequence[int], adapter: str | None = None) -> Prefix | None:
-        """Return the longest stored prefix of a prompt for its adapter, with keys and values, or
-        None.
-        """
+        """Return the longest cached prefix of a prompt with the same adapter, or None."""
         usable = [
             _usable_length(conversation, prompt) if conversation.adapter == adapter else 0
             for conversation in self._conversations
@@ -170,15 +173,14 @@ class ConversationCache:
         return Prefix(best.tokens[:length], adapter=adapter, kv=kv, least=best.least)
 
     def reusable_token_lists(self) -> list[list[int]]:
-        """Return tokens of conversations whose beginning may help other prompts although the whole
-        does not.
-        """
+        """Return the tokens of conversations of which only the beginning may help other prompts."""
         return [one.tokens for one in self._conversations if one.kv.store.states is not None]
 
 
 def _usable_length(conversation: Prefix, prompt: Sequence[int]) -> int:
-    """Return how many first tokens of a prompt a conversation can provide, without the prompt's
-    last token.
+    """Return how many leading tokens of a prompt a cached conversation covers.
+
+    The prompt's last token is excluded.
 
     A recurrent state covers all tokens of a conversation. Before sliding windows, some keys
     of a shorter beginning are missing.
@@ -190,7 +192,7 @@ def _usable_length(conversation: Prefix, prompt: Sequence[int]) -> int:
 
 
 class NewPrompt(NamedTuple):
-    """A prompt that prefixes are searched for."""
+    """A new prompt for which shared prefixes are searched."""
 
     tokens: list[int]
     kv: SequenceKv
@@ -198,7 +200,7 @@ class NewPrompt(NamedTuple):
 
 
 class PrefixTree:
-    """All prefixes of the scheduler's sequences, and their memory in tokens.
+    """All shared prefixes of the scheduler's sequences, and their memory in tokens.
 
     max_attended: how many prefixes a decoding step can read for all sequences. None means any
     number.
@@ -216,8 +218,9 @@ class PrefixTree:
     def assign_prefixes(
         self, prompts: Sequence[NewPrompt], announced_prompts: Sequence[list[int]] = ()
     ) -> list[tuple[int, ...]]:
-        """Assign prefixes to new prompts. Returns sort keys that make prompts with common prefixes
-        neighbors.
+        """Assign shared prefixes to new prompts.
+
+        Returns sort keys that place prompts with common prefixes side by side.
 
         A prefix may be shared with announced prompts. Prompts of different adapters share none,
         because their keys and values differ.
@@ -239,17 +242,17 @@ class PrefixTree:
             for prompt, prefix in zip(group, deepest, strict=False):
                 prompt.kv.prefix = prefix
         if self.most_attended is not None and not self.heads.uses_pages:
-            self._select_copied([prompt.kv for prompt in prompts], self.most_attended)
+            self._mark_copied_prefixes([prompt.kv for prompt in prompts], self.most_attended)
         number_of: dict[int, int] = {}
         for prompt in prompts:
-            self._add_user(prompt.kv)
+            self._add_prefix_user(prompt.kv)
         return [
             tuple(number_of.setdefault(id(prefix), len(number_of)) for prefix in prompt.kv.needed_prefixes)
             for prompt in prompts
         ]
 
-    def _add_user(self, sequence_kv: SequenceKv) -> None:
-        """Count a sequence among the users of its prefixes."""
+    def _add_prefix_user(self, sequence_kv: SequenceKv) -> None:
+        """Count a sequence among the users of its shared prefixes."""
         page = self.heads.page if self.heads.uses_pages else 0
         sequence_kv.rest = sequence_kv.num_shared_tokens % page if page else 0
         for prefix in sequence_kv.needed_prefixes:
@@ -265,8 +268,9 @@ class PrefixTree:
         self.tokens += num_tokens + (prefix.stored_size - len(prefix.tokens) if prefix.kv is not None else 0)
 
     def release(self, sequence_kv: SequenceKv, is_reusable: bool = False) -> None:
-        """Free a sequence's prefixes that no other sequence uses. is_reusable: later prompts may
-        share them.
+        """Free the prefixes of a sequence that no other sequence uses.
+
+        is_reusable: later prompts may share the prefixes.
         """
         for prefix in sequence_kv.needed_prefixes:
             prefix.users -= 1
@@ -286,19 +290,20 @@ class PrefixTree:
 
     @property
     def num_root_prefixes(self) -> int:
-        """Number of prefixes that begin a text."""
+        """Number of prefixes without a parent."""
         return sum(len(prefixes) for (parent, *_), prefixes in self._alive.items() if parent is None)
 
     def free_all(self) -> None:
-        """Free all keys and values. They are recomputed when needed."""
+        """Free the keys and values of all prefixes. They are recomputed when needed."""
         for prefixes in self._alive.values():
             for prefix in prefixes:
                 prefix.free_kv()
         self.tokens = 0
 
-    def _select_copied(self, sequences: Sequence[SequenceKv], max_attended: int) -> None:
-        """Mark rarely used prefixes for copying if there are more prefixes than a step can attend
-        to.
+    def _mark_copied_prefixes(self, sequences: Sequence[SequenceKv], max_attended: int) -> None:
+        """Mark rarely used prefixes for copying.
+
+        Needed if there are more prefixes than a decoding step can attend to.
         """
         users = Counter(prefix for row in sequences for prefix in row.path)
         # parents first
@@ -316,8 +321,9 @@ class PrefixTree:
                 row.source, row.prefix = row.prefix, row.prefix.attended_prefix
 
     def find_prefix_copy(self, sequence_kv: SequenceKv) -> None:
-        """Record how many of a sequence's own tokens a prefix copy provides, if more than found
-        elsewhere.
+        """Record how many unshared tokens of a sequence a copied prefix provides.
+
+        Skipped if another cache provides more.
         """
         length = sequence_kv.source.length - sequence_kv.num_shared_tokens if sequence_kv.source else 0
         if length > sequence_kv.copied:
@@ -349,8 +355,9 @@ class PrefixTree:
                         slot_tensor[first : last + 1, :, at : at + copied.shape[1]] = copied
 
     def _find_deepest(self, prompt: Sequence[int], adapter: str | None) -> Prefix | None:
-        """Return the deepest known prefix of a prompt for its adapter, excluding the prompt's last
-        token.
+        """Return the deepest known prefix of a prompt with the same adapter.
+
+        The prompt's last token is excluded.
         """
         deepest: Prefix | None = None
         start = 0
@@ -366,5 +373,5 @@ class PrefixTree:
 
 
 def _lookup_key(prefix: Prefix) -> tuple[Prefix | None, str | None, int]:
-    """Return the dictionary key of a prefix."""
+    """Return the key of a prefix in the dictionary of the tree."""
     return prefix.parent, prefix.adapter, prefix.tokens[0]

@@ -1,5 +1,5 @@
-"""Prompt cache: keys and values of earlier prompts in blocks of positions, for prompts with
-the same beginning.
+"""Prompt cache: blocks of keys and values of earlier prompts, reused by prompts with the same
+beginning.
 
 A server often gets the same tokens again: the same question, the same instructions, the
 next turn of a conversation. A block holds the keys and values of 16 tokens. Its key is
@@ -35,7 +35,7 @@ Key = tuple[Parent, tuple[int, ...]]
 
 @dataclass
 class _Block:
-    """A block of the prompt cache, with a number that is never reused."""
+    """A block of the prompt cache, with a unique number that is never reused."""
 
     at: int
     number: int
@@ -43,7 +43,7 @@ class _Block:
 
 
 class PromptCache:
-    """Cached blocks of keys and values of prompts and answers, found by their tokens."""
+    """Cached blocks of keys and values of prompts and answers, found by token ids."""
 
     def __init__(self) -> None:
         self._store: SlotStore | None = None  # a slot for each block
@@ -54,18 +54,19 @@ class PromptCache:
 
     @property
     def tokens(self) -> int:
-        """Number of token positions in cached blocks."""
+        """Number of token positions in all cached blocks."""
         return len(self._blocks) * LANES
 
     def clear(self) -> None:
-        """Free all blocks, because sequences need the memory."""
+        """Free all cached blocks, because sequences need the memory."""
         self._store = None
         self._blocks.clear()
         self._known.clear()
 
     def find_blocks(self, sequence_kv: SequenceKv, prompt: list[int], pending_tokens: list[int]) -> None:
-        """Record which cached blocks begin a sequence's pending tokens. Valid until blocks are
-        stored again.
+        """Record which cached blocks cover the beginning of a sequence.
+
+        Valid until blocks are stored again.
 
         The last token always remains to be computed.
         """
@@ -101,9 +102,7 @@ class PromptCache:
         slot: int,
         budget_tokens: int,
     ) -> None:
-        """Store a sequence's keys and values: of its whole prompt, and of its answer in whole
-        blocks.
-        """
+        """Cache a sequence's keys and values: the whole prompt, and whole blocks of the answer."""
         tokens = (prompt + answer)[
             sequence_kv.num_shared_tokens : sequence_kv.num_shared_tokens + sequence_kv.places
         ]
@@ -147,7 +146,7 @@ class PromptCache:
             copy_tensors(kv_store.first_token_tensors(slot), self._store.first_token_tensors(new[0][1]))
 
     def _iter_block_views(self, kv_store: KvStore, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield pairs of cached [block, KVH, LANES, W] and slot [KVH, block, LANES, W] tensors."""
+        """Yield pairs of tensors: cached block [block, KVH, LANES, W] and slot [KVH, block, LANES, W]."""
         assert self._store is not None
         for kept, of_slot in zip(
             (*self._store.keys, *self._store.values), kv_store.slot_tensors(slot), strict=True
@@ -155,7 +154,7 @@ class PromptCache:
             yield kept, of_slot.view(kv_store.heads.kv_heads, -1, LANES, kept.shape[-1])
 
     def _allocate_block(self) -> _Block:
-        """Return a free block, or replace the least recently used one."""
+        """Return a free block, or replace the least recently used block."""
         assert self._store is not None
         at = len(self._blocks)
         if at == self._store.slots:
@@ -168,15 +167,14 @@ class PromptCache:
         return block
 
     def _mark_used(self, blocks: Sequence[_Block]) -> None:
-        """Mark blocks as used. Earlier blocks stay longer, because later ones cannot be found
-        without them.
+        """Mark blocks as recently used.
+
+        Earlier blocks stay longest, because later blocks cannot be found without them.
         """
         for block in reversed(blocks):
             self._blocks.move_to_end(block.number)
 
 
 def _prefix_digest(tokens: Sequence[int], adapter: str | None) -> bytes:
-    """Hash a prefix and its adapter. Its tokens in the key of each block would take far more
-    memory.
-    """
+    """Hash the tokens and the adapter of a prefix. A hash takes less memory than the tokens."""
     return hashlib.sha256(array("q", tokens).tobytes() + (adapter or "").encode()).digest()

@@ -1,5 +1,4 @@
-"""Hadamard rotation of heads before quantization, so that no element of a key is much larger
-than the others.
+"""Hadamard rotation of heads before quantization, which spreads large elements over the head.
 
 Queries and keys are rotated alike, which changes no product of the two. Values are
 rotated, and attention outputs are rotated back. The Hadamard matrix is its own inverse
@@ -15,14 +14,14 @@ import torch
 
 
 def rotation_block_size(head_dim: int) -> int:
-    """Return the largest power of two that divides a head's width. So many elements are rotated
-    together.
+    """Return the number of elements that are rotated together: the largest power of two that divides
+    head_dim.
     """
     return head_dim & -head_dim
 
 
 def hadamard_rotate(heads: torch.Tensor) -> torch.Tensor:
-    """Rotate heads [..., D]. Rotating twice restores them."""
+    """Apply the Hadamard rotation to heads [..., D]. A second rotation restores the heads."""
     piece = rotation_block_size(heads.shape[-1])
     turned = heads.float().reshape(-1, piece)
     step = 1

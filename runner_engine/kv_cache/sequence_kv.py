@@ -1,4 +1,4 @@
-"""A sequence's part of the KV cache: shared prefixes and own positions."""
+"""A sequence's part of the KV cache: shared prefixes, copies and unshared positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner_engine.kv_cache.prefix import Prefix
 
 @dataclass(eq=False)
 class SequenceKv:
-    """The prefixes, copies and own positions of one sequence in the KV cache."""
+    """Shared prefixes, copied prefixes and unshared positions of one sequence in the KV cache."""
 
     prefix: Prefix | None = None  # the deepest one that it attends to
     source: Prefix | None = None  # a deeper one, of which it gets a copy in its slot
@@ -24,12 +24,12 @@ class SequenceKv:
 
     @property
     def path(self) -> list[Prefix]:
-        """Shared prefixes that the sequence continues, from the root down."""
+        """Shared prefixes of the sequence, from the root of the tree down."""
         return self.prefix.path if self.prefix else []
 
     @property
     def needed_prefixes(self) -> list[Prefix]:
-        """Prefixes to compute before the sequence enters: attended ones and copied ones."""
+        """Prefixes that must be computed before the sequence enters the batch."""
         return self.source.path if self.source else self.path
 
     @property
@@ -38,5 +38,5 @@ class SequenceKv:
         return self.prefix.length if self.prefix else 0
 
     def reset(self) -> None:
-        """Forget own positions and copies. The sequence still continues its prefixes."""
+        """Forget unshared positions and copies. The shared prefixes stay."""
         self.places, self.copied, self.blocks = 0, 0, []

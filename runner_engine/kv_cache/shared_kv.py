@@ -1,4 +1,4 @@
-"""Creates KV stores, and holds keys and values of prefixes that many sequences read."""
+"""Keys and values of shared prefixes, and creation of KV stores."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def create_kv_store(
     max_positions: Sequence[int] = (),
     prefixes: Sequence[Prefix | None] = (),
 ) -> KvStore:
-    """Create a KV store for sequences with these maximum lengths that continue complete
-    prefixes.
+    """Create a KV store for sequences with these maximum lengths.
+
+    prefixes: the completely computed shared prefix of each sequence.
     """
     store: KvStore = (
         PagedSlots(kv_spec) if kv_spec.uses_pages and kernels is None else _create_store(kv_spec, kernels)
@@ -33,17 +34,17 @@ def create_kv_store(
         store.set_text_start(slot, prefix is None)
     if store.states is not None:
         for slot, prefix in enumerate(prefixes):
-            copy_prefix_state(store, slot, prefix)
+            copy_prefix_recurrent_state(store, slot, prefix)
     if isinstance(store, PagedSlots):
         for slot, prefix in enumerate(prefixes):
             store.start_from_prefix(slot, 1, prefix)
     return store
 
 
-def kv_store_cost(kv_spec: KvCacheSpec, kernels: native.Kernels | None, max_positions: Sequence[int]) -> int:
-    """Return the tokens of memory that sequences with these maximum lengths take in such a
-    store.
-    """
+def kv_store_cost_tokens(
+    kv_spec: KvCacheSpec, kernels: native.Kernels | None, max_positions: Sequence[int]
+) -> int:
+    """Return the memory of a KV store for sequences with these maximum lengths, in tokens."""
     of_states = len(max_positions) * (kv_spec.state_tokens + kv_spec.first_tokens_cost)
     if kernels is not None:
         return KvArenaStore.required_positions(max_positions) + of_states
@@ -57,10 +58,8 @@ def kv_store_cost(kv_spec: KvCacheSpec, kernels: native.Kernels | None, max_posi
     )
 
 
-def copy_prefix_state(kv_store: KvStore, slot: int, prefix: Prefix | None) -> None:
-    """Copy a prefix's recurrent state into the slot of a sequence without tokens, if there are
-    states.
-    """
+def copy_prefix_recurrent_state(kv_store: KvStore, slot: int, prefix: Prefix | None) -> None:
+    """Copy a prefix's recurrent state into the slot of a new sequence, if the model has such states."""
     if kv_store.states is not None and prefix is not None:
         kv_store.states.copy_from(slot, prefix.kv.store.states)
 
@@ -72,7 +71,7 @@ def _create_store(kv_spec: KvCacheSpec, kernels: native.Kernels | None) -> KvSto
 
 
 class SharedKv:
-    """Keys and values that many sequences read: the first positions of a store with one slot."""
+    """Keys and values that many sequences read, in the first positions of a one-slot KV store."""
 
     def __init__(self, store: KvStore, length: int) -> None:
         self.store, self.length = store, length
@@ -81,8 +80,9 @@ class SharedKv:
     def allocate(
         cls, kv_spec: KvCacheSpec, length: int, kernels: native.Kernels | None, is_text_start: bool = True
     ) -> SharedKv:
-        """Allocate a prefix's keys and values in the layout for reading. is_text_start: it begins
-        texts.
+        """Allocate a KV store for a shared prefix.
+
+        is_text_start: the prefix is the beginning of a text.
         """
         store = _create_store(kv_spec, kernels)
         store.insert_sequences(0, 1, [length], [length], 1)
@@ -90,7 +90,7 @@ class SharedKv:
         return cls(store, length)
 
     def read_stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return stored vectors [KVH, L, W] of a layer."""
+        """Return the stored vectors [KVH, L, W] of a layer."""
         return self.store.read_stored(layer, 0, self.length)
 
     def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,5 +98,5 @@ class SharedKv:
         return self.store.read(layer, 0, self.length)
 
     def view_first(self, length: int) -> SharedKv:
-        """Return the first `length` positions, in the same store."""
+        """Return a view of the first `length` positions, in the same KV store."""
         return SharedKv(self.store, length)

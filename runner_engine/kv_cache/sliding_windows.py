@@ -1,5 +1,4 @@
-"""Detects each layer's sliding window from the masks that a model builds for its own
-attention.
+"""Detects the sliding window of each layer from the attention masks that a model builds.
 
 Families configure windows in many ways: per layer, in one key, as a chunk, by layer type.
 The effect is always in the mask that a layer gets. So a model runs once on a few tokens,
@@ -23,32 +22,34 @@ Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.
 
 
 class UnknownWindow(Exception):
-    """A layer gets no mask, a mask that its model builds itself, or one that depends on more
-    than positions.
+    """Raised if no sliding window can be detected for a layer.
+
+    The mask is missing, built by the model itself, or depends on more than positions.
     """
 
 
 @dataclass(frozen=True)
 class Window:
-    """A layer's window: the last `size` positions including the token's own, or the token's
-    chunk of `size` positions.
+    """A sliding window of the last `size` positions, or a chunk of `size` positions.
+
+    The position of the token is included.
     """
 
     size: int
     is_chunk: bool = False
 
     def first_position(self, position: int) -> int:
-        """Return the first position that a token attends to."""
+        """Return the first position that a token at `position` attends to."""
         return position // self.size * self.size if self.is_chunk else max(position - self.size + 1, 0)
 
 
 def widest_window(windows: Iterable[Window | None]) -> Window:
-    """Return a window that covers all of the given windows."""
+    """Return a sliding window that covers all of the given windows."""
     return Window(max(window.size for window in windows if window is not None))
 
 
 class MaskRecorder:
-    """Builds the masks of an inspected model, and records each mask's window."""
+    """Builds the attention masks of an inspected model, and records the sliding window of each mask."""
 
     def __init__(self) -> None:
         self._built: list[tuple[torch.Tensor, Window | UnknownWindow | None]] = []
@@ -57,9 +58,9 @@ class MaskRecorder:
         self, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0, *,
         mask_function: Rule, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any,
     ) -> torch.Tensor:  # fmt: skip
-        """Build a boolean mask [B, 1, Q, K] as transformers does for SDPA, and record its window."""
+        """Build a boolean mask [B, 1, Q, K] like transformers for SDPA, and record its sliding window."""
         queries, keys = (torch.arange(count, device=device) for count in (q_length, kv_length))
-        seen = _visibility(mask_function, queries + q_offset, keys + kv_offset)
+        seen = _build_visibility_mask(mask_function, queries + q_offset, keys + kv_offset)
         mask = seen[None, None].expand(batch_size, 1, -1, -1).contiguous()
         window: Window | UnknownWindow | None
         try:
@@ -70,7 +71,7 @@ class MaskRecorder:
         return mask
 
     def find_window(self, mask: torch.Tensor | None) -> Window | None:
-        """Return the window of a layer's mask; None if all earlier tokens are visible.
+        """Return the sliding window of a recorded mask; None if all earlier tokens are visible.
 
         Raises UnknownWindow if the mask was not built here.
         """
@@ -92,7 +93,10 @@ _masks: ContextVar[MaskRecorder] = ContextVar("masks")  # of the model that this
 
 @contextmanager
 def record_masks() -> Iterator[MaskRecorder]:
-    """Record the masks of passes in this thread that use the attention MASK_PROBE."""
+    """Record the attention masks of forward passes in this thread.
+
+    The model must use the attention named MASK_PROBE.
+    """
     outer = _masks.set(MaskRecorder())
     try:
         yield _masks.get()
@@ -101,31 +105,31 @@ def record_masks() -> Iterator[MaskRecorder]:
 
 
 def build_recorded_mask(*sizes: int, **kwargs: Any) -> torch.Tensor:
-    """Build a mask for the model that this thread inspects. transformers calls this function."""
+    """Build and record a mask for the model that this thread inspects. transformers calls this function."""
     return _masks.get().build_mask(*sizes, **kwargs)
 
 
 def register_mask_probe() -> None:
-    """Register the recording mask function with transformers."""
+    """Register the mask function that records masks with transformers."""
     from transformers import AttentionMaskInterface
 
     AttentionMaskInterface.register(MASK_PROBE, build_recorded_mask)
 
 
-def _visibility(rule: Rule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return a mask [Q, K]: whether a query attends to a key, by their positions."""
+def _build_visibility_mask(rule: Rule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return a boolean mask [Q, K]: whether the mask rule lets a query position attend to a key position."""
     first = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=keys.device)
     seen = rule(first, first, queries[None, None, :, None], keys[None, None, None, :])
     return seen.expand(1, 1, len(queries), len(keys))[0, 0]
 
 
 def _detect_window(rule: Rule, size: int | None, device: torch.device | str) -> Window | None:
-    """Return the window of a mask rule, tested around the positions where the window would end."""
+    """Return the sliding window of a mask rule, found by tests at the positions around its end."""
     around = size or 64
     places = {0, 1, around // 2, *(turn * around + by for turn in (1, 2, 3) for by in (-2, -1, 0, 1))}
     queries = torch.tensor(sorted(place for place in places if place >= 0))
     keys = torch.arange(int(queries[-1]) + 2)
-    seen = _visibility(rule, queries.to(device), keys.to(device)).cpu()
+    seen = _build_visibility_mask(rule, queries.to(device), keys.to(device)).cpu()
     choices: list[Window | None] = [None] if size is None else [Window(size), Window(size, is_chunk=True)]
     for window in choices:
         first = torch.tensor(

@@ -1,4 +1,4 @@
-"""KV store for attention in torch: all slots in one tensor per layer, with equal capacity."""
+"""KV store for attention in torch: one tensor per layer, with slots of equal capacity."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ ROOM_TO_GROW = 256  # places beyond the longest own prompt, before slots have to
 
 
 class SlotStore(KvStore):
-    """A KV store with one tensor [slot, KVH, position, W] per layer. All slots have the same
-    capacity.
+    """KV store with one tensor [slot, KVH, position, W] per layer. All slots have equal capacity.
 
     For SDPA all heads of a position are adjacent in memory, so that `flat_kv` needs no copy.
     """
@@ -31,17 +30,17 @@ class SlotStore(KvStore):
 
     @property
     def address_table(self) -> torch.Tensor:
-        """Zeros, because kernels do not read such a store."""
+        """Zeros, because C kernels never read this KV store."""
         return self._table
 
     @staticmethod
     def required_positions(max_positions: Sequence[int]) -> int:
-        """Return the positions of all slots, each as long as the longest sequence."""
+        """Return the total number of positions: number of slots times the longest sequence."""
         return len(max_positions) * max(max_positions, default=0)
 
     @property
     def resident_tokens(self) -> int:
-        """Positions that were ever written, or all positions on a GPU."""
+        """Number of positions in memory: all on a GPU, only written positions on a CPU."""
         return sum(self.filled) if self.heads.device.type == "cpu" else self.slots * self.capacity
 
     def insert_slots(
@@ -52,7 +51,7 @@ class SlotStore(KvStore):
         num_filled: Sequence[int],
         expected_sequences: int,
     ) -> None:
-        """Insert slots and reserve expected ones, so that not every new sequence causes a copy."""
+        """Insert slots, and reserve room for expected sequences to avoid a copy for each new one."""
         self.used = len(max_positions) - count
         need, longest = max(max_positions), max(num_filled)
         slots, capacity = self.slots, self.capacity
@@ -74,7 +73,7 @@ class SlotStore(KvStore):
         self.first.reset_slots(first_slot, count)
 
     def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
-        """Copy the last sequence into the freed slot, and overwrite NaN."""
+        """Move the last active sequence to the freed slot, and overwrite NaN."""
         if not is_finite:
             for tensor in (*self.keys, *self.values, *self.first.tensors):
                 tensor[slot] = 0
@@ -87,11 +86,11 @@ class SlotStore(KvStore):
         self.used -= 1
 
     def has_capacity(self, num_positions: Sequence[int]) -> bool:
-        """Whether there is room for these numbers of positions in the first slots."""
+        """Whether the first slots have room for these numbers of positions, one per slot."""
         return max(num_positions) <= self.capacity
 
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
-        """Grow by half if needed, but not beyond the longest sequence's maximum."""
+        """Grow the slots by half if needed, at most to the longest sequence's maximum length."""
         if num_positions > self.capacity:
             self._grow(
                 self.slots,
@@ -99,11 +98,11 @@ class SlotStore(KvStore):
             )
 
     def set_filled(self, slot: int, num_positions: int) -> None:
-        """Record how many positions of a slot hold tokens."""
+        """Record the number of stored positions in a slot."""
         self.filled[slot] = max(self.filled[slot], num_positions)
 
     def free_unused(self, max_tokens: int) -> bool:
-        """Do nothing, because free slots are in the middle of the tensor."""
+        """Does nothing, because free slots lie in the middle of the tensor."""
         return False
 
     def write(
@@ -114,7 +113,7 @@ class SlotStore(KvStore):
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Store keys and values [T, KVH, D] of a layer in their slots and positions."""
+        """Store keys and values [T, KVH, D] of a layer at the given slots and positions."""
         self.first.write(layer, keys, values, slots, positions)
         keys, values = self.heads.encode_kv(layer, keys, values)
         self.keys[layer][slots.long(), :, positions.long()] = keys
@@ -150,19 +149,19 @@ class SlotStore(KvStore):
         return keys[0], values[0]
 
     def first_token_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the unquantized first keys of all layers, then values."""
+        """Return the unquantized keys of the first tokens in all layers, followed by the values."""
         return [tensor[slot] for tensor in self.first.tensors]
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:
-        """Mark whether a slot's first tokens begin a text."""
+        """Mark whether a slot's first position is the beginning of a text."""
         self.first.set_text_start(slot, is_text_start)
 
     def slot_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values."""
+        """Return the keys of all layers in one slot, followed by the values."""
         return [tensor[slot] for tensor in (*self.keys, *self.values)]
 
     def flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of the first slots as [slot · position, KVH, W]."""
+        """Return the keys and values of the first slots of a layer as [slot · position, KVH, W]."""
         keys, values = (
             some[layer][:num_slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values)
         )
@@ -178,25 +177,25 @@ class SlotStore(KvStore):
             )
         return self.heads.allocate_vectors(kv_format, slots, self.heads.kv_heads, capacity)
 
-    def _grow(self, slots: int, capacity: int) -> None:
-        """Enlarge the number of slots or their capacity, one layer at a time."""
+    def _grow(self, num_slots: int, capacity: int) -> None:
+        """Enlarge the number of slots or the slot capacity, one layer at a time."""
         for side, tensors in enumerate((self.keys, self.values)):
             for layer, old in enumerate(tensors):
-                new = self._allocate(self.heads.layer_formats(layer)[side], slots, capacity)
-                self._copy_to_grown(old, new, slots)
+                new = self._allocate(self.heads.layer_formats(layer)[side], num_slots, capacity)
+                self._copy_to_grown(old, new, num_slots)
                 tensors[layer] = new
-        self.filled = [self.capacity] * self.used + [0] * (slots - self.used)
-        self._table = torch.zeros(slots, 4, dtype=torch.int64)
-        self.first.resize(self.used, slots)
-        self.slots, self.capacity = slots, capacity
+        self.filled = [self.capacity] * self.used + [0] * (num_slots - self.used)
+        self._table = torch.zeros(num_slots, 4, dtype=torch.int64)
+        self.first.resize(self.used, num_slots)
+        self.slots, self.capacity = num_slots, capacity
 
     def _copy_to_grown(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
-        """Copy all sequences from an old tensor to a larger one."""
+        """Copy all sequences from an old tensor to a larger tensor."""
         new[: self.used, :, : self.capacity] = old[: self.used]
 
-    def _copy_slot(self, source: int, target: int) -> None:
-        places = self.filled[source]
+    def _copy_slot(self, source_slot: int, target_slot: int) -> None:
+        places = self.filled[source_slot]
         for tensor in (*self.keys, *self.values):
-            tensor[target, :, :places] = tensor[source, :, :places]
-        self.filled[target] = max(self.filled[target], places)
-        self.first.copy_slot(source, target)
+            tensor[target_slot, :, :places] = tensor[source_slot, :, :places]
+        self.filled[target_slot] = max(self.filled[target_slot], places)
+        self.first.copy_slot(source_slot, target_slot)

@@ -1,4 +1,4 @@
-"""Frees the memory of positions before sliding windows while a sequence grows.
+"""Frees KV memory of positions before sliding windows, while a sequence grows.
 
 A sequence's keys and values lie in memory pages of their own, ordered by position. So
 pages before the window can be freed one by one, and everything else stays in place:
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from runner_engine.checkpoints.kv_size import REWOUND, max_window_positions
+from runner_engine.checkpoints.kv_size import REWOUND, compute_max_window_positions
 from runner_engine.kernels.c_interface import LANES
 from runner_engine.kv_cache.sliding_windows import Window
 
@@ -23,21 +23,21 @@ PAGE = mmap.PAGESIZE
 
 
 class KvShape(Protocol):
-    """The shape of a KV store: layers, heads, bytes per position and sliding windows."""
+    """Shape of a KV store: layers, heads, bytes per position and sliding windows."""
 
     layers: int
     kv_heads: int
 
     def position_nbytes(self, layer: int) -> tuple[int, int]:
-        """Return the bytes of a key and of a value of one position and one head in a layer."""
+        """Return the bytes of one key and of one value (one position, one head) in a layer."""
 
     @property
     def stored_windows(self) -> Sequence[Window | None]:
-        """The sliding window of each layer of the store. Empty if unknown."""
+        """Sliding window of each layer in the KV store. Empty if windows are unknown."""
 
 
 def can_free_positions(kv_shape: KvShape) -> bool:
-    """Whether some layers have sliding windows and the system can free pages of mapped memory."""
+    """Whether some layers have sliding windows and the system can free single memory pages."""
     return any(window is not None for window in kv_shape.stored_windows) and sys.platform == "linux"
 
 
@@ -49,9 +49,8 @@ def layers_by_window_size(kv_shape: KvShape) -> dict[int, list[int]]:
     return layers
 
 
-def resident_token_counter(kv_shape: KvShape) -> Callable[[int], int]:
-    """Return a function from a sequence's number of positions to the tokens that it keeps in
-    memory.
+def create_resident_token_counter(kv_shape: KvShape) -> Callable[[int], int]:
+    """Return a function that maps the length of a sequence to its number of tokens in memory.
 
     Layers with a sliding window keep only the window and a few positions more.
     """
@@ -66,7 +65,7 @@ def resident_token_counter(kv_shape: KvShape) -> Callable[[int], int]:
 
     def count_resident_tokens(positions: int) -> int:
         in_windows = sum(
-            of_layers * max_window_positions(size, positions) for size, of_layers in sizes.items()
+            of_layers * compute_max_window_positions(size, positions) for size, of_layers in sizes.items()
         )
         return -(-(without * positions + in_windows) // whole)
 
@@ -74,20 +73,18 @@ def resident_token_counter(kv_shape: KvShape) -> Callable[[int], int]:
 
 
 def positions_per_page_group(kv_shape: KvShape) -> int:
-    """Return a number of positions, a multiple of LANES, that fills whole memory pages in each
-    head.
-    """
+    """Return the smallest multiple of LANES positions that fills whole memory pages in each head."""
     sizes = {size for layer in range(kv_shape.layers) for size in kv_shape.position_nbytes(layer)}
     return math.lcm(*(PAGE // math.gcd(size, PAGE) for size in sizes), LANES)
 
 
 def position_nbytes_in_layers(kv_shape: KvShape, layers: Iterable[int]) -> int:
-    """Return the bytes of a key and a value of one position and one head in all of these layers."""
+    """Return the bytes of one key plus one value (one position, one head), summed over these layers."""
     return sum(sum(kv_shape.position_nbytes(layer)) for layer in layers)
 
 
 class FreedPositions:
-    """Tracks and frees a sequence's first positions in layers with sliding windows."""
+    """Frees a sequence's first positions in layers with sliding windows, and counts the freed memory."""
 
     def __init__(self, kv_shape: KvShape, addresses: Sequence[int], capacity: int) -> None:
         """Track the store at the given addresses.
@@ -107,15 +104,13 @@ class FreedPositions:
         self._all_bytes = position_nbytes_in_layers(kv_shape, range(kv_shape.layers))
 
     def free_before_window(self, num_written: int) -> None:
-        """Free positions that no token attends to after `num_written` positions, if it is worth the
-        call.
-        """
+        """Free positions that no later token attends to, if they are enough to justify a system call."""
         for size, first in self.first.items():
-            if num_written - first > max_window_positions(size, num_written):
+            if num_written - first > compute_max_window_positions(size, num_written):
                 self._free_pages(size, num_written - size - REWOUND)
 
     def _free_pages(self, window_size: int, end_position: int) -> None:
-        """Free the positions before `end_position` in whole memory pages."""
+        """Free the whole memory pages of positions before `end_position`."""
         start, heads, give_back = self.first[window_size], self.stored.kv_heads, _madvise()
         most = max(one for layer in self.layers[window_size] for one in self.stored.position_nbytes(layer))
         whole = end_position * most // PAGE * PAGE // most // LANES * LANES

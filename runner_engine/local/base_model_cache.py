@@ -1,4 +1,4 @@
-"""Keeps the last loaded base model for the next job that needs the same one."""
+"""Caches the last loaded base model for a following job with the same model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class BaseModelCache:
-    """Keeps only the last loaded base model, because two may not fit in memory.
+    """Caches only the last loaded base model, because two may not fit in memory.
 
     A base model with its own process is closed when it is dropped.
     """
@@ -16,23 +16,24 @@ class BaseModelCache:
         self._key: str | None = None
         self._base: Any = None
 
-    def get_or_load(self, key: str, load: Callable[[], Any]) -> tuple[Any, bool]:
-        """Return the base model with this key, and whether it was loaded already."""
+    def get_or_load(self, key: str, load_model: Callable[[], Any]) -> tuple[Any, bool]:
+        """Return the base model with this key, and whether it was already loaded."""
         if key == self._key:
             return self._base, True
         self.clear()
-        self._base, self._key = load(), key
+        self._base, self._key = load_model(), key
         return self._base, False
 
     def drop_after_error(self) -> None:
-        """Drop a base model whose layers an error may have left half replaced. One with its own
-        process stays.
+        """Drop the cached base model after an error, because its layers may be half replaced.
+
+        A base model in a separate process stays.
         """
         if not hasattr(self._base, "close"):
             self.clear()
 
     def clear(self) -> None:
-        """Drop the base model."""
+        """Drop the cached base model."""
         base, self._key, self._base = self._base, None, None
         if hasattr(base, "close"):
             base.close()

@@ -1,6 +1,4 @@
-"""The local engine's capabilities for a spec, known before anything is loaded. Imports no
-torch.
-"""
+"""Capabilities of the local engine for a model spec, known before loading. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from runner_engine.spec import ModelSpec
 
 
 def supported_capabilities(spec: ModelSpec) -> frozenset[Capability]:
-    """Return the capabilities that a spec supports.
+    """Return the engine capabilities that a model spec supports.
 
     Branches need rope_2d, attention with a mask, a KV cache in the model's dtype, and at most
     one adapter.

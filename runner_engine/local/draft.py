@@ -1,6 +1,4 @@
-"""Creates the draft model of speculative decoding: another engine, or the model's own MTP
-head.
-"""
+"""Creates the draft model of speculative decoding: a second engine, or the model's own MTP head."""
 
 from __future__ import annotations
 
@@ -13,14 +11,14 @@ import torch
 from torch import nn
 
 from runner_base import ConfigError, machine
-from runner_engine.checkpoints.draft import check_same_tokens, resolve_draft
+from runner_engine.checkpoints.draft import check_same_tokens, resolve_draft_model
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.decode.cache_probe import IncompatibleModel
 from runner_engine.decode.compat_probe import probe_attention, probe_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.norms import GpuNorms
 from runner_engine.decode.passes import Forward
-from runner_engine.kv_cache import select_kernels
+from runner_engine.kv_cache import select_attention_kernels
 from runner_engine.matmul import LayerWeights
 from runner_engine.models.loaded_model import LoadedModel
 from runner_engine.models.mtp_head import count_mtp_head_nbytes, load_mtp_head
@@ -30,16 +28,19 @@ from runner_engine.settings.speculation import KEY, DrafterKind, SpeculationConf
 
 
 def create_draft_engine(engine: Any, resolved: ResolvedModel) -> Any:
-    """Create the draft engine or MTP head for an engine, or return None without speculation."""
-    draft = resolve_draft(resolved)
+    """Create the draft engine or MTP head for an engine. Returns None without speculative decoding."""
+    draft = resolve_draft_model(resolved)
     if draft is None:
         return None
     return MtpHead(engine, draft) if draft.spec.is_mtp_head else type(engine)(draft)
 
 
-def load_draft(config: SpeculationConfig, loaded: LoadedModel, draft_engine: Any) -> dict[str, str]:
-    """Load the draft model, if any, and return a fact about it. The thread count stays the main
-    model's.
+def load_and_describe_draft(
+    config: SpeculationConfig, loaded: LoadedModel, draft_engine: Any
+) -> dict[str, str]:
+    """Load the draft model if the config uses one, and return a fact about speculative decoding.
+
+    The main model's thread count stays.
     """
     if not config.drafts_every_step:
         return {}
@@ -55,19 +56,19 @@ def load_draft(config: SpeculationConfig, loaded: LoadedModel, draft_engine: Any
 
 
 class TargetEngine(Protocol):
-    """The engine of the model that an MTP head belongs to."""
+    """Engine of the target model that an MTP head belongs to."""
 
     @property
     def loaded(self) -> LoadedModel:
-        """The target model, loaded."""
+        """The loaded target model."""
 
     @property
     def packed_weights(self) -> Mapping[nn.Module, LayerWeights]:
-        """Weights that our own matmul kernels read, by layer."""
+        """Weights that the project's own matmul kernels read, by layer."""
 
 
 class MtpHead:
-    """The multi-token prediction head of a loaded model."""
+    """The multi-token prediction (MTP) head of a loaded model, used for draft tokens."""
 
     def __init__(self, target: TargetEngine, resolved: ResolvedModel) -> None:
         self.of, self._resolved = target, resolved
@@ -75,7 +76,7 @@ class MtpHead:
         self._fast_layers: FastLayers | GpuNorms | None = None
 
     def load(self) -> EngineReport:
-        """Load the head unless it is loaded, and report its metrics."""
+        """Load the MTP head unless it is loaded, and report its metrics."""
         if self._loaded is None:
             whole, started = self.of.loaded, time.perf_counter()
             head = load_mtp_head(whole.model, self._resolved)
@@ -92,7 +93,10 @@ class MtpHead:
         return self._loaded
 
     def create_forward(self) -> Forward:
-        """Create forward passes of the head that keep the hidden states before the lm_head."""
+        """Create forward passes of the MTP head.
+
+        They keep the hidden states before the lm_head.
+        """
         loaded, body = self.loaded, self.loaded.model.get_decoder()
         try:
             heads = probe_attention(loaded)
@@ -105,14 +109,14 @@ class MtpHead:
             self._fast_layers = GpuNorms(body)
         elif heads.device.type == "cpu":
             # the embedding and the output matrix are the model's, and are as fast as there
-            fast = self._fast_layers = FastLayers(body, select_kernels(heads))
+            fast = self._fast_layers = FastLayers(body, select_attention_kernels(heads))
             matrices = {**self.of.packed_weights, **fast.packed_weights}
             forward.fused = probe_fused_forward(loaded, heads, matrices, fast.expert_layers)
         forward.enable_hidden_states()
         return forward
 
     def close(self) -> None:
-        """Free the head. The target model's own layers do not change."""
+        """Free the MTP head. The layers of the target model stay unchanged."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
         self._loaded = self._fast_layers = None

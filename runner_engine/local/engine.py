@@ -1,5 +1,4 @@
-"""The local engine: a transformers model on this machine, decoded by continuous or static
-batching.
+"""The local engine: a transformers model on this machine, decoded with continuous or static batching.
 
 README.md in this folder lists the possible routes of a request, and the order in which
 they are tried.
@@ -39,8 +38,8 @@ from runner_engine.decode.passes import Forward
 from runner_engine.decode.request_encoder import (
     RequestEncoder,
     create_request_encoder,
+    find_stop_token_ids,
     generation_config_diff,
-    stop_tokens,
 )
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.sequences import TokenSequence
@@ -49,17 +48,17 @@ from runner_engine.decode.static_probe import find_batching_mode
 from runner_engine.decode.tokens import Speculator, Stopping
 from runner_engine.devices import gpu
 from runner_engine.experts import ExpertUsageCounter
-from runner_engine.kv_cache import ConversationCache, KvCacheSpec, PromptCache, select_kernels
+from runner_engine.kv_cache import ConversationCache, KvCacheSpec, PromptCache, select_attention_kernels
 from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.local.capabilities import supported_capabilities
-from runner_engine.local.draft import create_draft_engine, load_draft
+from runner_engine.local.draft import create_draft_engine, load_and_describe_draft
 from runner_engine.local.machine_rates import describe_arithmetic
 from runner_engine.local.trial_cache import TrialCache
 from runner_engine.matmul import BackendChoice, LayerWeights, read_forced_matmul_backend
 from runner_engine.memory import PeakMemory, record_cuda_peak, reset_cuda_peaks
 from runner_engine.models.adapter_lifecycle import apply_adapter, detach_adapter
-from runner_engine.models.base_loading import LoadedModel, load_base
-from runner_engine.plan.load_plan import PACKED_SHARE, plan_load
+from runner_engine.models.base_loading import LoadedModel, load_base_model
+from runner_engine.plan.load_plan import PACKED_SHARE, plan_model_load
 from runner_engine.render.notes import render_engine_note
 from runner_engine.sessions import (
     Capability,
@@ -76,7 +75,7 @@ from runner_engine.settings.speculation import KEY
 
 
 class LocalEngine:
-    """Runs the model described by the config groups model, quantization, lora and rope."""
+    """Runs a local model that the config groups model, quantization, lora and rope describe."""
 
     def __init__(
         self, resolved: ResolvedModel, bases: BaseModelCache | None = None, packed_share: float = PACKED_SHARE
@@ -118,11 +117,11 @@ class LocalEngine:
         decoding = str(self.batching_mode(loaded)) if heads is None else "continuous batching"
         if heads is not None and heads.by_sdpa:
             decoding += ", attention by SDPA" + (" to pages" if heads.uses_pages else "")
-        elif heads is not None and heads.device.type == "cpu" and select_kernels(heads) is None:
+        elif heads is not None and heads.device.type == "cpu" and select_attention_kernels(heads) is None:
             decoding += ", by torch alone"
         generation, own = self.spec.generation, generation_config_diff(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
-        facts |= load_draft(generation.speculation, loaded, self.draft)
+        facts |= load_and_describe_draft(generation.speculation, loaded, self.draft)
         if heads is not None:
             facts |= (
                 {"kv_cache": render_engine_note(heads.kv_cache.description)} if heads.is_quantized else {}
@@ -150,15 +149,21 @@ class LocalEngine:
         return self._loaded
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt after the chat template (text, or the given ids) and its token ids."""
+        """Return the prompt after the chat template and its token ids.
+
+        The prompt is a text, or token ids if the request gives them.
+        """
         return self.encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids as they read inside a longer text, with special tokens."""
+        """Decode token ids in the middle of a longer text, with special tokens."""
         return self.encoder.decode(ids)
 
     def open(self, batch_size: int | None = None) -> LocalSession:
-        """Open a session for requests. One thread at a time may step the sessions of an engine."""
+        """Open a session for requests.
+
+        Only one thread at a time may step the sessions of an engine.
+        """
         self.load()
         if not self.stats.peak_pass_tokens:
             reset_cuda_peaks(self.loaded)
@@ -187,14 +192,14 @@ class LocalEngine:
         vars(self).pop("encoder", None), vars(self).pop("_trials", None)
         if self.draft is not None:
             self.draft.close()
-        gpu.free_cached_memory()
+        gpu.free_cached_gpu_memory()
 
     # --------------------------------------------------------------------------------- what its
     # sessions need
 
     @cached_property
     def encoder(self) -> RequestEncoder:
-        """Converts requests to sequences. All sessions share it and its tokenizer."""
+        """Converts requests to token sequences. All sessions of the engine share one encoder."""
         return create_request_encoder(self.loaded, self.spec)
 
     @cached_property
@@ -202,15 +207,20 @@ class LocalEngine:
         return TrialCache(self._resolved, self.loaded)
 
     def find_kv_spec(self, loaded: LoadedModel) -> KvCacheSpec | None:
-        """Return the scheduler's KV spec, or None with a note if it cannot serve the model."""
+        """Return the KV cache spec for continuous batching.
+
+        Returns None and records a note if the scheduler does not support the model.
+        """
         if self._heads is None and self._rejection is None:
-            plan = plan_load(self._resolved)
+            plan = plan_model_load(self._resolved)
             try:
                 if not plan.uses_scheduler:
                     raise IncompatibleModel(note("attention_requested", attention=plan.attention.value))
                 found = self._trials.load_kv_spec() or self._trials.store_kv_spec(probe_attention(loaded))
                 heads = replace(found, kv_cache=self.spec.generation.kv_cache_config)
-                self._shared_attention = shared_attention.choose_backend(heads, select_kernels(heads))
+                self._shared_attention = shared_attention.choose_backend(
+                    heads, select_attention_kernels(heads)
+                )
                 tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
                 self._trials.ways = describe_backends(
@@ -224,28 +234,30 @@ class LocalEngine:
         return self._heads
 
     def batching_mode(self, loaded: LoadedModel) -> BatchingMode:
-        """Return the mode of static batching for this model. Raises ConfigError if no mode works."""
+        """Return the static batching mode of the model. Raises ConfigError if no mode works."""
         if self._batching is None:
             self._batching = find_batching_mode(loaded, f"model.name={self.spec.model.name}")
         return self._batching
 
     def matmul_backends(self, loaded: LoadedModel, kv_spec: KvCacheSpec) -> dict[torch.dtype, BackendChoice]:
-        """Return the matmul backend for weights of each dtype. Empty on a GPU."""
+        """Return the chosen matmul backend for each weight dtype. Empty on a GPU."""
         if self._products is None:
             is_here = kv_spec.device.type == "cpu"
             self._products = (
-                choose_matmul_backends(loaded.model, select_kernels(kv_spec), self._packed_share)
+                choose_matmul_backends(loaded.model, select_attention_kernels(kv_spec), self._packed_share)
                 if is_here
                 else {}
             )
         return self._products
 
     def install_layer_replacements(self, loaded: LoadedModel, kv_spec: KvCacheSpec) -> None:
-        """Replace the model's layers by faster ones, once."""
+        """Replace the model's layers by faster layers, once per loaded model."""
         if self._fast_layers is None and kv_spec.device.type == "cuda":
             self._fast_layers = GpuNorms(loaded.model)
         elif self._fast_layers is None and kv_spec.device.type == "cpu":
-            fast = FastLayers(loaded.model, select_kernels(kv_spec), self.matmul_backends(loaded, kv_spec))
+            fast = FastLayers(
+                loaded.model, select_attention_kernels(kv_spec), self.matmul_backends(loaded, kv_spec)
+            )
             self._fast_layers, quantized = fast, fast.quantized
             self.stats.notes += fast.notes
             if self._shared_attention is not None and self._shared_attention.note:
@@ -265,11 +277,11 @@ class LocalEngine:
             is_plain = not is_whole and not (quantized.replaced_layers or quantized.left)
             # kernels read a token as they decode it, but families of state spaces may limit the
             # steps of prompts alone
-            is_read_alike = select_kernels(kv_spec) is not None and not kv_spec.states
+            is_read_alike = select_attention_kernels(kv_spec) is not None and not kv_spec.states
             self.stats.can_continue = is_read_alike and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> LoadedModel:
-        base, reused = self._bases.get_or_load(self.spec.base_key, lambda: load_base(self._resolved))
+        base, reused = self._bases.get_or_load(self.spec.base_key, lambda: load_base_model(self._resolved))
         try:
             loaded = apply_adapter(base, self._resolved)
         except BaseException:
@@ -280,7 +292,10 @@ class LocalEngine:
         return loaded
 
     def require_no_scheduler(self, reason: Note) -> None:
-        """Raise ConfigError if the config needs the scheduler, which cannot serve these sequences."""
+        """Raise ConfigError if the config needs continuous batching.
+
+        reason: why continuous batching cannot serve these sequences.
+        """
         reject_scheduler_features(self.spec.generation, render_engine_note(reason))
         self.spec.lora.reject_scheduler_features(render_engine_note(reason))
 
@@ -290,11 +305,11 @@ class LocalEngine:
 
     @property
     def packed_weights(self) -> Mapping[nn.Module, LayerWeights]:
-        """Weights that our own matmul kernels read, by layer."""
+        """Weights that the project's own matmul kernels read, by layer."""
         return self._fast_layers.packed_weights if isinstance(self._fast_layers, FastLayers) else {}
 
     def create_forward(self) -> Forward:
-        """Create forward passes of the loaded model, for use as a draft model."""
+        """Create forward passes of the loaded model, for its use as a draft model."""
         heads = self.find_kv_spec(self.loaded)
         if heads is None:
             assert self._rejection is not None
@@ -313,15 +328,16 @@ class LocalEngine:
 
 
 class LocalSession(Session):
-    """Sends sequences to the scheduler or to static batches. Requests with branches run one by
-    one.
+    """Session of the local engine: sends sequences to the scheduler or to static batches.
+
+    Requests with branches run one by one.
     """
 
     def __init__(self, engine: LocalEngine, loaded: LoadedModel, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
         self.engine, self.loaded, self.encoder = engine, loaded, engine.encoder
         self.stopping = Stopping(
-            loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer), self.encoder.tags
+            loaded.tokenizer, find_stop_token_ids(loaded.model, loaded.tokenizer), self.encoder.tags
         )
         self.size = batch_size or engine.spec.generation.batch_size
         # checked here and not for each request: during a pass, the model's attention has another
@@ -341,7 +357,7 @@ class LocalSession(Session):
         return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
 
     def announce_prompts(self, requests: Sequence[Request]) -> None:
-        """Let new requests share prefixes with the prompts of requests that are already answered."""
+        """Let new requests share prefixes with the prompts of already answered requests."""
         self.mentioned += [
             ids for request in requests for ids in [self.encoder.encode_prompt(request)[1]] * request.n
         ]
@@ -390,7 +406,7 @@ class LocalSession(Session):
         return events
 
     def _route_sequences(self, sequences: list[TokenSequence]) -> None:
-        """Send sequences to the scheduler if it can serve them, and others to static batches."""
+        """Send sequences to the scheduler if it supports them, and other sequences to static batches."""
         engine, loaded, longest = self.engine, self.loaded, max(row.max_kv_tokens for row in sequences)
         heads, stable_length = engine.find_kv_spec(loaded), rope_stable_length(loaded)
         window = math.inf if heads is not None and heads.windows else max_window_length(loaded)
@@ -398,20 +414,20 @@ class LocalSession(Session):
             why = note("rope_changes", after=stable_length, requested=longest)
             engine.require_no_scheduler(why)
             engine.record_static_batching(BY_GENERATE, why)
-            self._static_batches(BY_GENERATE).add_sequences(
+            self._get_static_batches(BY_GENERATE).add_sequences(
                 [row for row in sequences if row.max_kv_tokens > stable_length]
             )
             sequences = [row for row in sequences if row.max_kv_tokens <= stable_length]
         if heads is None:
             if sequences:
-                self._static_batches(engine.batching_mode(loaded)).add_sequences(sequences)
+                self._get_static_batches(engine.batching_mode(loaded)).add_sequences(sequences)
             return
         if too_long := [row for row in sequences if row.max_kv_tokens > window]:
             longest = max(row.max_kv_tokens for row in too_long)
             why = note("attention_slides", over=window, requested=longest)
             engine.require_no_scheduler(why)
             engine.record_static_batching(engine.batching_mode(loaded), why)
-            self._static_batches(engine.batching_mode(loaded)).add_sequences(too_long)
+            self._get_static_batches(engine.batching_mode(loaded)).add_sequences(too_long)
         if fitting := [row for row in sequences if row.max_kv_tokens <= window]:
             if self.scheduler is None:
                 self.engine.install_layer_replacements(self.loaded, heads)
@@ -432,7 +448,7 @@ class LocalSession(Session):
             self.scheduler.add_sequences(fitting, self.mentioned)
             self.mentioned = []
 
-    def _static_batches(self, mode: BatchingMode) -> StaticBatches:
+    def _get_static_batches(self, mode: BatchingMode) -> StaticBatches:
         if mode not in self.static:
             stats, size = self.engine.stats, self.size or STATIC_ROWS
             self.static[mode] = StaticBatches(self.loaded, size, stats, self.stopping, mode)

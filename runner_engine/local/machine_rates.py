@@ -1,6 +1,4 @@
-"""Measures this machine's matmul and memory rates in the engine's process and with its
-threads.
-"""
+"""Measures the matmul speed and memory bandwidth of this machine, with the engine's threads."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from runner_base import MIB
 from runner_engine.checkpoints.kv_size import compute_kv_size
 from runner_engine.checkpoints.mixture import COUNTS, MixtureSize
 from runner_engine.kernels import native
-from runner_engine.matmul import PlainPackedWeights, build_onednn_matmul, can_pack, find_packing_problem
+from runner_engine.matmul import PlainPackedWeights, build_onednn_matmul, can_pack_weight, find_onednn_problem
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.sessions import HardwareRates, ModelArithmetic
 from runner_engine.settings.kv_cache import KvCache
@@ -31,12 +29,13 @@ TRIES = 2  # the fastest counts
 
 
 def describe_arithmetic(
-    loaded: LoadedModel, kv_cache: KvCache, mixture: MixtureSize | None = None
+    loaded: LoadedModel, kv_cache: KvCache, mixture_size: MixtureSize | None = None
 ) -> ModelArithmetic | None:
-    """Return the model's FLOP and bytes per token. None if its shape or its experts' use is
-    unknown.
+    """Return the model's FLOP and bytes per token.
 
-    Weights are counted once, even if the engine has a copy in its own layout. mixture: the
+    Returns None if the model's dimensions or the use of its experts are unknown.
+
+    Weights are counted once, even if the engine has a copy in its own layout. mixture_size: the
     model's experts, if any. Their share of the blocks' bytes is assumed to equal their share
     of the parameters.
     """
@@ -45,7 +44,7 @@ def describe_arithmetic(
     if (
         head is None
         or embedding is None
-        or (mixture is None and any(getattr(settings, key, None) for key in COUNTS))
+        or (mixture_size is None and any(getattr(settings, key, None) for key in COUNTS))
     ):
         return None
     try:
@@ -60,9 +59,11 @@ def describe_arithmetic(
     linear = (module for module in model.modules() if type(module) is nn.Linear and module is not head)
     shapes = Counter((one.out_features, one.in_features) for one in linear)
     dtype: torch.dtype = model.dtype
-    unused = 0 if mixture is None else mixture.parameters - mixture.active_parameters
+    unused = 0 if mixture_size is None else mixture_size.parameters - mixture_size.active_parameters
     weight_bytes = int(loaded.metrics["weight_mib"] * MIB) - (0 if is_tied else embedding.weight.nbytes)
-    expert_bytes = 0 if mixture is None else int((weight_bytes - head.weight.nbytes) * mixture.routed_share)
+    expert_bytes = (
+        0 if mixture_size is None else int((weight_bytes - head.weight.nbytes) * mixture_size.routed_share)
+    )
     return ModelArithmetic(
         layer_parameters=int(loaded.metrics["parameters"]) - beside - unused,
         head_parameters=head_parameters,
@@ -72,17 +73,18 @@ def describe_arithmetic(
         dtype=str(dtype).removeprefix("torch."),
         measure=partial(measure_machine_rates, list(shapes), dtype, loaded.device),
         expert_bytes=expert_bytes,
-        touched=None if mixture is None else mixture.estimate_used_expert_share,
+        touched=None if mixture_size is None else mixture_size.estimate_used_expert_share,
     )
 
 
 def measure_machine_rates(
-    shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device
+    matmul_shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device
 ) -> HardwareRates:
-    """Measure matmul rates of these shapes and of a large square, and the rate of reading
-    memory.
+    """Measure the speed of matmuls with these shapes and of a large square matmul.
+
+    Also measures the memory read bandwidth.
     """
-    once = Counter(set(shapes))
+    once = Counter(set(matmul_shapes))
     parameters = sum(out * into for out, into in once)
     rows = int(min(ROWS, max(MAX_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
     large = measure_matmul_rates(Counter([(LARGE, LARGE)]), dtype, ROWS, TRIES, device)
@@ -92,27 +94,27 @@ def measure_machine_rates(
 
 @torch.inference_mode()
 def measure_matmul_rates(
-    shapes: Counter[tuple[int, int]],
+    count_by_shape: Counter[tuple[int, int]],
     dtype: torch.dtype,
     num_activations: int,
-    tries: int,
+    num_tries: int,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - a value
 ) -> dict[str, float]:
-    """Measure the GFLOP/s of matmuls of these shapes, by backend.
+    """Measure the GFLOP/s of matmuls with these shapes, by matmul backend.
 
     Backends are plain torch and, on a CPU, packed tiles and oneDNN's order.
     """
     flop, seconds = 0.0, {"plain": 0.0}
     kernels = native.load_kernels() if device.type == "cpu" else None
     if kernels is not None and all(
-        can_pack(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes
+        can_pack_weight(torch.empty(0, into, dtype=dtype), kernels) for _, into in count_by_shape
     ):
         seconds["panels"] = 0.0
         if dtype == torch.bfloat16 and not kernels.tiles_problem:
             seconds["tiles"] = 0.0
-    if device.type == "cpu" and not find_packing_problem(dtype):
+    if device.type == "cpu" and not find_onednn_problem(dtype):
         seconds["packed"] = 0.0
-    for (out, into), count in shapes.items():
+    for (out, into), count in count_by_shape.items():
         rows = torch.randn(num_activations, into, dtype=dtype, device=device)
         weight = torch.randn(out, into, dtype=dtype, device=device)
         flop += 2.0 * num_activations * out * into * count
@@ -124,14 +126,15 @@ def measure_matmul_rates(
                 )
             elif name == "packed":
                 product = partial(build_onednn_matmul(weight, None), rows)
-            seconds[name] += _fastest_s(product, tries, device) * count
+            seconds[name] += _measure_fastest_s(product, num_tries, device) * count
     return {name: flop / took / 1e9 for name, took in seconds.items()}
 
 
 @torch.inference_mode()
 def measure_read_rate(device: torch.device) -> float:
-    """Measure the GB/s of reading memory once from start to end, with the faster of two
-    operations.
+    """Measure the GB/s of reading memory once from start to end.
+
+    Two operations are tried, and the faster one counts.
     """
     size = READ_MIB[device.type] * MIB
     if (
@@ -140,25 +143,26 @@ def measure_read_rate(device: torch.device) -> float:
         with mmap.mmap(-1, size) as room:
             numbers = torch.frombuffer(room, dtype=torch.float32)
             numbers.fill_(1.0)  # all pages that were never written are one and the same
-            rate = _measure_read(numbers, device)
+            rate = _measure_read_gb_per_s(numbers, device)
             del numbers
         return rate
-    return _measure_read(torch.ones(size // 4, device=device, dtype=torch.float32), device)
+    return _measure_read_gb_per_s(torch.ones(size // 4, device=device, dtype=torch.float32), device)
 
 
-def _measure_read(values: torch.Tensor, device: torch.device) -> float:
+def _measure_read_gb_per_s(values: torch.Tensor, device: torch.device) -> float:
     matrix = values.view(-1, 8192)
     vector = torch.ones(8192, device=device, dtype=torch.float32)
     took = min(
-        _fastest_s(values.sum, TRIES, device), _fastest_s(partial(torch.mv, matrix, vector), TRIES, device)
+        _measure_fastest_s(values.sum, TRIES, device),
+        _measure_fastest_s(partial(torch.mv, matrix, vector), TRIES, device),
     )
     return values.nbytes / took / 1e9
 
 
-def _fastest_s(work: Callable[[], Any], tries: int, device: torch.device) -> float:
-    """Return the seconds of the fastest of some tries, after one warm-up."""
+def _measure_fastest_s(work: Callable[[], Any], num_tries: int, device: torch.device) -> float:
+    """Return the seconds of the fastest of several runs, after one warm-up run."""
     times = []
-    for _ in range(tries + 1):
+    for _ in range(num_tries + 1):
         started = time.perf_counter()
         work()
         if device.type == "cuda":

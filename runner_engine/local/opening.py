@@ -1,4 +1,4 @@
-"""Opens engines and sessions for programs without jobs."""
+"""Opens engines and sessions for programs that run outside jobs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from runner_base.notes import Note
-from runner_engine.checkpoints.resolved_model import ResolvedModel, resolve
+from runner_engine.checkpoints.resolved_model import ResolvedModel, resolve_model
 from runner_engine.local.preload_checks import check_files, check_memory_fits
-from runner_engine.plan.format_check import note_low_share
+from runner_engine.plan.format_check import note_low_planned_share
 from runner_engine.sessions import Session
 from runner_engine.spec import ModelSpec
 
@@ -17,20 +17,19 @@ if TYPE_CHECKING:  # imports torch
     from runner_engine.local.engine import LocalEngine
 
 
-def check_model(resolved: ResolvedModel) -> list[Note]:
-    """Raise an error if a model cannot run, as far as its files tell. Returns notes on close
-    limits.
-    """
+def check_model_files(resolved: ResolvedModel) -> list[Note]:
+    """Raise an error if a model cannot run, judged by its files. Returns notes on close limits."""
     check_files(resolved)
-    return note_low_share(resolved) + check_memory_fits(resolved)
+    return note_low_planned_share(resolved) + check_memory_fits(resolved)
 
 
 def open_engine(spec: ModelSpec) -> LocalEngine:
-    """Create the engine of a local model. The model loads when a session is opened or `load` is
-    called.
+    """Create the engine of a local model.
+
+    The model is loaded when a session is opened or `load` is called.
     """
-    resolved = resolve(spec)
-    check_model(resolved)
+    resolved = resolve_model(spec)
+    check_model_files(resolved)
     # imports torch: only when the files are right
     from runner_engine.local.engine import LocalEngine
 
@@ -39,7 +38,10 @@ def open_engine(spec: ModelSpec) -> LocalEngine:
 
 @contextmanager
 def open_session(spec: ModelSpec, max_batch_size: int | None = None) -> Iterator[Session]:
-    """Load a model, and free it at the end. max_batch_size: None means as many requests as fit."""
+    """Load a model and open a session. Frees the model when the context ends.
+
+    max_batch_size: None means as many requests as fit.
+    """
     engine = open_engine(spec)
     try:
         with engine.open(max_batch_size) as session:

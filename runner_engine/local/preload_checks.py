@@ -1,28 +1,28 @@
-"""Checks, memory predictions and kernel builds before a model's weights are read. Imports no
-torch.
-"""
+"""Checks before a model's weights are read: files, memory and C kernels. Imports no torch."""
 
 from __future__ import annotations
 
 from runner_base import machine
 from runner_base.notes import Note
 from runner_engine.checkpoints import adapter_shapes, adapter_support, chat_templates, random_weights
-from runner_engine.checkpoints.draft import check_draft_fits, resolve_checked_draft, resolve_draft
+from runner_engine.checkpoints.draft import (
+    check_draft_compatible,
+    resolve_and_check_draft,
+    resolve_draft_model,
+)
 from runner_engine.checkpoints.kv_size import compute_kv_size
-from runner_engine.checkpoints.positions import check_scaling_factor, note_replaced_scaling
+from runner_engine.checkpoints.positions import check_rope_scaling_factor, note_replaced_scaling
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.kernels import building
 from runner_engine.plan import format_check
-from runner_engine.plan.load_plan import plan_load
+from runner_engine.plan.load_plan import plan_model_load
 from runner_engine.plan.memory_check import check_memory, limit_free_memory
 
 
 def check_files(resolved: ResolvedModel, uses_chat: bool = False) -> None:
-    """Raise ConfigError for combinations that cannot work, based on the headers of model and
-    adapter.
-    """
+    """Raise ConfigError for unsupported combinations of model and adapter, based on their file headers."""
     format_check.check_checkpoint_format(resolved)
-    check_scaling_factor(resolved.files.text_settings, resolved.spec.rope)
+    check_rope_scaling_factor(resolved.files.text_settings, resolved.spec.rope)
     if uses_chat:
         chat_templates.check_has_chat_template(resolved.files)
     for adapted in resolved.single_adapter_models or [resolved]:
@@ -35,18 +35,22 @@ def check_files(resolved: ResolvedModel, uses_chat: bool = False) -> None:
             compute_kv_size(resolved.files.text_settings, resolved.files.dtype_bytes).num_kv_layers
         )
     if resolved.files.model.random_weights:
-        random_weights.check_disk_space(resolved.files.model)
-    with resolve_checked_draft(resolved) as draft:
+        random_weights.check_random_disk_space(resolved.files.model)
+    with resolve_and_check_draft(resolved) as draft:
         if draft is not None:
             check_files(draft)
-    check_draft_fits(resolved, draft)
+    check_draft_compatible(resolved, draft)
 
 
 def check_memory_fits(resolved: ResolvedModel) -> list[Note]:
-    """Raise an error if a model does not fit in this machine's memory. Returns notes on close
-    limits.
+    """Raise an error if the model does not fit in this machine's memory.
+
+    Returns notes on close limits.
     """
-    plan, notes = plan_load(resolved), note_replaced_scaling(resolved.files.text_settings, resolved.spec.rope)
+    plan, notes = (
+        plan_model_load(resolved),
+        note_replaced_scaling(resolved.files.text_settings, resolved.spec.rope),
+    )
     if plan.device == "cuda":
         return notes  # only torch knows how much memory of a GPU is free
     return notes + check_memory(
@@ -79,10 +83,13 @@ STATE_SPACES = {  # families with layers whose states are computed in C
 
 
 def build_required_kernels(resolved: ResolvedModel) -> float:
-    """Build the C kernels that a model needs, unless it is on a GPU. Returns the seconds."""
+    """Build the C kernels that a model needs, and return the seconds.
+
+    Models on a GPU need none.
+    """
     if resolved.files.device != "cpu":
         return 0.0
-    draft = resolve_draft(resolved)
+    draft = resolve_draft_model(resolved)
     choices = [
         *resolved.quantization_mix.quantizing_configs,
         *(() if draft is None else draft.quantization_mix.quantizing_configs),
@@ -93,4 +100,4 @@ def build_required_kernels(resolved: ResolvedModel) -> float:
         building.RECURRENT: resolved.files.text_settings.get("model_type") in STATE_SPACES,
         building.KV_BYTES: resolved.spec.generation.kv_cache_config.is_quantized,
     }
-    return building.build_if_missing([feature for feature, is_needed in needs.items() if is_needed])
+    return building.build_kernels_if_missing([feature for feature, is_needed in needs.items() if is_needed])

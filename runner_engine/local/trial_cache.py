@@ -1,5 +1,4 @@
-"""Caches the results of a model's trials on disk, so that a new process need not repeat
-them.
+"""Caches the results of a model's compatibility tests on disk, so that new processes skip the tests.
 
 A file holds the results of one model: its files by their content, all keys that change
 what is computed, our own code and kernels, the libraries' versions, the machine, and the
@@ -38,12 +37,13 @@ CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")
 
 
 class TrialCache:
-    """Cached trial results of a model. Empty if the model's content is unknown or nothing can be
-    stored.
+    """Cached results of a model's compatibility tests.
+
+    Empty if the model's content is unknown or nothing can be stored.
     """
 
     def __init__(self, resolved: ResolvedModel, loaded: LoadedModel) -> None:
-        """Read the cached results. Loading the model must have set the number of threads before."""
+        """Read the cached results. The number of threads must be set before, by loading the model."""
         self.ways: dict[str, Note] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
         kernels = native.load_kernels() if loaded.device.type == "cpu" else None
@@ -59,7 +59,7 @@ class TrialCache:
                 machine.library_versions(),
                 torch.get_num_threads(),
                 library,
-                _code_hash(),
+                _hash_tested_code(),
             )
             chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))
             layers = [] if spec.first_layers is None else [spec.first_layers]
@@ -70,7 +70,7 @@ class TrialCache:
         self._shown = {} if self._file is None else user_cache.read_cache_file(self._file)
 
     def load_kv_spec(self) -> KvCacheSpec | None:
-        """Return the cached KV spec of the model's attention, or None if it must be tried."""
+        """Return the cached KV cache spec of a model, or None if the attention must be tested."""
         try:
             found = dict(self._shown["heads"])
             dtype = getattr(torch, found.pop("dtype"))
@@ -90,8 +90,9 @@ class TrialCache:
         return heads
 
     def store_kv_spec(self, kv_spec: KvCacheSpec) -> KvCacheSpec:
-        """Cache a successful KV spec, if its attention runs with kernels on a CPU. Returns the same
-        spec.
+        """Cache a successfully tested KV cache spec, and return the same spec.
+
+        Stored only if attention runs with C kernels on a CPU.
         """
         if kv_spec.device.type == "cpu" and not kv_spec.by_sdpa:
             names = "layers", "stores", "kv_heads", "group", "dim", "plain_softmax"
@@ -107,8 +108,9 @@ class TrialCache:
         return kv_spec
 
     def is_fused_verified(self) -> bool:
-        """Whether a trial with the same backends has shown that the fused forward gives the model's
-        logits.
+        """Whether an earlier test with the same backends has verified the fused forward pass.
+
+        Verified means that logits match the model's.
         """
         return self._shown.get("fused") == repr(self.ways)
 
@@ -116,22 +118,22 @@ class TrialCache:
         if is_verified:
             self._store("fused", repr(self.ways))
 
-    def _store(self, name: str, result: Any) -> None:
-        if self._file is None or self._shown.get(name) == result:
+    def _store(self, test_name: str, result: Any) -> None:
+        if self._file is None or self._shown.get(test_name) == result:
             return
-        self._shown[name] = result
+        self._shown[test_name] = result
         user_cache.write_cache_file(self._file, self._shown)
 
 
 def _parse_state_shape(stored_shape: Any) -> StateShape:
-    """Convert a stored pair of sizes and dtype name to a state shape."""
+    """Convert a stored pair of sizes and dtype name to a StateShape."""
     sizes, dtype = stored_shape
     return StateShape(tuple(sizes), getattr(torch, dtype))
 
 
 @cache
-def _code_hash() -> str:
-    """Hash the code that the trials run, because a change may invalidate their results."""
+def _hash_tested_code() -> str:
+    """Hash the code that compatibility tests run. A change of the code invalidates cached results."""
     whole = hashlib.sha256()
     for folder in CODE:
         for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Matrix multiplication with weights: this package's public names.
+"""Multiplies activations by weights (matmul): the public names of this package.
 
 `choose_plain_backend`, `choose_bfloat16_backend` and `choose_int8_backend` select among several
 backends with `select_backend`. Quantized layers are found by their class: `LAYER_KINDS` in
@@ -17,31 +17,31 @@ from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
     describe_decision,
-    describe_tiles,
+    note_tile_batch_size,
     read_forced_backend,
 )
 from runner_engine.matmul.backend_selection import (
     OWN,
     MatmulBackend,
-    build_matmul,
-    choose_bfloat16_backend,
-    choose_plain_backend,
-    find_plain_layers,
+    build_packed_matmul,
+    choose_unpacking_backend,
+    choose_unquantized_backend,
+    find_unquantized_layers,
     get_weight_matrix,
-    is_plain_linear,
     is_transposed_linear,
+    is_unquantized_linear,
     read_forced_matmul_backend,
 )
 from runner_engine.matmul.blocks import ROW_PARTS
 from runner_engine.matmul.grouped import ExpertLayer, GroupedExperts
 from runner_engine.matmul.int8_matmul import choose_int8_backend
-from runner_engine.matmul.interleaved_timing import Seconds, measure_in_turns
+from runner_engine.matmul.interleaved_timing import Seconds, time_alternating
 from runner_engine.matmul.layer_weights import LayerWeights
-from runner_engine.matmul.onednn import Product, build_onednn_matmul, find_packing_problem
-from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack
+from runner_engine.matmul.onednn import Product, build_onednn_matmul, find_onednn_problem
+from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack_weight
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.matmul.timing_cache import load_or_measure
-from runner_engine.matmul.unrounded_trials import note_unstable_layers, unrounded_activations
+from runner_engine.matmul.timing_cache import load_or_measure_timings
+from runner_engine.matmul.unrounded_trials import disable_activation_rounding, note_unstable_layers
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # layers
@@ -50,25 +50,25 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "GroupedExperts",  # replaces the `forward` of a model's experts
     "LayerWeights",  # a layer's weights as C reads them, whatever their format
     "PlainPackedWeights",  # plain weights in the layout of our own products
-    "can_pack",  # whether there are products for weights of this shape and format
+    "can_pack_weight",  # whether there are products for weights of this shape and format
     "ROW_PARTS",  # inputs of a row in bytes that share a scale, by type of blocks
     "get_activation_format",  # how rows are quantized before they are multiplied by a matrix
     "Product",  # a function from rows to a layer's outputs
-    "build_matmul",  # the product with a plain weight by the way that was chosen
+    "build_packed_matmul",  # the product with a plain weight by the way that was chosen
     "build_onednn_matmul",  # the product with weights in oneDNN's order
-    "find_packing_problem",  # why oneDNN cannot pack weights of a format
-    "is_plain_linear",  # whether a layer is torch's own with a plain matrix
+    "find_onednn_problem",  # why oneDNN cannot pack weights of a format
+    "is_unquantized_linear",  # whether a layer is torch's own with a plain matrix
     "is_transposed_linear",  # whether its plain matrix lies the other way round, as in GPT-2
     "get_weight_matrix",  # the matrix [outputs, inputs] of either
-    "find_plain_layers",  # such layers of a model
-    "unrounded_activations",  # a context in which layers do not round their rows, for trials
+    "find_unquantized_layers",  # such layers of a model
+    "disable_activation_rounding",  # a context in which layers do not round their rows, for trials
     "note_unstable_layers",  # which layers round their rows, for a note
     # which way is used
     "MatmulBackend",  # how products are computed: tiles, panels, onednn, plain
     "OWN",  # those of the kernels
     "read_forced_matmul_backend",  # the way that RUNNER_PRODUCTS forces
-    "choose_plain_backend",  # the way for plain weights
-    "choose_bfloat16_backend",  # the way for weights that are unpacked to bfloat16 first
+    "choose_unquantized_backend",  # the way for plain weights
+    "choose_unpacking_backend",  # the way for weights that are unpacked to bfloat16 first
     "choose_int8_backend",  # the way for layers whose rows are bytes
     # choosing by measurements, of anything
     "select_backend",  # decides which of several ways is used
@@ -77,10 +77,10 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "BackendChoice",  # the way that is used, with a fact and a note
     "describe_decision",  # the choice that was decided on, with the fact and the note on it
     "BackendNaming",  # how facts and notes speak of the ways
-    "describe_tiles",  # from how many rows on tiles are used
+    "note_tile_batch_size",  # from how many rows on tiles are used
     "read_forced_backend",  # the way that a variable forces
-    "load_or_measure",  # seconds that were measured once, or are measured now
-    "measure_in_turns",  # measures ways that take turns
+    "load_or_measure_timings",  # seconds that were measured once, or are measured now
+    "time_alternating",  # measures ways that take turns
     "find_fastest_backend",  # the fastest over some passes
     "Seconds",  # by way and number of rows
     "TIE",  # a way that is faster by less does not take the place of an earlier one

@@ -1,4 +1,6 @@
-"""How activations are quantized before a matmul, once for all matrices that share them."""
+"""Describes how activations are quantized before a matmul. Matrices with equal formats share the
+quantized activations.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from runner_engine.matmul.blocks import ROW_PARTS
 
 
 def get_activation_format(matrix: Matrix) -> tuple[float, ...]:
-    """Return the parameters of a matrix's activation quantization. Equal results can share activations."""
+    """Return the parameters of a matrix's activation quantization. Matrices with equal parameters
+    can share quantized activations.
+    """
     zero_point = matrix.zero_point if matrix.kind == WeightFormat.int8_stored else 0
     row_part = ROW_PARTS[matrix.block] if matrix.kind == WeightFormat.byte_blocks else 0
     return matrix.kind, matrix.threshold, matrix.row_scale, zero_point, row_part

@@ -1,4 +1,4 @@
-"""Selects the fastest backend on this machine, for matmul and attention.
+"""Selects the fastest backend on this machine, for matmul and for attention.
 
 Processors differ: an instruction has full rate on one vendor's cores and a fraction of it on
 another's. So each available backend is checked against a reference, measured once
@@ -23,23 +23,23 @@ TILES = "tiles"
 TIE = 1.1  # a way that is faster by less does not take the place of an earlier one
 
 
-def _no_trial() -> None:
+def _accept_backend() -> None:
     return None
 
 
 @dataclass(frozen=True)
 class BackendCandidate:
-    """A backend that may be selected."""
+    """A backend that may be selected by select_backend."""
 
     name: str
     missing: Note | None = None  # why it is not here
     # returns how its results differ from the reference; None: only by rounding
-    trial: Callable[[], Note | None] = _no_trial
+    trial: Callable[[], Note | None] = _accept_backend
 
 
 @dataclass(frozen=True)
 class BackendBenchmark:
-    """How the fastest of several backends is found."""
+    """Functions that measure backends and find the fastest one."""
 
     seconds: Callable[[list[str]], Seconds | None]  # of some ways; None where they cannot be kept
     fastest: Callable[[Seconds], tuple[str, int]]  # a way and its tile_rows
@@ -48,7 +48,7 @@ class BackendBenchmark:
 
 @dataclass(frozen=True)
 class BackendDecision:
-    """The selected backend, and why."""
+    """The selected backend and the reason for its selection."""
 
     way: str
     tile_rows: int  # of tiles: from so many rows on they are used, vectors below
@@ -59,22 +59,22 @@ class BackendDecision:
 
 
 def select_backend(
-    candidates: Sequence[BackendCandidate], forced: str | None, benchmark: BackendBenchmark
+    candidates: Sequence[BackendCandidate], forced_backend: str | None, benchmark: BackendBenchmark
 ) -> BackendDecision:
-    """Select the backend: the forced one, the only one that works, or the fastest.
+    """Select a backend: the forced one, else the only one that works, else the fastest.
 
-    forced: a backend that does not work is replaced by the first working one after it.
+    forced_backend: a backend that does not work is replaced by the first working one after it.
     """
     names = [candidate.name for candidate in candidates]
-    considered = candidates[names.index(forced) if forced else 0 :]
+    considered = candidates[names.index(forced_backend) if forced_backend else 0 :]
     trials = {candidate.name: candidate.trial() for candidate in considered if not candidate.missing}
     differences = {name: how for name, how in trials.items() if how}
     usable = [name for name, how in trials.items() if not how]
     first = usable[0]
     tile_rows = benchmark.fewest_tile_rows if first == TILES else 0
-    if forced:
-        problem = differences.get(forced, considered[0].missing)
-        return BackendDecision(first, tile_rows, differences, forced, problem)
+    if forced_backend:
+        problem = differences.get(forced_backend, considered[0].missing)
+        return BackendDecision(first, tile_rows, differences, forced_backend, problem)
     if len(usable) == 1:
         return BackendDecision(first, tile_rows, differences)
     took = benchmark.seconds(usable)
@@ -86,40 +86,43 @@ def select_backend(
 
 def find_fastest_backend(
     timings: Seconds,
-    vectors_name: str,
-    passes: Mapping[int, int],
-    advantage: Callable[[str, str], float],
+    vector_timing_name: str,
+    passes_by_batch_size: Mapping[int, int],
+    required_speedup: Callable[[str, str], float],
     max_tile_rows: int | None = None,
 ) -> tuple[str, int]:
-    """Return the backend with the smallest total time over some passes, and its tile_rows.
+    """Return the backend with the smallest total time over the given forward passes, and its
+    tile_rows.
 
-    passes: how often each batch size occurs. vectors_name: the timing of vectors in tile order.
-    advantage: the factor by which a backend must be faster to replace another.
+    passes_by_batch_size: how often each batch size occurs. vector_timing_name: the timing of
+    vectors in tile order. required_speedup: the factor by which a backend must be faster to replace
+    another.
     """
     expected, tile_rows = dict(timings), 0
     if TILES in timings:
-        tiles, vectors = timings[TILES], expected.pop(vectors_name)
-        tile_rows = find_min_faster_batch(tiles, vectors, sorted(tiles), NO_TILES, max_tile_rows)
+        tiles, vectors = timings[TILES], expected.pop(vector_timing_name)
+        tile_rows = find_min_tile_batch_size(tiles, vectors, sorted(tiles), NO_TILES, max_tile_rows)
         expected[TILES] = {count: min(tiles[count], vectors[count]) for count in tiles}
     total = {
-        way: sum(by_rows[count] * times for count, times in passes.items())
+        way: sum(by_rows[count] * times for count, times in passes_by_batch_size.items())
         for way, by_rows in expected.items()
     }
     best = next(iter(total))
     for way in total:
-        if way != best and total[best] > total[way] * advantage(best, way):
+        if way != best and total[best] > total[way] * required_speedup(best, way):
             best = way
     return best, tile_rows if best == TILES else 0
 
 
-def find_min_faster_batch(
+def find_min_tile_batch_size(
     tile_times: Mapping[int, float],
     vector_times: Mapping[int, float],
     batch_sizes: Sequence[int],
     default: int,
     max_rows: int | None = None,
 ) -> int:
-    """Return the smallest batch size from which tiles are always faster. `default` if there is none.
+    """Return the smallest batch size from which AMX tiles are always faster than vectors. `default`
+    if there is none.
 
     max_rows: no larger size is returned.
     """

@@ -1,4 +1,6 @@
-"""Describes the selected backend in facts and notes, and reads the variable that forces one."""
+"""Describes the selected backend in facts and notes, and reads the environment variable that
+forces a backend.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from runner_engine.matmul.autotune import BackendDecision
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """The backend in use, with the fact for a job's result."""
+    """The backend in use, and the fact about it in a job's result."""
 
     way: str
     fact: Note
@@ -25,7 +27,7 @@ class BackendChoice:
 
 @dataclass(frozen=True)
 class BackendNaming:
-    """How facts and notes name the backends."""
+    """The names of the backends in facts and notes."""
 
     ways: Mapping[str, Callable[[int], Note]]  # each way, by the rows from which on tiles are used
     variable: str  # that forces a way
@@ -34,7 +36,7 @@ class BackendNaming:
 
 
 def describe_decision(decision: BackendDecision, naming: BackendNaming) -> BackendChoice:
-    """Convert a decision to the choice in use, with its fact and note."""
+    """Convert a backend decision to the backend in use, with a fact and a note."""
     left_out = tuple(
         note("way_left_out", way=way, is_attention=naming.is_attention, how=how)
         for way, how in decision.differences.items()
@@ -54,15 +56,17 @@ def describe_decision(decision: BackendDecision, naming: BackendNaming) -> Backe
     return BackendChoice(decision.way, fact, decision.tile_rows, remark, is_free=not decision.wanted)
 
 
-def describe_tiles(tile_rows: int, vectors: str, by: str = "") -> Note:
-    """Return a note on the batch size from which tiles are used."""
+def note_tile_batch_size(tile_rows: int, vector_backend: str, reason: str = "") -> Note:
+    """Return a note on the batch size from which AMX tiles are used."""
     if tile_rows == NO_TILES:
-        return note("order_of_tiles", by=by, vectors=vectors)
-    return note("tiles_from_rows", rows=tile_rows, vectors=vectors)
+        return note("order_of_tiles", by=reason, vectors=vector_backend)
+    return note("tiles_from_rows", rows=tile_rows, vectors=vector_backend)
 
 
 def read_forced_backend(variable: str, backends: Sequence[str]) -> str | None:
-    """Return the backend that an environment variable forces. Raises ConfigError if it is unknown."""
+    """Return the backend that an environment variable forces. Raises ConfigError if this backend is
+    unknown.
+    """
     text = os.environ.get(variable, "")
     if text and text not in backends:
         raise ConfigError(

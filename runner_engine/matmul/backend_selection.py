@@ -1,10 +1,10 @@
-"""Selects the matmul backend for a model on this processor (autotune.py).
+"""Selects the matmul backend for a model on this processor.
 
-Each working backend multiplies samples of the model's weights with small, medium and large batches,
-and the fastest is used for the whole model. Before that each is checked against torch. Weights
-that are first unpacked to bfloat16 – those of 4 bits, and those of 8 with unquantized activations: in
-groups, in blocks of a .gguf file, of torchao – are multiplied like plain ones, a few inputs at a
-time. So plain timings decide for them, too.
+Each working backend multiplies samples of the model's weights with small, medium and large
+batches, and the fastest is used for the whole model. Before that each is checked against torch.
+Weights that are first unpacked to bfloat16 – those of 4 bits, and those of 8 with unquantized
+activations: in groups, in blocks of a .gguf file, of torchao – are multiplied like plain ones,
+a few inputs at a time. So plain timings decide for them, too.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
     describe_decision,
-    describe_tiles,
+    note_tile_batch_size,
     read_forced_backend,
 )
 from runner_engine.matmul.int8_dynamic import quantizes_activations
 from runner_engine.matmul.interleaved_timing import Seconds, Ways
-from runner_engine.matmul.onednn import Product, build_onednn_matmul, find_packing_problem
-from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack
+from runner_engine.matmul.onednn import Product, build_onednn_matmul, find_onednn_problem
+from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack_weight
 from runner_engine.matmul.timing_cache import load_layer_timings
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.grouped_linear import GroupedLinear
@@ -49,7 +49,9 @@ FORCED = "RUNNER_PRODUCTS"
 
 
 class MatmulBackend(StrEnum):
-    """The matmul backends. The first of equally fast ones is used; a missing one is replaced by the next."""
+    """The matmul backends. Among equally fast backends the first is used; an unavailable one is
+    replaced by the next.
+    """
 
     tiles = "tiles"
     panels = "panels"
@@ -76,63 +78,70 @@ ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 WRONG_RESULTS = ("product_off", "product_bits_off", "tiles_inexact")
 
 
-def build_matmul(
+def build_packed_matmul(
     backend_choice: BackendChoice,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     kernels: Kernels | None,
-    release: Callable[[int, int], None] | None = None,
+    release_pages: Callable[[int, int], None] | None = None,
 ) -> PlainPackedWeights | Product | None:
-    """Pack a weight for the selected backend and return its matmul. None if the weight stays unpacked.
+    """Pack a weight for the selected backend and return the matmul function. None if the weight
+    stays unpacked.
 
-    A weight that the kernels cannot pack is packed by oneDNN, if possible. release: as in
+    A weight that the kernels cannot pack is packed by oneDNN, if possible. release_pages: as in
     PlainPackedWeights.pack.
     """
-    if kernels is not None and backend_choice.way in OWN and can_pack(weight, kernels):
-        return PlainPackedWeights.pack(weight, bias, kernels, backend_choice.tile_rows, release)
+    if kernels is not None and backend_choice.way in OWN and can_pack_weight(weight, kernels):
+        return PlainPackedWeights.pack(weight, bias, kernels, backend_choice.tile_rows, release_pages)
     return (
         None
-        if backend_choice.way == MatmulBackend.plain or find_packing_problem(weight.dtype)
+        if backend_choice.way == MatmulBackend.plain or find_onednn_problem(weight.dtype)
         else build_onednn_matmul(weight, bias)
     )
 
 
 def read_forced_matmul_backend() -> MatmulBackend | None:
-    """Return the backend that RUNNER_PRODUCTS forces. Raises ConfigError if it is unknown."""
+    """Return the matmul backend that RUNNER_PRODUCTS forces. Raises ConfigError if this backend is
+    unknown.
+    """
     way = read_forced_backend(FORCED, list(MatmulBackend))
     return None if way is None else MatmulBackend(way)
 
 
-def choose_plain_backend(
-    layers: Iterable[Any], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False
+def choose_unquantized_backend(
+    layers: Iterable[Any], dtype: torch.dtype, kernels: Kernels | None, is_small_model: bool = False
 ) -> BackendChoice:
-    """Choose the backend for a model's unquantized layers of this dtype.
+    """Choose the backend for a model's unquantized layers with this dtype.
 
-    is_small: the model's matmuls take less time than a fused forward saves, which needs our own
+    is_small_model: the model's matmuls take less time than a fused forward saves, which needs our own
     kernels.
     """
     matrices = [get_weight_matrix(layer) for layer in layers]
     shapes = Counter((len(matrix), matrix.shape[1]) for matrix in matrices if matrix.dtype == dtype)
-    return choose_for_shapes(shapes, dtype, kernels, is_small)
+    return choose_backend_for_shapes(shapes, dtype, kernels, is_small_model)
 
 
-def choose_for_shapes(
-    shapes: Mapping[tuple[int, int], int], dtype: torch.dtype, kernels: Kernels | None, own_only: bool
+def choose_backend_for_shapes(
+    layers_by_shape: Mapping[tuple[int, int], int],
+    dtype: torch.dtype,
+    kernels: Kernels | None,
+    only_own_kernels: bool,
 ) -> BackendChoice:
-    """Choose the backend for layers, counted by shape (outputs and inputs).
+    """Choose the backend for layers of these shapes (outputs, inputs). The mapping gives the number
+    of layers per shape.
 
-    own_only: choose among our own kernels, if any works.
+    only_own_kernels: choose among our own kernels, if any works.
     """
-    inputs, wanted = tuple(sorted({inputs for _, inputs in shapes})), read_forced_matmul_backend()
+    inputs, wanted = tuple(sorted({inputs for _, inputs in layers_by_shape})), read_forced_matmul_backend()
     problems = {way: find_backend_problem(way, inputs, dtype, kernels) for way in MatmulBackend}
     left = [way for way in MatmulBackend if not problems[way]]
-    if wanted is None and own_only and any(way in OWN for way in left):
+    if wanted is None and only_own_kernels and any(way in OWN for way in left):
         left = [way for way in left if way in OWN]
     elif wanted is None and (kernels is None or left[0] is MatmulBackend.onednn):
         left = left[:1]  # nothing keeps a measurement, or nothing of ours is here
     vectors = "" if kernels is None else kernels.name_vector_instructions(dtype)
     named: dict[str, Callable[[int], Note]] = {
-        MatmulBackend.tiles: lambda tile_rows: describe_tiles(tile_rows, vectors, "by "),
+        MatmulBackend.tiles: lambda tile_rows: note_tile_batch_size(tile_rows, vectors, "by "),
         MatmulBackend.panels: lambda _: note("panels", vectors=vectors),
         MatmulBackend.onednn: lambda _: note("onednn_packed"),
         MatmulBackend.plain: lambda _: note("torch_unpacked"),
@@ -150,12 +159,12 @@ def choose_for_shapes(
         makers: Ways = {}
         for way in backends:
             makers |= list_timed_matmuls(MatmulBackend(way), kernels)
-        known = load_layer_timings(makers, list(shapes), rows, dtype, kernels)
+        known = load_layer_timings(makers, list(layers_by_shape), rows, dtype, kernels)
         if known is None:
             return None
         return {
             way: {
-                count: sum(known[shape][way][count] * layers for shape, layers in shapes.items())
+                count: sum(known[shape][way][count] * layers for shape, layers in layers_by_shape.items())
                 for count in rows
             }
             for way in makers
@@ -174,7 +183,7 @@ def choose_for_shapes(
 
 
 def _find_fastest_backend(timings: Seconds) -> tuple[str, int]:
-    """Return the fastest backend and its tile_rows."""
+    """Return the fastest backend, and the batch size from which it uses tiles (tile_rows)."""
 
     def get_required_speedup(best: str, backend: str) -> float:
         return SINGLE_CALL if best in OWN and backend not in OWN else TIE
@@ -183,7 +192,7 @@ def _find_fastest_backend(timings: Seconds) -> tuple[str, int]:
 
 
 def list_timed_matmuls(backend: MatmulBackend, kernels: Kernels | None) -> Ways:
-    """Return the matmul builders that are timed for a backend."""
+    """Return the functions that build the matmuls to be timed for a backend, by name."""
     if backend is MatmulBackend.onednn:
         return {backend: lambda weight: build_onednn_matmul(weight, None)}
     if backend is MatmulBackend.plain:
@@ -200,18 +209,20 @@ def list_timed_matmuls(backend: MatmulBackend, kernels: Kernels | None) -> Ways:
 def find_backend_problem(
     backend: MatmulBackend, input_sizes: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None
 ) -> Note | None:
-    """Return why a backend cannot be used here. None if it can."""
+    """Return why a backend cannot be used on this machine. None if the backend can be used."""
     if backend is MatmulBackend.plain:
         return None
     if backend is MatmulBackend.onednn:
-        return find_packing_problem(dtype)
+        return find_onednn_problem(dtype)
     if kernels is None:
         return note("no_compiled_kernels")
     if backend is MatmulBackend.tiles and dtype != torch.bfloat16:
         return note("weights_not_bfloat16", dtype=str(dtype).removeprefix("torch."))
     if backend is MatmulBackend.tiles and kernels.tiles_problem:
         return kernels.tiles_problem
-    fitting = tuple(width for width in input_sizes if can_pack(torch.empty(1, width, dtype=dtype), kernels))
+    fitting = tuple(
+        width for width in input_sizes if can_pack_weight(torch.empty(1, width, dtype=dtype), kernels)
+    )
     if not fitting:
         return note("no_weight_fits_panels")
     return _compare_with_torch(backend, fitting, dtype, kernels)
@@ -221,7 +232,8 @@ def find_backend_problem(
 def _compare_with_torch(
     backend: MatmulBackend, input_sizes: tuple[int, ...], dtype: torch.dtype, kernels: Kernels
 ) -> Note | None:
-    """Return a note if a matmul of our kernels deviates from torch by more than rounding.
+    """Return a note if a matmul of our kernels deviates from torch by more than rounding errors.
+    None otherwise.
 
     With tiles, each activation must also give the same bits as alone.
     """
@@ -243,8 +255,10 @@ def _compare_with_torch(
     return None
 
 
-def choose_bfloat16_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
-    """Choose the backend for weights that are unpacked to bfloat16. None unless it is tiles."""
+def choose_unpacking_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
+    """Choose the backend for quantized weights that are unpacked to bfloat16. None unless AMX tiles
+    are chosen.
+    """
     if kernels is None or kernels.tiles_problem:
         return None
     layers = [
@@ -255,27 +269,29 @@ def choose_bfloat16_backend(model: nn.Module, kernels: Kernels | None) -> Backen
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
     if not shapes:
         return None
-    choice = choose_for_shapes(shapes, torch.bfloat16, kernels, own_only=True)
+    choice = choose_backend_for_shapes(shapes, torch.bfloat16, kernels, only_own_kernels=True)
     return choice if choice.way == MatmulBackend.tiles else None
 
 
 def is_unpacked_to_bfloat16(layer: nn.Linear) -> bool:
-    """Whether the kernels unpack a layer's weights to multiply unquantized activations."""
+    """Whether the kernels unpack a layer's weights to bfloat16, because its activations are not
+    quantized.
+    """
     if isinstance(layer, GgufLinear | GroupedLinear):
         return not layer.has_byte_rows
     is_int8 = type(layer.weight).__name__ == "Int8Tensor" and not quantizes_activations(layer)
     return is_int8 or any(one.__name__ == "Linear4bit" for one in type(layer).__mro__)
 
 
-def is_plain_linear(layer: nn.Linear) -> bool:
-    """Whether a layer is torch's own linear layer with an unquantized CPU weight."""
+def is_unquantized_linear(layer: nn.Linear) -> bool:
+    """Whether a layer is torch's own linear layer with an unquantized weight on the CPU."""
     weight = layer.weight
     is_torch_own = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
     return is_torch_own and weight.device.type == "cpu" and weight.dtype in FORMATS
 
 
 def is_transposed_linear(layer: Any) -> bool:
-    """Whether a layer is GPT-2's Conv1D, whose unquantized weight is transposed."""
+    """Whether a layer is GPT-2's Conv1D, which stores its unquantized weight transposed."""
     if type(layer).__name__ != "Conv1D" or type(layer.weight) not in (nn.Parameter, torch.Tensor):
         return False
     return bool(
@@ -289,11 +305,11 @@ def get_weight_matrix(layer: Any) -> torch.Tensor:
     return weight.T if is_transposed_linear(layer) else weight
 
 
-def find_plain_layers(model: nn.Module) -> list[Any]:
-    """Return a model's linear layers with unquantized weights."""
+def find_unquantized_layers(model: nn.Module) -> list[Any]:
+    """Return a model's linear layers that have unquantized weights."""
     layers = (layer for layer in model.modules() if not has_adapted_parameters(layer))
     return [
         layer
         for layer in layers
-        if is_transposed_linear(layer) or (isinstance(layer, nn.Linear) and is_plain_linear(layer))
+        if is_transposed_linear(layer) or (isinstance(layer, nn.Linear) and is_unquantized_linear(layer))
     ]

@@ -1,8 +1,10 @@
-"""Packs .gguf matrices in blocks of 2 to 8 bits into the layout that kernels/blocks.h multiplies.
+"""Packs the quantized blocks of .gguf matrices (2 to 8 bits) into the layout that kernels/blocks.h
+multiplies.
 
-A file stores the blocks output by output. Packing interleaves the blocks of several outputs byte by
-byte, so that the processor unpacks one input of all of them at a time. Sub-block scales, of 6 bits in
-some types, get a byte each: that is 2 to 4 % of a matrix. No weight changes.
+A file stores the blocks output by output. Packing interleaves the blocks of several outputs
+byte by byte, so that the processor unpacks one input of all of them at a time. Sub-block
+scales, of 6 bits in some types, get a byte each: that is 2 to 4 % of a matrix. No weight
+changes.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from runner_engine.matmul.layer_weights import (
     TRIAL_OUTPUTS,
     MatmulWorkspace,
     PackedWeights,
-    compare_outputs,
-    make_trial_activations,
+    create_trial_activations,
+    note_output_deviation,
 )
 from runner_engine.models.code_interleaving import interleave_codes
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
@@ -35,7 +37,7 @@ PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 
 
 class GgufWeights(PackedWeights):
-    """A matrix [outputs, inputs] of .gguf blocks, packed to uint8 [packed blocks, bytes] for the C kernels."""
+    """A .gguf matrix [outputs, inputs], packed to uint8 [packed blocks, bytes] for the C kernels."""
 
     @classmethod
     def from_layer(
@@ -44,15 +46,16 @@ class GgufWeights(PackedWeights):
         kernels: Kernels,
         workspace: MatmulWorkspace,
         tile_rows: int = 0,
-        release: Callable[[int, int], None] | None = None,
+        release_pages: Callable[[int, int], None] | None = None,
     ) -> GgufWeights:
-        """Pack a layer's blocks. The last packed block is padded with zeros.
+        """Pack the .gguf blocks of a layer. The last packed block is padded with zeros.
 
-        workspace: for int8 activations. tile_rows, release: as in PlainPackedWeights.pack, in bfloat16.
+        workspace: for int8 activations. tile_rows, release_pages: as in PlainPackedWeights.pack, in
+        bfloat16.
         """
         kind, outputs = TYPES[layer.kind], layer.out_features
-        weight = pack_blocks(
-            layer.get_weight_blocks(0, outputs), kind, layer.in_features, kernels.panel_width, release
+        weight = pack_gguf_blocks(
+            layer.get_weight_blocks(0, outputs), kind, layer.in_features, kernels.panel_width, release_pages
         )
         bias = None if layer.bias is None else layer.bias.detach().contiguous()
         bias_at = None if bias is None else get_tensor_address(bias, bias.dtype, outputs)
@@ -75,7 +78,9 @@ class GgufWeights(PackedWeights):
         )
 
     def dequantize_rows(self, outputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Dequantize the weights [..., inputs] of some outputs, such as tokens. IndexError if one does not exist."""
+        """Dequantize the weights of the given output indices, [..., inputs]. Raises IndexError if an
+        index does not exist.
+        """
         outputs = outputs.to(torch.int32).contiguous()
         result = torch.empty(*outputs.shape, self.inputs, dtype=dtype)
         self.kernels(
@@ -90,7 +95,9 @@ class GgufWeights(PackedWeights):
         return result
 
     def share_with_embedding(self, embedding: GgufEmbedding) -> None:
-        """Let an embedding with the same weights read them here, so that the file is no longer needed."""
+        """Let an embedding with the same weights read these packed weights, so that the .gguf file is no
+        longer needed.
+        """
 
         def forward(input: torch.Tensor) -> torch.Tensor:
             return embedding.scale_embeddings(self.dequantize_rows(input, embedding.dtype))
@@ -99,13 +106,13 @@ class GgufWeights(PackedWeights):
 
 
 def build_replacement(layer: GgufLinear, resources: KernelResources) -> LayerReplacement:
-    """Build a forward function that multiplies a layer's packed blocks with the C kernels."""
+    """Build a forward function for a .gguf layer that multiplies packed blocks with the C kernels."""
     kernels, tile_rows, release = (
         resources.kernels,
         resources.unpacked_tile_rows,
         resources.mapped_files.release_pages,
     )
-    if reason := find_problem(layer, kernels, tile_rows):
+    if reason := find_kernel_problem(layer, kernels, tile_rows):
         raise UnsupportedLayer(reason, note("blocks_multiplied_by_torch", kind=layer.kind))
     assert kernels is not None
     resources.heap.trim_if_grown()
@@ -129,26 +136,31 @@ def build_replacement(layer: GgufLinear, resources: KernelResources) -> LayerRep
     return LayerReplacement(forward, weights, () if embedding is None else (embedding,))
 
 
-def pack_blocks(
+def pack_gguf_blocks(
     block_bytes: torch.Tensor,
     block_type: BlockType,
     inputs: int,
-    width: int,
-    release: Callable[[int, int], None] | None = None,
+    outputs_per_block: int,
+    release_pages: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
-    """Pack .gguf blocks, uint8 [outputs, bytes], into groups of `width` outputs: uint8 [groups, bytes].
+    """Pack .gguf blocks, uint8 [outputs, bytes], for `outputs_per_block` outputs at a time: uint8 [packed
+    blocks, bytes].
 
-    release: called with the address and size of what has been read.
+    release_pages: called with the address and size of what has been read.
     """
     outputs, blocks = block_bytes.shape[0], inputs // block_type.inputs
-    panels = -(-outputs // width)
-    result = huge_pages.allocate_empty(panels, blocks * block_type.packed_bytes * width, dtype=torch.uint8)
-    some = max(1, PACKED_AT_ONCE // (inputs * width))
+    panels = -(-outputs // outputs_per_block)
+    result = huge_pages.allocate_weight_tensor(
+        panels, blocks * block_type.packed_bytes * outputs_per_block, dtype=torch.uint8
+    )
+    some = max(1, PACKED_AT_ONCE // (inputs * outputs_per_block))
     for first in range(0, panels, some):
         last = min(first + some, panels)
-        read = rows = block_bytes[first * width : last * width]
-        if rows.shape[0] < (last - first) * width:
-            rows = torch.cat((rows, rows.new_zeros((last - first) * width - rows.shape[0], rows.shape[1])))
+        read = rows = block_bytes[first * outputs_per_block : last * outputs_per_block]
+        if rows.shape[0] < (last - first) * outputs_per_block:
+            rows = torch.cat(
+                (rows, rows.new_zeros((last - first) * outputs_per_block - rows.shape[0], rows.shape[1]))
+            )
         parts = block_type.take_apart(rows.view(rows.shape[0], blocks, block_type.stored_bytes))
         planes = [split_last_dim(parts.scales, -1, 2), parts.of_parts[..., None]]
         planes.append(interleave_codes(parts.bits & ((1 << block_type.low) - 1), block_type.low))
@@ -157,13 +169,13 @@ def pack_blocks(
         # each [outputs, blocks, numbers, bytes of a number]: the outputs of a panel side by side
         # for each number
         sides = [
-            plane.reshape(-1, width, *plane.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2)
+            plane.reshape(-1, outputs_per_block, *plane.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2)
             for plane in planes
             if plane.shape[2]
         ]
         result[first:last] = torch.cat(sides, dim=2).flatten(1)
-        if release is not None:
-            release(read.data_ptr(), read.nbytes)
+        if release_pages is not None:
+            release_pages(read.data_ptr(), read.nbytes)
     return result
 
 
@@ -172,8 +184,10 @@ def pack_blocks(
 _tried: dict[tuple[str, int, bool, int], Note | None] = {}
 
 
-def find_problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
-    """Return why the kernels cannot multiply a layer, or None. One layer per type is checked against torch."""
+def find_kernel_problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
+    """Return why the C kernels cannot multiply a layer, or None. One layer per .gguf block type is
+    compared with torch.
+    """
     if kernels is None:
         return note("no_kernels")
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
@@ -193,9 +207,9 @@ def _compare_with_torch(
     trial = GgufLinear(
         few, layer.get_weight_blocks(0, few.out_features), layer.kind, None, layer.has_byte_rows
     )
-    x = make_trial_activations(layer.in_features, dtype, tile_rows)
+    x = create_trial_activations(layer.in_features, dtype, tile_rows)
     with torch.no_grad():
-        return compare_outputs(
+        return note_output_deviation(
             GgufWeights.from_layer(trial, kernels, MatmulWorkspace(), tile_rows).matmul(x),
             trial(x),
             TOLERANCE[dtype],

@@ -1,4 +1,5 @@
-"""Multiplies bitsandbytes' 4-bit weights, nf4 and fp4, as packed for a CPU or as stored.
+"""Multiplies bitsandbytes' 4-bit weights (nf4 and fp4), in its packed CPU layout or its stored
+layout.
 
 bitsandbytes packs them where the processor multiplies bfloat16. Elsewhere it dequantizes a whole
 weight for each matmul, and torch multiplies it slowly: the kernels look up the same weights a few
@@ -21,13 +22,13 @@ from runner_engine.matmul.layer_replacement import (
     LayerReplacement,
     UnsupportedLayer,
 )
-from runner_engine.matmul.layer_weights import QuantizedWeights, multiply
+from runner_engine.matmul.layer_weights import QuantizedWeights, multiply_with_kernel
 from runner_engine.matmul.library_layers import (
     PANEL,
     check_against_reference,
-    is_absent_or_dtype,
+    is_bias_absent_or_dtype,
     require_kernels,
-    run_first_pass,
+    run_first_forward,
 )
 
 INPUTS_AT_ONCE = 32  # share a scale at least: as in kernels/matrices.h
@@ -36,24 +37,24 @@ INPUTS_AT_ONCE = 32  # share a scale at least: as in kernels/matrices.h
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
     """Build a forward function that multiplies a layer with the C kernels."""
     kernels, own = require_kernels(layer, resources), layer.forward
-    run_first_pass(layer, resources)
-    if is_packed(layer):
-        weights, forward = _build_for_packed(layer, resources, kernels)
+    run_first_forward(layer, resources)
+    if is_packed_for_cpu(layer):
+        weights, forward = _build_packed_matmul(layer, resources, kernels)
     else:
-        weights, forward = _build_for_stored(layer, kernels)
+        weights, forward = _build_stored_matmul(layer, kernels)
     check_against_reference(layer, forward, own, resources)
     return LayerReplacement(forward, weights)
 
 
-def is_packed(layer: Any) -> bool:
+def is_packed_for_cpu(layer: Any) -> bool:
     """Whether bitsandbytes has packed a layer's weights for this processor."""
     return bool(getattr(layer.weight.quant_state, "packing_format_for_cpu", False))
 
 
-def _build_for_packed(
+def _build_packed_matmul(
     layer: Any, resources: KernelResources, kernels: Kernels
 ) -> tuple[QuantizedWeights, Forward]:
-    """Build weights and forward function for bitsandbytes' CPU layout."""
+    """Build the weights and the forward function for a layer in bitsandbytes' packed CPU layout."""
     own, inputs, outputs = layer.forward, layer.in_features, layer.out_features
     state, workspace = layer.weight.quant_state, resources.workspace
     block, table = state.blocksize, state.code.to(torch.bfloat16).repeat(2)
@@ -65,7 +66,7 @@ def _build_for_packed(
         or state.absmax.dtype is not torch.bfloat16
     ):
         raise UnsupportedLayer(note("other_packing"))
-    are_pairs = layer.compute_dtype in (None, torch.bfloat16) and is_absent_or_dtype(
+    are_pairs = layer.compute_dtype in (None, torch.bfloat16) and is_bias_absent_or_dtype(
         layer.bias, torch.bfloat16
     )
     weights = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
@@ -81,9 +82,9 @@ def _build_for_packed(
         # other formats get the bias without rounding it to bfloat16
         is_whole = cast.dtype is torch.bfloat16
         weights.set_tensors(weight.data, bias if is_whole else None, state.absmax, table)
-        result = multiply(kernels, cast.to(torch.bfloat16), weights, workspace.get_buffer(activations)).to(
-            cast.dtype
-        )
+        result = multiply_with_kernel(
+            kernels, cast.to(torch.bfloat16), weights, workspace.get_buffer(activations)
+        ).to(cast.dtype)
         if bias is not None and not is_whole:
             result += bias
         return result.to(activations.dtype)
@@ -92,23 +93,25 @@ def _build_for_packed(
     return weights, forward
 
 
-def _build_for_stored(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]:
-    """Build weights and forward function for weights as stored, where bitsandbytes does not pack them."""
-    if reason := rejection_reason(layer):
+def _build_stored_matmul(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]:
+    """Build the weights and the forward function for a layer in bitsandbytes' stored layout, which
+    it uses where it does not pack.
+    """
+    if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
     own, stored, state = layer.forward, layer.weight, layer.weight.quant_state
-    weights = describe_weights(layer)
+    weights = describe_weights_for_c(layer)
 
     def forward(activations: torch.Tensor) -> torch.Tensor:
         if layer.weight is not stored or stored.quant_state is not state or not activations.numel():
             return own(activations)  # type: ignore[no-any-return]
-        return multiply(kernels, activations.to(torch.bfloat16), weights).to(activations.dtype)
+        return multiply_with_kernel(kernels, activations.to(torch.bfloat16), weights).to(activations.dtype)
 
     return weights, forward
 
 
-def rejection_reason(layer: Any) -> Note | None:
-    """Return why the kernels cannot multiply a layer. None if they can."""
+def find_rejection_reason(layer: Any) -> Note | None:
+    """Return why the C kernels cannot multiply a layer. None if they can."""
     state = layer.weight.quant_state
     if layer.compute_dtype not in (None, torch.bfloat16) or (
         layer.bias is not None and layer.bias.dtype is not torch.bfloat16
@@ -121,8 +124,8 @@ def rejection_reason(layer: Any) -> Note | None:
     return None if is_whole and fits and state.code.numel() == 16 else note("blocks_across_rows")
 
 
-def describe_weights(layer: Any) -> QuantizedWeights:
-    """Describe a layer's weights for the C kernels, in bitsandbytes' memory."""
+def describe_weights_for_c(layer: Any) -> QuantizedWeights:
+    """Describe a layer's weights for the C kernels. The weights stay in bitsandbytes' memory."""
     state, outputs = layer.weight.quant_state, layer.out_features
     it = QuantizedWeights(WeightFormat.four_bit_rows, layer.in_features, outputs, (torch.bfloat16,))
     it.matrix.block = state.blocksize
@@ -131,10 +134,11 @@ def describe_weights(layer: Any) -> QuantizedWeights:
     return it
 
 
-def _dequantize_scales(state: Any) -> torch.Tensor:
-    """Return the float32 scale of each block, dequantized as in bitsandbytes."""
-    if not state.nested:
-        return state.absmax.float()  # type: ignore[no-any-return]
+def _dequantize_scales(quantization_state: Any) -> torch.Tensor:
+    """Return the scale of each block in float32, dequantized like in bitsandbytes."""
+    if not quantization_state.nested:
+        return quantization_state.absmax.float()  # type: ignore[no-any-return]
     from bitsandbytes.functional import dequantize_blockwise
 
-    return (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()  # type: ignore[no-any-return]
+    scales = dequantize_blockwise(quantization_state.absmax, quantization_state.state2)
+    return (scales + quantization_state.offset).float()  # type: ignore[no-any-return]

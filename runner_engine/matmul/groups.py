@@ -1,9 +1,9 @@
 """Packs group-quantized weights into the layout that kernels/groups.h multiplies.
 
-The codes of several outputs are interleaved byte by byte, so that the processor unpacks one input of
-all of them at a time. A zero point that all groups share is stored once, any other takes a byte. No
-weight changes. If inputs are not ordered by group, a list maps each input to its group, so that
-activations keep their order.
+The codes of several outputs are interleaved byte by byte, so that the processor unpacks one
+input of all of them at a time. A zero point that all groups share is stored once, any other
+takes a byte. No weight changes. If inputs are not ordered by group, a list maps each input to
+its group, so that activations keep their order.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from runner_engine.matmul.layer_weights import (
     TRIAL_OUTPUTS,
     MatmulWorkspace,
     PackedWeights,
-    compare_outputs,
-    make_trial_activations,
+    create_trial_activations,
+    note_output_deviation,
 )
 from runner_engine.models.code_interleaving import interleave_codes
-from runner_engine.models.grouped_linear import GroupedLinear, round_to_int8
+from runner_engine.models.grouped_linear import GroupedLinear, round_activations_to_int8
 from runner_engine.models.layouts.base import Layout
 from runner_engine.models.layouts.float8 import E4M3
 from runner_engine.models.layouts.load_time import OutputMajorLayout, PackedBlockLayout
@@ -44,7 +44,9 @@ SCALE_TYPES = {
 
 
 class GroupedWeights(PackedWeights):
-    """A group-quantized matrix [outputs, inputs], packed to uint8 [packed blocks, bytes] for C."""
+    """A group-quantized matrix [outputs, inputs], packed to uint8 [packed blocks, bytes] for the C
+    kernels.
+    """
 
     @classmethod
     def from_layer(
@@ -55,7 +57,8 @@ class GroupedWeights(PackedWeights):
         outputs: int | None = None,
         tile_rows: int = 0,
     ) -> GroupedWeights:
-        """Pack a layer's outputs, or the first of them. The last packed block is padded with zeros.
+        """Pack a layer's weights, or only its first `outputs` outputs. The last packed block is padded
+        with zeros.
 
         workspace: for int8 activations. tile_rows: as in PlainPackedWeights.pack, in bfloat16.
         """
@@ -71,7 +74,7 @@ class GroupedWeights(PackedWeights):
         if isinstance(layout, PackedBlockLayout):
             weight = stored["panels"].detach()
         else:
-            weight = pack_groups(layer, None if is_shared else zeros, outputs, kernels.panel_width)
+            weight = pack_grouped_weights(layer, None if is_shared else zeros, outputs, kernels.panel_width)
         by_bytes = uses_int8_matmul(layer)
         order, bias = (
             layer.input_groups,
@@ -111,24 +114,26 @@ class GroupedWeights(PackedWeights):
 
 
 def build_replacement(layer: GroupedLinear, resources: KernelResources) -> LayerReplacement:
-    """Build a forward function that multiplies a layer with C kernels, from its file or packed blocks."""
-    if int8_stored.is_w8a8(layer):
+    """Build a forward function for a layer that multiplies with the C kernels, directly from the
+    file or from packed blocks.
+    """
+    if int8_stored.is_w8a8_layer(layer):
         from_file = int8_stored.build_replacement(layer, resources)
         if from_file is not None:
             return from_file
     kernels, tile_rows = resources.kernels, resources.unpacked_tile_rows
-    if reason := find_problem(layer, kernels, tile_rows):
+    if reason := find_kernel_problem(layer, kernels, tile_rows):
         raise UnsupportedLayer(reason, note("multiplied_by_torch", what="GroupedLinear"))
     assert kernels is not None
     resources.heap.trim_if_grown()
     stored, own = list(layer.stored.values()), layer.forward
     weights = GroupedWeights.from_layer(layer, kernels, resources.workspace, tile_rows=tile_rows)
-    store_packed(layer, weights)
+    replace_by_packed_blocks(layer, weights)
     formats, prepared = weights.formats, None
     if layer.layout.rows:
         prepared = layer.round_activations
     if layer.has_byte_rows and not uses_int8_matmul(layer):
-        prepared = round_to_int8  # its products do not round rows
+        prepared = round_activations_to_int8  # its products do not round rows
 
     def forward(activations: torch.Tensor) -> torch.Tensor:
         if activations.dtype not in formats or not activations.numel():
@@ -141,13 +146,15 @@ def build_replacement(layer: GroupedLinear, resources: KernelResources) -> Layer
 
 
 def _count_spanned_bytes(tensor: torch.Tensor) -> int:
-    """Return how many bytes a strided tensor spans. Outputs of gate and up may alternate."""
+    """Return the number of bytes between the first and last element of a strided tensor. In fused
+    experts, gate and up outputs may alternate.
+    """
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.itemsize
 
 
 def uses_int8_matmul(layer: GroupedLinear) -> bool:
-    """Whether a layer's activations are rounded to int8 and the kernels multiply them as int8.
+    """Whether a layer rounds activations to int8 and the kernels multiply them in int8.
 
     Groups must be contiguous and a multiple of 16, and codes integers or a table of values that
     int8 represents.
@@ -164,17 +171,21 @@ def uses_int8_matmul(layer: GroupedLinear) -> bool:
     )
 
 
-def encode_table_as_int8(values: torch.Tensor) -> tuple[torch.Tensor, float] | None:
-    """Return 16 values as bytes offset by 128, with their scale. None if int8 cannot represent them."""
+def encode_table_as_int8(code_values: torch.Tensor) -> tuple[torch.Tensor, float] | None:
+    """Convert a table of 16 code values to int8, offset by 128, and a scale. None if int8 cannot
+    represent the values.
+    """
     for times in (1, 2, 4):
-        whole = values * times
+        whole = code_values * times
         if torch.equal(whole, whole.round()) and whole.abs().max() < 128:
             return (whole + 128).to(torch.uint8), 1 / times
     return None
 
 
 def find_code_type(layout: Layout) -> CodeType | None:
-    """Return the kernels' type for a layout's codes. None if they do not support it."""
+    """Return the C kernels' type for the codes of a layout. None if the kernels do not support the
+    layout.
+    """
     if (values := layout.values) is None:
         return CodeType.integers
     if layout.bits == 4:
@@ -184,26 +195,33 @@ def find_code_type(layout: Layout) -> CodeType | None:
     )
 
 
-def pack_groups(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width: int) -> torch.Tensor:
-    """Pack a layer's first outputs into blocks of `width` outputs: uint8 [packed blocks, bytes]."""
+def pack_grouped_weights(
+    layer: GroupedLinear, zero_points: torch.Tensor | None, outputs: int, outputs_per_block: int
+) -> torch.Tensor:
+    """Pack a layer's first `outputs` outputs into blocks of `outputs_per_block` outputs: uint8
+    [packed blocks, bytes].
+    """
     layout, stored, inputs = layer.layout, layer.stored, layer.in_features
     low, high = PLANES[layout.bits]
     in_fours = uses_int8_matmul(layer)
-    panels = -(-outputs // width)
+    panels = -(-outputs // outputs_per_block)
     each = layout.groups * (
-        layout.get_packed_scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size())
+        layout.get_packed_scales(stored, 0, 1).element_size()
+        + (0 if zero_points is None else zero_points.element_size())
     )
-    result = huge_pages.allocate_empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
-    some = max(1, PACKED_AT_ONCE // (inputs * width))
+    result = huge_pages.allocate_weight_tensor(
+        panels, (each + inputs // 8 * (low + high)) * outputs_per_block, dtype=torch.uint8
+    )
+    some = max(1, PACKED_AT_ONCE // (inputs * outputs_per_block))
     for begin in range(0, panels, some):
         end = min(begin + some, panels)
-        first, last = begin * width, min(end * width, outputs)
+        first, last = begin * outputs_per_block, min(end * outputs_per_block, outputs)
         scales = layout.get_packed_scales(stored, first, last)
         sides = [(scales.view(torch.uint8) if scales.itemsize == 1 else scales).unsqueeze(2)]
-        if zeros is not None:
-            sides.append(zeros[first:last].unsqueeze(2))
+        if zero_points is not None:
+            sides.append(zero_points[first:last].unsqueeze(2))
         at_once, pack = (
-            (32, _interleave_to_words)
+            (32, _interleave_codes_to_words)
             if in_fours
             else (8, lambda some, each: interleave_codes(some, each, 1).squeeze(-1))
         )
@@ -212,13 +230,17 @@ def pack_groups(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, 
         if high:
             planes.append(pack(some_codes >> low, high))
         sides.append(torch.cat(planes, dim=2))
-        missing = (end - begin) * width - (last - first)
-        result[begin:end] = torch.cat([_interleave_outputs(side, missing, width) for side in sides], dim=1)
+        missing = (end - begin) * outputs_per_block - (last - first)
+        result[begin:end] = torch.cat(
+            [_interleave_outputs(side, missing, outputs_per_block) for side in sides], dim=1
+        )
     return result
 
 
-def store_packed(layer: GroupedLinear, weights: GroupedWeights) -> None:
-    """Replace a load-time quantized layer's tensors by the packed blocks, so that it is in memory once."""
+def replace_by_packed_blocks(layer: GroupedLinear, weights: GroupedWeights) -> None:
+    """Replace the tensors of a load-time quantized layer by its packed blocks, so that the weights
+    are in memory only once.
+    """
     layout, matrix = layer.layout, weights.matrix
     if not isinstance(layout, OutputMajorLayout):
         return
@@ -239,23 +261,31 @@ def store_packed(layer: GroupedLinear, weights: GroupedWeights) -> None:
     layer.set_stored_tensors(panels, {"panels": weights.weight.view(torch.int32)})
 
 
-def _interleave_outputs(values: torch.Tensor, missing: int, width: int) -> torch.Tensor:
-    """Interleave [outputs, n, m] into packed blocks: uint8 [packed blocks, bytes]."""
-    filled = nn.functional.pad(values, (0, 0, 0, 0, 0, missing))
-    panels = filled.reshape(-1, width, *filled.shape[1:]).permute(0, 2, 3, 1).contiguous()
+def _interleave_outputs(
+    output_bytes: torch.Tensor, num_padding_outputs: int, outputs_per_block: int
+) -> torch.Tensor:
+    """Interleave tensors [outputs, n, m] of several outputs into packed blocks: uint8 [packed
+    blocks, bytes].
+    """
+    filled = nn.functional.pad(output_bytes, (0, 0, 0, 0, 0, num_padding_outputs))
+    panels = filled.reshape(-1, outputs_per_block, *filled.shape[1:]).permute(0, 2, 3, 1).contiguous()
     return panels.flatten(1).view(torch.uint8)
 
 
-def _interleave_to_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Interleave codes of `bits` bits in groups of four bytes: [..., n] to int32 [..., n * bits / 32]."""
+def _interleave_codes_to_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Interleave codes of `bits` bits in groups of four bytes: [..., n] becomes int32 [..., n * bits
+    / 32].
+    """
     return interleave_codes(codes.to(torch.uint8), bits).contiguous().view(torch.int32).squeeze(-1)
 
 
 _tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with products of a kind of groups
 
 
-def find_problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
-    """Return why the kernels cannot multiply a layer, or None. One layer per kind is checked against torch."""
+def find_kernel_problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
+    """Return why the C kernels cannot multiply a layer, or None. One layer per kind is compared with
+    torch.
+    """
     if kernels is None:
         return note("no_kernels")
     if layer.weight.device.type != "cpu":
@@ -283,12 +313,12 @@ def _compare_with_torch(
     outputs = min(TRIAL_OUTPUTS, layer.out_features)
     trial = GroupedWeights.from_layer(layer, kernels, MatmulWorkspace(), outputs, tile_rows)
     trial.matrix.bias = None  # it is added in the same way to every product
-    x = make_trial_activations(layer.in_features, dtype, tile_rows)
+    x = create_trial_activations(layer.in_features, dtype, tile_rows)
     with torch.no_grad():
         # rows in bytes are multiplied by the weights that are stored, others by these in the rows'
         # format
         rows, of_weights = (
-            (round_to_int8(x.float()), torch.float32) if uses_int8_matmul(layer) else (x, dtype)
+            (round_activations_to_int8(x.float()), torch.float32) if uses_int8_matmul(layer) else (x, dtype)
         )
         expected = nn.functional.linear(rows, layer.dequantize_outputs(0, outputs, of_weights))
-        return compare_outputs(trial.matmul(x), expected, TOLERANCE[dtype])
+        return note_output_deviation(trial.matmul(x), expected, TOLERANCE[dtype])

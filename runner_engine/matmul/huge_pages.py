@@ -1,4 +1,4 @@
-"""Allocates memory for packed weights, in huge pages where the system has them.
+"""Allocates memory for packed weights, in huge pages if the system supports them.
 
 Each decoded token reads all weights once. With pages of 4 KiB the processor translates an address
 and restarts its prefetching for each page, and each is requested and cleared separately. Most
@@ -22,7 +22,7 @@ ADVICE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # on Linux
 
 
 class _MemoryRegion(mmap.mmap):
-    """Memory for several tensors, partly used."""
+    """A memory region that is allocated once and filled with several tensors."""
 
     used: int
 
@@ -30,24 +30,26 @@ class _MemoryRegion(mmap.mmap):
 _last: weakref.ref[_MemoryRegion] | None = None
 
 
-def allocate_empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+def allocate_weight_tensor(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     """Return an uninitialized tensor for weights, in huge pages if available."""
     size = math.prod(shape) * dtype.itemsize
     if ADVICE is None or not size:
         return torch.empty(*shape, dtype=dtype)
-    region, at = _reserve(size, ADVICE)
+    region, at = _reserve_memory(size, ADVICE)
     return torch.frombuffer(region, dtype=dtype, count=math.prod(shape), offset=at).view(*shape)
 
 
 def move_to_huge_pages(weight: torch.Tensor) -> None:
-    """Move a tensor's values to huge pages. The tensor object stays the same."""
-    moved = allocate_empty(*weight.shape, dtype=weight.dtype)
+    """Move a tensor's data to huge pages. The tensor object itself stays the same."""
+    moved = allocate_weight_tensor(*weight.shape, dtype=weight.dtype)
     with torch.no_grad():
         weight.set_(moved.copy_(weight))  # type: ignore[call-overload]
 
 
-def _reserve(nbytes: int, advice: int) -> tuple[_MemoryRegion, int]:
-    """Reserve bytes in a region, and return it with their offset. advice: madvise flag for a new region."""
+def _reserve_memory(nbytes: int, advice: int) -> tuple[_MemoryRegion, int]:
+    """Reserve bytes in a memory region. Returns the region and the byte offset. advice: the madvise
+    flag for a new region.
+    """
     global _last
     region = _last() if _last is not None else None
     if region is None or region.used + nbytes > len(region):

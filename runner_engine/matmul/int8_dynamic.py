@@ -1,4 +1,4 @@
-"""Multiplies layers of `quantization=int8_dynamic`, exactly on any CPU.
+"""Multiplies layers of `quantization=int8_dynamic` with exact integer sums on any CPU.
 
 torchao quantizes weights with one scale per output, and activations with one scale per token. Its
 own matmul is slow on a CPU, and without int8 instructions (VNNI) its sums may saturate silently. So
@@ -20,12 +20,12 @@ from runner_engine.matmul.layer_replacement import (
     LayerReplacement,
     UnsupportedLayer,
 )
-from runner_engine.matmul.layer_weights import QuantizedWeights, sum_shift_offsets
+from runner_engine.matmul.layer_weights import QuantizedWeights, compute_shift_correction
 from runner_engine.matmul.library_layers import (
-    build_forward,
+    build_kernel_forward,
     check_against_reference,
     list_supported_dtypes,
-    move_unless_mapped,
+    move_unmapped_to_huge_pages,
     require_kernels,
 )
 
@@ -35,23 +35,25 @@ LEAST_SCALE = 2.0**-23
 
 
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    """Build a forward function with the C kernels, or with exact torch sums if the kernels cannot."""
+    """Build a layer's forward function with the C kernels, or with exact torch sums if the kernels
+    are unavailable.
+    """
     try:
         return _build_with_kernels(layer, resources)
     except UnsupportedLayer as unsupported:
-        if rejection_reason(layer):
+        if find_rejection_reason(layer):
             raise
         instead = note("multiplied_by_torch", what=type(layer).__name__)
         raise UnsupportedLayer(unsupported.reason, instead, build_exact_forward(layer)) from unsupported
 
 
 def quantizes_activations(layer: nn.Module) -> bool:
-    """Whether torchao quantizes a layer's activations, too."""
+    """Whether torchao quantizes the activations of a layer in addition to its weights."""
     return getattr(getattr(layer, "weight", None), "act_quant_kwargs", None) is not None
 
 
-def rejection_reason(layer: Any) -> Note | None:
-    """Return why a layer does not match `quantization=int8_dynamic`. None if it does."""
+def find_rejection_reason(layer: Any) -> Note | None:
+    """Return why a layer is no layer of `quantization=int8_dynamic`. None if it is one."""
     from torchao.quantization import MappingType, PerRow
 
     weight = layer.weight
@@ -69,22 +71,24 @@ def rejection_reason(layer: Any) -> Note | None:
 
 def _build_with_kernels(layer: Any, resources: KernelResources) -> LayerReplacement:
     require_kernels(layer, resources)
-    if reason := rejection_reason(layer):
+    if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
     stored = layer.weight
-    weight = move_unless_mapped(stored.qdata, resources)
-    scale, sums = stored.scale.flatten().contiguous(), sum_shift_offsets(weight)
+    weight = move_unmapped_to_huge_pages(stored.qdata, resources)
+    scale, sums = stored.scale.flatten().contiguous(), compute_shift_correction(weight)
     formats = list_supported_dtypes(layer.bias)
     weights = QuantizedWeights(WeightFormat.int8_dynamic, layer.in_features, layer.out_features, formats)
     weights.matrix.tile_rows = resources.byte_tile_rows
     weights.set_tensors(weight, layer.bias, scale, sums)
-    forward = build_forward(layer, weights, resources, lambda: layer.weight is stored)
+    forward = build_kernel_forward(layer, weights, resources, lambda: layer.weight is stored)
     check_against_reference(layer, forward, build_exact_forward(layer), resources)
     return LayerReplacement(forward, weights)
 
 
 def build_exact_forward(layer: Any) -> Forward:
-    """Build a forward function with torch's exact sums. Off the CPU it calls the layer's own."""
+    """Build a forward function with exact integer sums in torch. On devices other than the CPU it
+    calls the layer's own forward.
+    """
     own, stored = layer.forward, layer.weight
     weight, scale = stored.qdata, stored.scale.flatten()
 
@@ -97,13 +101,17 @@ def build_exact_forward(layer: Any) -> Forward:
 
 
 def quantize_activations(activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize activations [n, inputs] as torchao does. Returns integers in float32, and scales [n, 1]."""
+    """Quantize activations [n, inputs] like torchao. Returns the integers in float32, and scales [n,
+    1].
+    """
     scale = (activations.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=LEAST_SCALE).float()
     return (activations * (1.0 / scale)).round().clamp(-128, 127), scale
 
 
 def multiply_int8_exactly(activations: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return exact int32 products of integers [n, inputs] with int8 weights [outputs, inputs]."""
+    """Return exact int32 products of integer activations [n, inputs] and int8 weights [outputs,
+    inputs].
+    """
     sums = torch.zeros(len(activations), len(weight), dtype=torch.int32)
     for first in range(0, activations.shape[1], EXACT_INPUTS):
         part = slice(first, first + EXACT_INPUTS)
@@ -114,7 +122,9 @@ def multiply_int8_exactly(activations: torch.Tensor, weight: torch.Tensor) -> to
 def multiply_quantized_exactly(
     activations: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Multiply activations [..., inputs] by int8 weights [outputs, inputs] with scales [outputs]."""
+    """Quantize activations [..., inputs] and multiply them exactly by int8 weights [outputs, inputs]
+    with scales [outputs].
+    """
     numbers, of_row = quantize_activations(activations.reshape(-1, activations.shape[-1]))
     result = (multiply_int8_exactly(numbers, weight) * of_row).to(activations.dtype) * scale
     if bias is not None:

@@ -1,4 +1,4 @@
-"""Chooses from which batch size AMX tiles multiply layers with int8 activations.
+"""Chooses the batch size from which AMX tiles multiply layers with int8 activations.
 
 Integer sums are exact, so tiles give the same bits as vectors (VNNI), and any batch size may use
 either. Where tiles work, they are checked against vectors and measured once (autotune.py).
@@ -13,29 +13,33 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.kernels.native import Kernels
 from runner_engine.matmul.autotune import (
     TILES,
     BackendBenchmark,
     BackendCandidate,
-    find_min_faster_batch,
+    find_min_tile_batch_size,
     select_backend,
 )
 from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
     describe_decision,
-    describe_tiles,
+    note_tile_batch_size,
 )
 from runner_engine.matmul.backend_selection import FORCED, VECTORS, MatmulBackend, read_forced_matmul_backend
 from runner_engine.matmul.int8_dynamic import quantizes_activations
-from runner_engine.matmul.int8_stored import is_w8a8
-from runner_engine.matmul.interleaved_timing import Seconds, Shape, measure_in_turns, sample_shape
-from runner_engine.matmul.layer_weights import QuantizedWeights, multiply, sum_shift_offsets
+from runner_engine.matmul.int8_stored import is_w8a8_layer
+from runner_engine.matmul.interleaved_timing import Seconds, Shape, reduce_to_sample_shape, time_alternating
+from runner_engine.matmul.layer_weights import (
+    QuantizedWeights,
+    compute_shift_correction,
+    multiply_with_kernel,
+)
 from runner_engine.matmul.onednn import Product
-from runner_engine.matmul.timing_cache import load_or_measure
+from runner_engine.matmul.timing_cache import load_or_measure_timings
 
 ROWS = (8, 16, 32, 128)  # up to 4 rows, weights are not even unpacked
 FEWEST_TILE_ROWS = 16  # where nothing is measured
@@ -45,36 +49,43 @@ MAX_SECONDS = 0.1
 
 
 def choose_int8_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
-    """Choose the backend for a model's int8 layers. None if it has none, or the kernels do not support them."""
+    """Choose the backend for a model's layers with int8 activations. None if there are none or the
+    kernels do not support them.
+    """
     layers = [
         module for module in model.modules() if isinstance(module, nn.Linear) and has_int8_activations(module)
     ]
     if not layers or kernels is None or not kernels.has_quantized:
         return None
-    return choose_for_shapes({(layer.out_features, layer.in_features) for layer in layers}, kernels)
+    return choose_int8_backend_for_shapes(
+        {(layer.out_features, layer.in_features) for layer in layers}, kernels
+    )
 
 
 def has_int8_activations(layer: nn.Linear) -> bool:
     """Whether a layer quantizes its activations to int8: LLM.int8(), int8_dynamic or W8A8."""
     return (
-        is_w8a8(layer)
+        is_w8a8_layer(layer)
         or quantizes_activations(layer)
         or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
     )
 
 
-def choose_for_shapes(shapes: Collection[Shape], kernels: Kernels) -> BackendChoice:
+def choose_int8_backend_for_shapes(shapes: Collection[Shape], kernels: Kernels) -> BackendChoice:
     forced = {MatmulBackend.tiles: TILES, MatmulBackend.panels: VECTORS}
     wanted, inputs = read_forced_matmul_backend(), tuple(sorted({inputs for _, inputs in shapes}))
-    samples = {"{} x {}, int8".format(*sample_shape(shape)): sample_shape(shape) for shape in sorted(shapes)}
+    samples = {
+        "{} x {}, int8".format(*reduce_to_sample_shape(shape)): reduce_to_sample_shape(shape)
+        for shape in sorted(shapes)
+    }
 
     def load_timings(backends: list[str]) -> Seconds | None:
-        known = load_or_measure(
+        known = load_or_measure_timings(
             list(samples),
             backends,
             ROWS,
             kernels,
-            lambda key, end: _measure_backends(samples[key], kernels, end),
+            lambda key, end: _time_int8_backends(samples[key], kernels, end),
             MAX_SECONDS,
         )
         if known is None:
@@ -84,7 +95,7 @@ def choose_for_shapes(shapes: Collection[Shape], kernels: Kernels) -> BackendCho
         }
 
     def find_fastest_backend(timings: Seconds) -> tuple[str, int]:
-        tile_rows = find_min_faster_batch(timings[TILES], timings[VECTORS], ROWS, 0)
+        tile_rows = find_min_tile_batch_size(timings[TILES], timings[VECTORS], ROWS, 0)
         return (TILES, tile_rows) if tile_rows else (VECTORS, 0)
 
     candidates = [
@@ -95,40 +106,52 @@ def choose_for_shapes(shapes: Collection[Shape], kernels: Kernels) -> BackendCho
     decision = select_backend(
         candidates, asked, BackendBenchmark(load_timings, find_fastest_backend, FEWEST_TILE_ROWS)
     )
-    named = {TILES: lambda tile_rows: describe_tiles(tile_rows, "VNNI"), VECTORS: lambda _: note("vnni")}
+    named = {
+        TILES: lambda tile_rows: note_tile_batch_size(tile_rows, "VNNI"),
+        VECTORS: lambda _: note("vnni"),
+    }
     return describe_decision(decision, BackendNaming(named, FORCED))
 
 
-def _measure_backends(shape: Shape, kernels: Kernels, deadline: float) -> Seconds:
+def _time_int8_backends(shape: Shape, kernels: Kernels, deadline: float) -> Seconds:
     random = torch.Generator().manual_seed(0)
     inputs = {
         count: torch.randn(count, shape[1], generator=random, dtype=torch.float32).bfloat16()
         for count in ROWS
     }
-    ways = {TILES: _build_matmul(shape, kernels, 1), VECTORS: _build_matmul(shape, kernels, 0)}
-    return measure_in_turns(ways, inputs, deadline)
+    ways = {
+        TILES: _build_random_int8_matmul(shape, kernels, 1),
+        VECTORS: _build_random_int8_matmul(shape, kernels, 0),
+    }
+    return time_alternating(ways, inputs, deadline)
 
 
-def _build_matmul(shape: Shape, kernels: Kernels, tile_rows: int) -> Product:
-    """Build a matmul with random int8 weights that uses tiles from `tile_rows` on."""
+def _build_random_int8_matmul(shape: Shape, kernels: Kernels, tile_rows: int) -> Product:
+    """Build a matmul with random int8 weights that uses AMX tiles for batches of at least
+    `tile_rows`.
+    """
     outputs, inputs = shape
     random = torch.Generator().manual_seed(1)
     weight = torch.randint(-128, 128, shape, dtype=torch.int8, generator=random)
     weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, (torch.bfloat16,))
-    weights.set_tensors(weight, None, torch.ones(outputs, dtype=torch.float32), sum_shift_offsets(weight))
+    weights.set_tensors(
+        weight, None, torch.ones(outputs, dtype=torch.float32), compute_shift_correction(weight)
+    )
     weights.matrix.tile_rows = tile_rows
-    size = quantized_workspace_bytes(max(*ROWS, *TRIAL_ROWS), inputs, torch.get_num_threads())
+    size = compute_quantized_workspace_nbytes(max(*ROWS, *TRIAL_ROWS), inputs, torch.get_num_threads())
     workspace = torch.empty(size, dtype=torch.uint8)
-    return lambda rows: multiply(kernels, rows, weights, workspace)
+    return lambda rows: multiply_with_kernel(kernels, rows, weights, workspace)
 
 
 @cache
 def _compare_tiles_with_vectors(input_sizes: tuple[int, ...], kernels: Kernels) -> Note | None:
-    """Return a matmul shape for which tiles differ from vectors in any bit, or None."""
+    """Return a note on a matmul shape for which AMX tiles and vectors give different results. None
+    if all results are bit-identical.
+    """
     random = torch.Generator().manual_seed(2)
     for width in input_sizes:
         by_tiles, by_vectors = (
-            _build_matmul((TRIAL_OUTPUTS, width), kernels, tile_rows) for tile_rows in (1, 0)
+            _build_random_int8_matmul((TRIAL_OUTPUTS, width), kernels, tile_rows) for tile_rows in (1, 0)
         )
         for count in TRIAL_ROWS:
             rows = torch.randn(count, width, generator=random, dtype=torch.float32).bfloat16()

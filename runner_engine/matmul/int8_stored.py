@@ -1,4 +1,4 @@
-"""Multiplies a checkpoint's int8 weights by int8 activations (W8A8) with the C kernels.
+"""Multiplies int8 weights of a checkpoint by int8 activations (W8A8) with the C kernels.
 
 The weights stay in the memory-mapped file. Activations get the bytes that
 `Int8Layout.round_activations` gives them; sums are exact, and one multiplication by the scales of
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul.layer_replacement import KernelResources, LayerReplacement
@@ -21,11 +21,11 @@ from runner_engine.matmul.layer_weights import (
     TOLERANCE,
     TRIAL_OUTPUTS,
     QuantizedWeights,
-    compare_outputs,
-    multiply,
-    sum_shift_offsets,
+    compute_shift_correction,
+    multiply_with_kernel,
+    note_output_deviation,
 )
-from runner_engine.matmul.library_layers import build_forward
+from runner_engine.matmul.library_layers import build_kernel_forward
 from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.int8 import Int8Layout
 
@@ -34,27 +34,29 @@ TRIAL_ROWS = (7, 3)  # with a remainder; and so few that no weight is unpacked
 
 
 def build_replacement(layer: GroupedLinear, resources: KernelResources) -> LayerReplacement | None:
-    """Build a forward function that multiplies int8 weights in their file. None if the kernels cannot."""
+    """Build a layer's forward function that multiplies int8 weights in their memory-mapped file.
+    None if the kernels cannot.
+    """
     if resources.kernels is None:
         return None
-    if reason := find_problem(layer, resources.kernels, resources.byte_tile_rows):
+    if reason := find_kernel_problem(layer, resources.kernels, resources.byte_tile_rows):
         resources.add_note_once(note("slow_rounding", kind=layer.report_name, reason=reason))
         return None
-    weights = describe_weights(layer, resources.byte_tile_rows)
-    return LayerReplacement(build_forward(layer, weights, resources, lambda: True), weights)
+    weights = describe_weights_for_c(layer, resources.byte_tile_rows)
+    return LayerReplacement(build_kernel_forward(layer, weights, resources, lambda: True), weights)
 
 
-def is_w8a8(layer: nn.Module) -> TypeGuard[GroupedLinear]:
+def is_w8a8_layer(layer: nn.Module) -> TypeGuard[GroupedLinear]:
     """Whether a layer stores int8 weights and rounds its activations to int8."""
     return (
         isinstance(layer, GroupedLinear) and isinstance(layer.layout, Int8Layout) and bool(layer.layout.rows)
     )
 
 
-def describe_weights(
+def describe_weights_for_c(
     layer: GroupedLinear, tile_rows: int, outputs: int | None = None, has_bias: bool = True
 ) -> QuantizedWeights:
-    """Describe a layer's weights, or those of its first outputs, for C, without copying them."""
+    """Describe a layer's weights, or only its first outputs, for the C kernels. Nothing is copied."""
     layout, stored, outputs = layer.layout, layer.stored, outputs or layer.out_features
     assert isinstance(layout, Int8Layout)
     weight = layer.weight.detach()[:outputs]
@@ -67,15 +69,17 @@ def describe_weights(
         layout.get_activation_scale(stored),
         layout.get_activation_zero_point(stored),
     )
-    it.set_tensors(weight, bias, scale, sum_shift_offsets(weight))
+    it.set_tensors(weight, bias, scale, compute_shift_correction(weight))
     return it
 
 
 _tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with products of a kind of layers
 
 
-def find_problem(layer: GroupedLinear, kernels: Kernels, tile_rows: int) -> Note | None:
-    """Return why the kernels cannot multiply a layer, or None. One layer per kind is checked against torch."""
+def find_kernel_problem(layer: GroupedLinear, kernels: Kernels, tile_rows: int) -> Note | None:
+    """Return why the C kernels cannot multiply a layer, or None. One layer per kind is compared with
+    torch.
+    """
     if layer.weight.device.type != "cpu":
         return note("not_on_cpu")
     if layer.in_features > MOST_INPUTS:
@@ -103,9 +107,9 @@ def _compare_with_torch(
 ) -> Note | None:
     outputs, inputs = min(TRIAL_OUTPUTS, layer.out_features), layer.in_features
     # it is added in the same way to every product
-    trial = describe_weights(layer, tile_rows, outputs, has_bias=False)
+    trial = describe_weights_for_c(layer, tile_rows, outputs, has_bias=False)
     workspace = torch.empty(
-        quantized_workspace_bytes(num_rows, inputs, torch.get_num_threads()), dtype=torch.uint8
+        compute_quantized_workspace_nbytes(num_rows, inputs, torch.get_num_threads()), dtype=torch.uint8
     )
     rows = torch.randn(
         num_rows, inputs, generator=torch.Generator().manual_seed(num_rows), dtype=torch.float32
@@ -114,4 +118,6 @@ def _compare_with_torch(
         expected = nn.functional.linear(
             layer.round_activations(rows), layer.dequantize_outputs(0, outputs, dtype)
         )
-        return compare_outputs(multiply(kernels, rows, trial, workspace), expected, TOLERANCE[dtype])
+        return note_output_deviation(
+            multiply_with_kernel(kernels, rows, trial, workspace), expected, TOLERANCE[dtype]
+        )

@@ -1,4 +1,4 @@
-"""Measures the time of several backends on one thread, in turns.
+"""Times several backends on one thread. The runs of the backends alternate.
 
 Measured is the processor time of one thread, not wall time: timings are stored, and on a busy
 machine two threads that wait for each other can make the fastest backend look a hundred times
@@ -26,7 +26,7 @@ Seconds = dict[str, dict[int, float]]  # way → number of rows → seconds
 
 
 @contextmanager
-def _single_thread() -> Iterator[None]:
+def _use_single_thread() -> Iterator[None]:
     """Context in which torch uses one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -36,9 +36,9 @@ def _single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_single_thread()
+@_use_single_thread()
 @torch.inference_mode()
-def measure_matmuls(
+def time_matmuls(
     backends: Ways,
     shape: Shape,
     batch_sizes: Sequence[int],
@@ -46,30 +46,34 @@ def measure_matmuls(
     deadline: float,
     slow_factor: float = SLOW,
 ) -> Seconds:
-    """Measure the seconds of each backend for a sample of a layer, on one thread, in turns."""
+    """Return the seconds that each backend takes for a sample of a layer, by batch size. Runs
+    alternate on one thread.
+    """
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
-    weight = torch.randn(*sample_shape(shape), generator=random, dtype=torch.float32).to(dtype)
+    weight = torch.randn(*reduce_to_sample_shape(shape), generator=random, dtype=torch.float32).to(dtype)
     inputs = {
         count: torch.randn(count, shape[1], generator=random, dtype=torch.float32).to(dtype)
         for count in sorted(batch_sizes)
     }
-    return measure_in_turns(
+    return time_alternating(
         {name: make(weight) for name, make in backends.items()}, inputs, deadline, slow_factor
     )
 
 
-@_single_thread()
+@_use_single_thread()
 @torch.inference_mode()
-def measure_in_turns(
+def time_alternating(
     backends: Mapping[str, Callable[[torch.Tensor], Any]],
-    inputs: Mapping[int, torch.Tensor],
+    inputs_by_batch_size: Mapping[int, torch.Tensor],
     deadline: float,
     slow_factor: float = SLOW,
 ) -> Seconds:
-    """Measure the seconds of each backend per input, by batch size, on one thread, in turns."""
+    """Return the seconds that each backend takes per input, by batch size. Runs alternate on one
+    thread.
+    """
     products = dict(backends)
     took: Seconds = {name: {} for name in backends}
-    for count, x in inputs.items():
+    for count, x in inputs_by_batch_size.items():
         times: dict[str, list[float]] = {name: [] for name in products}
         for turn in range(TURNS):
             if turn and time.thread_time() > deadline:
@@ -92,7 +96,9 @@ def measure_in_turns(
     return took
 
 
-def sample_shape(shape: Shape) -> Shape:
-    """Return the part of a layer that is measured: all inputs, and whole packed blocks of outputs."""
+def reduce_to_sample_shape(shape: Shape) -> Shape:
+    """Return the shape of the part of a layer that is timed: all inputs, and a few whole packed
+    blocks of outputs.
+    """
     outputs, inputs = shape
     return min(outputs, max(64, SAMPLE_WEIGHTS // inputs // 64 * 64)), inputs

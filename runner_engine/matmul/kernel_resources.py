@@ -1,4 +1,6 @@
-"""Collects the resources for replacing a model's layers: kernels, and batch sizes for tiles."""
+"""Collects what is needed to replace a model's layers by C kernels: the kernels, and the batch
+sizes for AMX tiles.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,17 @@ from torch import nn
 
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.matmul.backend_selection import choose_bfloat16_backend
+from runner_engine.matmul.backend_selection import choose_unpacking_backend
 from runner_engine.matmul.int8_matmul import choose_int8_backend
 from runner_engine.matmul.layer_replacement import KernelResources
 from runner_engine.models.gguf_blocks import GgufEmbedding
 
 
-def collect_resources(model: nn.Module, heap: HeapTrimmer) -> KernelResources:
-    """Collect the kernels and backend choices for a model's layers."""
+def collect_kernel_resources(model: nn.Module, heap: HeapTrimmer) -> KernelResources:
+    """Load the kernels and choose the backends for a model's layers."""
     kernels = native.load_kernels()
     dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
-    of_bytes, unpacked = choose_int8_backend(model, kernels), choose_bfloat16_backend(model, kernels)
+    of_bytes, unpacked = choose_int8_backend(model, kernels), choose_unpacking_backend(model, kernels)
     embeddings = {
         module.weight.data_ptr(): module for module in model.modules() if isinstance(module, GgufEmbedding)
     }

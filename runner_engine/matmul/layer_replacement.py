@@ -1,4 +1,6 @@
-"""Contract of the modules that replace layers: one module per layer class, found by `LAYER_KINDS`."""
+"""Interface of the modules that replace layers by C kernels: one module per layer class, listed
+in `LAYER_KINDS`.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +31,21 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 class UnsupportedLayer(Exception):
-    """Raised if the kernels cannot multiply a layer, with the reason and an alternative, if any."""
+    """Raised if the kernels cannot multiply a layer. Contains the reason and possibly an alternative
+    forward function.
+    """
 
     def __init__(self, reason: Note, instead: Note | None = None, forward: Forward | None = None) -> None:
-        """instead: a note on what multiplies the layer. forward: a function that replaces the layer's own."""
+        """instead: a note on which code multiplies the layer. forward: a function that replaces the
+        layer's own forward.
+        """
         super().__init__(reason)
         self.reason, self.instead, self.forward = reason, instead, forward
 
 
 @dataclass(frozen=True)
 class LayerReplacement:
-    """A layer's new forward function, and its weights for the fused forward."""
+    """A layer's new forward function, and the layer's weights for the fused forward."""
 
     forward: Forward
     weights: LayerWeights | None = (
@@ -50,7 +56,7 @@ class LayerReplacement:
 
 @dataclass
 class KernelResources:
-    """Resources for replacing a model's layers with C kernels."""
+    """The kernels, buffers and settings for replacing a model's layers by C kernels."""
 
     kernels: Kernels | None
     dtype: torch.dtype  # of the model's numbers
@@ -67,16 +73,18 @@ class KernelResources:
 
     @cached_property
     def mapped_files(self) -> MappedFiles:
-        """The memory-mapped files. Only a quantized model needs them."""
+        """The memory-mapped files of this process. Only quantized models need them."""
         return MappedFiles()
 
     def release_pages(self, address: int, nbytes: int) -> None:
-        """Release memory-mapped pages whose tensors have been copied."""
+        """Release the memory-mapped pages of tensors that have been copied elsewhere."""
         self.mapped_files.release_pages(address, nbytes)
         self._released.append((address, address + nbytes))
 
     def release_remapped_pages(self) -> None:
-        """Release pages that later reads mapped again, and pages that two weights share."""
+        """Release pages that became resident again through later reads, and pages that two weights
+        share.
+        """
         pieces: list[tuple[int, int]] = []
         for first, last in sorted(self._released):
             if pieces and first <= pieces[-1][1]:
@@ -88,14 +96,16 @@ class KernelResources:
         self._released.clear()
 
     def add_note_once(self, note: Note) -> None:
-        """Add a note unless it was added before."""
+        """Add a note unless an equal note was added before."""
         if note not in self.notes:
             self.notes.append(note)
 
 
 class LayerReplacer(Protocol):
-    """Protocol of a module that replaces layers of one class."""
+    """Protocol of a module that replaces the layers of one class by C kernels."""
 
     def build_replacement(self, layer: Any, resources: KernelResources) -> LayerReplacement:
-        """Build a checked replacement for a layer. Raises UnsupportedLayer if that is impossible."""
+        """Build a tested replacement for a layer. Raises UnsupportedLayer if the kernels cannot multiply
+        the layer.
+        """
         ...

@@ -1,4 +1,4 @@
-"""A layer's weights in the C kernels' format, plain or quantized."""
+"""A layer's weights in the format of the C kernels, quantized or not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from runner_base import MIB
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.kernels.c_interface import SHIFT, Matrix, WeightFormat
 from runner_engine.kernels.native import FORMATS, Kernels, get_optional_tensor_address, get_tensor_address
 
@@ -20,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
 class LayerWeights(Protocol):
-    """Protocol for a layer's weights in the C kernels' format."""
+    """Protocol for a layer's weights in the format of the C kernels."""
 
     @property
     def matrix(self) -> Matrix:
@@ -36,16 +36,22 @@ class LayerWeights(Protocol):
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose addresses the C description holds."""
+        """The tensors whose memory addresses the C description contains."""
 
 
 class QuantizedWeights:
-    """A layer's quantized weights for C, in the quantization library's memory."""
+    """A layer's quantized weights, described for C but stored in the memory of the quantization
+    library.
+    """
 
     def __init__(
-        self, kind: WeightFormat, inputs: int, outputs: int, input_dtypes: tuple[torch.dtype, ...]
+        self, weight_format: WeightFormat, inputs: int, outputs: int, input_dtypes: tuple[torch.dtype, ...]
     ) -> None:
-        self.matrix, self.inputs, self.formats = Matrix(outputs=outputs, kind=kind), inputs, input_dtypes
+        self.matrix, self.inputs, self.formats = (
+            Matrix(outputs=outputs, kind=weight_format),
+            inputs,
+            input_dtypes,
+        )
         self.tensors: tuple[torch.Tensor, ...] = ()
 
     def set_tensors(
@@ -55,7 +61,9 @@ class QuantizedWeights:
         scale: torch.Tensor,
         constants: torch.Tensor | None = None,
     ) -> None:
-        """Use these tensors and keep them alive. Raises ValueError if C cannot read their layout."""
+        """Set the tensors that C reads, and keep them alive. Raises ValueError if C cannot read their
+        memory layout.
+        """
         matrix, outputs, inputs = self.matrix, self.matrix.outputs, self.inputs
         if matrix.kind == WeightFormat.four_bit:
             matrix.weight = get_tensor_address(weight.view(-1), torch.uint8, outputs * inputs // 2)
@@ -83,7 +91,9 @@ class MatmulWorkspace:
     def get_buffer(self, activations: torch.Tensor) -> torch.Tensor:
         """Return a buffer large enough to multiply these activations."""
         inputs = activations.shape[-1]
-        needed = quantized_workspace_bytes(activations.numel() // inputs, inputs, torch.get_num_threads())
+        needed = compute_quantized_workspace_nbytes(
+            activations.numel() // inputs, inputs, torch.get_num_threads()
+        )
         if needed > self._bytes.numel():
             self._bytes = torch.empty(needed, dtype=torch.uint8)
         return self._bytes
@@ -94,14 +104,14 @@ class MatmulWorkspace:
         return self._bytes.nbytes / MIB
 
 
-def multiply(
+def multiply_with_kernel(
     kernels: Kernels,
     activations: torch.Tensor,
     weights: LayerWeights,
     workspace: torch.Tensor | None = None,
     kernel_name: str = "product",
 ) -> torch.Tensor:
-    """Multiply activations [..., inputs] with a C kernel: [..., outputs].
+    """Multiply activations [..., inputs] by weights with a C kernel. Returns [..., outputs].
 
     workspace: needed for quantized weights.
     """
@@ -138,17 +148,17 @@ class PackedWeights:
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The dtypes that activations may have: any, or that of the bias."""
+        """The dtypes that activations may have: any dtype, or only the dtype of the bias."""
         return tuple(FORMATS) if self.bias is None else (self.bias.dtype,)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose addresses the C description holds."""
+        """The tensors whose memory addresses the C description contains."""
         return (self.weight, *self.others) if self.bias is None else (self.weight, self.bias, *self.others)
 
     def matmul(self, activations: torch.Tensor) -> torch.Tensor:
-        """Multiply activations [..., inputs]: [..., outputs]."""
-        return multiply(
+        """Multiply activations [..., inputs] by the packed weights. Returns [..., outputs]."""
+        return multiply_with_kernel(
             self.kernels,
             activations,
             self,
@@ -156,22 +166,29 @@ class PackedWeights:
         )
 
 
-def sum_shift_offsets(weight: torch.Tensor) -> torch.Tensor:
-    """Return what adding SHIFT to each activation adds to the sum of each output."""
+def compute_shift_correction(weight: torch.Tensor) -> torch.Tensor:
+    """Return the amount by which the sum of each output grows if SHIFT is added to every activation."""
     # some outputs at a time: torch copies them as int32 for the sums
     return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
 
 
-def compare_outputs(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> Note | None:
-    """Return a note if outputs deviate by more than `tolerance` of the largest. None otherwise."""
+def note_output_deviation(
+    actual_outputs: torch.Tensor, expected_outputs: torch.Tensor, tolerance: float
+) -> Note | None:
+    """Return a note if outputs deviate by more than `tolerance` times the largest expected output.
+    None otherwise.
+    """
     off = float(
-        (actual.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9)
+        (actual_outputs.float() - expected_outputs.float()).abs().max()
+        / expected_outputs.float().abs().max().clamp(min=1e-9)
     )
     return None if off <= tolerance else note("outputs_off", off=off)
 
 
-def make_trial_activations(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:
-    """Return random activations that do not fill whole registers or tiles, for checks against torch."""
+def create_trial_activations(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:
+    """Return random activations for comparisons with torch. Their number fills neither whole
+    registers nor whole tiles.
+    """
     return torch.randn(
         33 if tile_rows else 7, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float32
     ).to(dtype)

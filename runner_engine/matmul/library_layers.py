@@ -1,4 +1,6 @@
-"""Shared helpers for replacing a library's quantized layers: first pass, checks and bias."""
+"""Helpers for replacing quantized layers of libraries by C kernels: first forward, comparison
+and bias.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from runner_base.notes import Note, note
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul import huge_pages
 from runner_engine.matmul.layer_replacement import Forward, KernelResources, UnsupportedLayer
-from runner_engine.matmul.layer_weights import QuantizedWeights, compare_outputs, multiply
+from runner_engine.matmul.layer_weights import QuantizedWeights, multiply_with_kernel, note_output_deviation
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -29,16 +31,20 @@ def require_kernels(layer: nn.Linear, resources: KernelResources) -> Kernels:
     return resources.kernels
 
 
-def run_first_pass(layer: nn.Linear, resources: KernelResources) -> None:
-    """Run a layer once, because its library rearranges the weights in the first pass."""
+def run_first_forward(layer: nn.Linear, resources: KernelResources) -> None:
+    """Run a layer's forward once, because its library rearranges the weights in the first forward."""
     with torch.no_grad():
         layer(torch.ones(1, layer.in_features, dtype=resources.dtype))
 
 
-def build_forward(
-    layer: Any, weights: QuantizedWeights, resources: KernelResources, is_unchanged: Callable[[], bool]
+def build_kernel_forward(
+    layer: Any,
+    weights: QuantizedWeights,
+    resources: KernelResources,
+    are_weights_unchanged: Callable[[], bool],
 ) -> Forward:
-    """Build a forward function that uses these weights, or the layer's own for other dtypes or weights.
+    """Build a forward function that multiplies with C kernels. For other dtypes or changed weights
+    it calls the layer's own forward.
 
     A library may convert a bias in place for activations of another dtype.
     """
@@ -53,10 +59,10 @@ def build_forward(
             activations.dtype not in weights.formats
             or not activations.numel()
             or not has_bias
-            or not is_unchanged()
+            or not are_weights_unchanged()
         ):
             return own(activations)  # type: ignore[no-any-return]
-        return multiply(kernels, activations, weights, workspace.get_buffer(activations))
+        return multiply_with_kernel(kernels, activations, weights, workspace.get_buffer(activations))
 
     return forward
 
@@ -64,7 +70,9 @@ def build_forward(
 def check_against_reference(
     layer: nn.Linear, forward: Forward, reference: Forward, resources: KernelResources
 ) -> None:
-    """Compare one layer per kind with a reference. Raises UnsupportedLayer if more than rounding differs."""
+    """Compare one layer per kind with a reference. Raises UnsupportedLayer if outputs differ by more
+    than rounding errors.
+    """
     kind = type(layer), layer.in_features, layer.out_features, layer.bias is None
     if kind not in resources.trials:
         resources.trials[kind] = _compare_forwards(reference, forward, layer.in_features, resources.dtype)
@@ -72,8 +80,8 @@ def check_against_reference(
         raise UnsupportedLayer(problem)
 
 
-def move_unless_mapped(weight: torch.Tensor, resources: KernelResources) -> torch.Tensor:
-    """Move weights to huge pages, unless they lie in a checkpoint's memory-mapped file."""
+def move_unmapped_to_huge_pages(weight: torch.Tensor, resources: KernelResources) -> torch.Tensor:
+    """Move weights to huge pages, unless the weights are in a memory-mapped checkpoint."""
     if not resources.mapped_files.is_mapped_address(weight.data_ptr()):
         huge_pages.move_to_huge_pages(weight)
     return weight
@@ -81,22 +89,24 @@ def move_unless_mapped(weight: torch.Tensor, resources: KernelResources) -> torc
 
 def list_supported_dtypes(bias: torch.Tensor | None) -> tuple[torch.dtype, ...]:
     """Return the dtypes of activations to which a bias can be added."""
-    return tuple(dtype for dtype in FORMATS if is_absent_or_dtype(bias, dtype))
+    return tuple(dtype for dtype in FORMATS if is_bias_absent_or_dtype(bias, dtype))
 
 
-def is_absent_or_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether there is no bias, or one of this dtype."""
+def is_bias_absent_or_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether there is no bias, or the bias has this dtype."""
     return bias is None or bias.dtype is dtype
 
 
 def _compare_forwards(reference: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> Note | None:
-    """Return a note if outputs for activations with outliers differ by more than rounding."""
+    """Return a note if two forward functions differ by more than rounding errors for activations
+    with outliers. None otherwise.
+    """
     for count in TRIAL_ROWS:
         rows = torch.randn(
             count, inputs, generator=torch.Generator().manual_seed(count), dtype=torch.float32
         ).to(dtype)
         rows[:, ::50] *= 9
         with torch.no_grad():
-            if problem := compare_outputs(forward(rows), reference(rows), TOLERANCE):
+            if problem := note_output_deviation(forward(rows), reference(rows), TOLERANCE):
                 return problem
     return None

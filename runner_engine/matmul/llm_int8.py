@@ -1,4 +1,5 @@
-"""Multiplies LLM.int8() layers: activations are quantized, too, and outliers multiplied separately.
+"""Multiplies LLM.int8() layers: int8 activations by int8 weights, and outlier columns separately
+in higher precision.
 
 The kernels are checked against torch steps with exact sums. The library itself uses torch's int8
 matmul, which saturates where ONEDNN_MAX_CPU_ISA hides VNNI from oneDNN: torch asks the processor
@@ -20,14 +21,14 @@ from runner_engine.matmul.layer_replacement import (
     LayerReplacement,
     UnsupportedLayer,
 )
-from runner_engine.matmul.layer_weights import QuantizedWeights, sum_shift_offsets
+from runner_engine.matmul.layer_weights import QuantizedWeights, compute_shift_correction
 from runner_engine.matmul.library_layers import (
-    build_forward,
+    build_kernel_forward,
     check_against_reference,
     list_supported_dtypes,
-    move_unless_mapped,
+    move_unmapped_to_huge_pages,
     require_kernels,
-    run_first_pass,
+    run_first_forward,
 )
 
 FACTOR = 6.200124e-05  # 1 / 127 / 127, and 1 / 127, as the library rounds them
@@ -37,7 +38,7 @@ OF_WEIGHT = 7.874015718698502e-3
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
     """Build a forward function that multiplies a layer with the C kernels."""
     require_kernels(layer, resources)
-    run_first_pass(layer, resources)
+    run_first_forward(layer, resources)
     state, stored, bias = layer.state, layer.state.CB, layer.bias
     if (
         state.has_fp16_weights
@@ -49,8 +50,8 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     is_shared = layer.weight.data_ptr() == stored.data_ptr()
     scale, weight, sums = (
         state.SCB.float().contiguous(),
-        move_unless_mapped(stored, resources),
-        sum_shift_offsets(stored),
+        move_unmapped_to_huge_pages(stored, resources),
+        compute_shift_correction(stored),
     )
     if is_shared:
         layer.weight.data = weight  # or what it was would stay in memory
@@ -59,13 +60,13 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     )
     weights.matrix.threshold, weights.matrix.tile_rows = state.threshold, resources.byte_tile_rows
     weights.set_tensors(weight, bias, scale, sums)
-    forward = build_forward(layer, weights, resources, lambda: state.CB is weight)
+    forward = build_kernel_forward(layer, weights, resources, lambda: state.CB is weight)
     check_against_reference(layer, forward, build_exact_forward(layer), resources)
     return LayerReplacement(forward, weights)
 
 
 def build_exact_forward(layer: Any) -> Forward:
-    """Build a layer's forward function with exact integer sums."""
+    """Build a forward function for an LLM.int8() layer that computes exact integer sums."""
     state, bias = layer.state, layer.bias
 
     def forward(activations: torch.Tensor) -> torch.Tensor:

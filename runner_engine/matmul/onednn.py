@@ -1,4 +1,6 @@
-"""Multiplies with oneDNN and weights packed once, which torch would rearrange at each matmul."""
+"""Multiplies with oneDNN and weights that are packed once. torch would rearrange the weights in
+every matmul.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 def build_onednn_matmul(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """Pack weights in oneDNN's layout and return their matmul function."""
+    """Pack a weight in oneDNN's layout and return the matmul function."""
     with torch.no_grad():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
 
@@ -28,8 +30,8 @@ def build_onednn_matmul(weight: torch.Tensor, bias: torch.Tensor | None) -> Prod
 
 
 @cache
-def find_packing_problem(dtype: torch.dtype) -> Note | None:
-    """Return why oneDNN cannot pack weights of a dtype here. None if it can.
+def find_onednn_problem(dtype: torch.dtype) -> Note | None:
+    """Return why oneDNN cannot pack weights of a dtype on this machine. None if it can.
 
     The functions are not public in torch and depend on the processor, so each dtype is tried.
     """

@@ -17,7 +17,7 @@ PACKED_AT_ONCE = 2**22  # bytes of weights, which are in memory twice meanwhile
 
 
 class PlainPackedWeights(PackedWeights):
-    """Packed weights [packed blocks, steps, outputs of a block(, 2)] with bias.
+    """Packed unquantized weights, [packed blocks, steps, outputs of a block(, 2)], and a bias.
 
     A step is one input, in bfloat16 two.
     """
@@ -29,18 +29,18 @@ class PlainPackedWeights(PackedWeights):
         bias: torch.Tensor | None,
         kernels: Kernels,
         tile_rows: int = 0,
-        release: Callable[[int, int], None] | None = None,
+        release_pages: Callable[[int, int], None] | None = None,
     ) -> PlainPackedWeights:
         """Pack weights [outputs, inputs]. The last packed block is padded with zeros.
 
         tile_rows: 0, or the batch size from which tiles are used; sums then have the order of tiles.
-        release: called with the address and size of what has been read.
+        release_pages: called with the address and size of what has been read.
         """
         weight, width = weight.detach(), kernels.panel_width
         outputs, inputs = weight.shape
         steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
         missing = -outputs % width
-        panels = huge_pages.allocate_empty(
+        panels = huge_pages.allocate_weight_tensor(
             (outputs + missing) // width, steps.shape[1], width, dtype=torch.int32
         )
         whole, some = outputs // width, max(1, PACKED_AT_ONCE // (4 * width * steps.shape[1]))
@@ -48,8 +48,8 @@ class PlainPackedWeights(PackedWeights):
             last = min(first + some, whole)
             read = steps[first * width : last * width]
             panels[first:last] = read.view(last - first, width, steps.shape[1]).transpose(1, 2)
-            if release is not None:
-                release(read.data_ptr(), read.nbytes)
+            if release_pages is not None:
+                release_pages(read.data_ptr(), read.nbytes)
         if missing:
             panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
         bias = None if bias is None else bias.detach().contiguous()
@@ -59,17 +59,19 @@ class PlainPackedWeights(PackedWeights):
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The dtypes that activations may have: that of the weights."""
+        """The dtypes that activations may have: only the dtype of the weights."""
         return (self.weight.dtype,)
 
     def matmul(self, activations: torch.Tensor) -> torch.Tensor:
-        """Multiply activations [..., inputs]: [..., outputs]."""
+        """Multiply activations [..., inputs] by the packed weights. Returns [..., outputs]."""
         if activations.dtype is not self.weight.dtype:
             raise ValueError(f"rows of {activations.dtype} for weights of {self.weight.dtype}")
         return super().matmul(activations)
 
     def select_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return the weights [..., inputs] of some outputs, such as tokens. IndexError if one does not exist."""
+        """Return the weights of the given output indices, [..., inputs]. Raises IndexError if an index
+        does not exist.
+        """
         if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
             raise IndexError(f"there is no output {int(outputs.max())} of {self.matrix.outputs}")
         # by numpy: torch starts and ends a region of threads for it, which takes longer than some
@@ -81,7 +83,9 @@ class PlainPackedWeights(PackedWeights):
         return result
 
 
-def can_pack(weight: torch.Tensor, kernels: Kernels | None) -> bool:
-    """Whether the kernels multiply weights [outputs, inputs]. In 16 bits the number of inputs must be even."""
+def can_pack_weight(weight: torch.Tensor, kernels: Kernels | None) -> bool:
+    """Whether the kernels can multiply weights [outputs, inputs]. In 16-bit dtypes the number of
+    inputs must be even.
+    """
     has_product = kernels is not None and kernels.has_function("product", weight.dtype)
     return has_product and weight.shape[1] * weight.element_size() % 4 == 0

@@ -1,9 +1,10 @@
-"""Multiplies a model's quantized layers with C kernels, directly from the stored weights.
+"""Multiplies a model's quantized layers with C kernels, directly from the stored quantized
+weights.
 
-On a CPU the libraries dequantize a weight again for each token, copy all of it in another format, or
-pass several times over matrices of int32 and float32. The kernels do the same arithmetic while a
-part of the weight is in the cache (kernels/README.md). The weights are not changed, so other code
-can still read them.
+On a CPU the libraries dequantize a weight again for each token, copy all of it in another
+format, or pass several times over matrices of int32 and float32. The kernels do the same
+arithmetic while a part of the weight is in the cache (kernels/README.md). The weights are not
+changed, so other code can still read them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import nn
 
 from runner_base.notes import note
 from runner_engine.devices.heap import HeapTrimmer
-from runner_engine.matmul.kernel_resources import collect_resources
+from runner_engine.matmul.kernel_resources import collect_kernel_resources
 from runner_engine.matmul.layer_replacement import (
     LayerReplacement,
     LayerReplacer,
@@ -34,13 +35,15 @@ LAYER_KINDS = {
 
 
 class QuantizedLayers:
-    """A model's quantized layers: those that the C kernels multiply, and those left to their library."""
+    """The quantized layers of a model. C kernels replace those that they support; the others stay
+    with their library.
+    """
 
     def __init__(self, model: nn.Module, heap: HeapTrimmer) -> None:
         self.left: list[nn.Linear] = []
         self.matrices: dict[nn.Module, LayerWeights] = {}
         self._others: list[nn.Module] = []  # that no pass in a single call reads as a matrix
-        self._means = collect_resources(model, heap)
+        self._means = collect_kernel_resources(model, heap)
         self.notes = self._means.notes
         for layer in model.modules():
             if isinstance(layer, nn.Linear):
@@ -48,20 +51,20 @@ class QuantizedLayers:
         self._means.release_remapped_pages()
 
     def _replace_if_supported(self, layer: nn.Linear) -> None:
-        """Replace a layer's forward if it is quantized and the kernels support it."""
-        kind = find_layer_module(layer)
+        """Replace a layer's forward if the layer is quantized and the kernels support it."""
+        kind = find_layer_replacer(layer)
         if kind is None:
             self.left += [layer] if type(layer) is not nn.Linear else []
             return
         try:
             replacement = kind.build_replacement(layer, self._means)
         except UnsupportedLayer as unsupported:
-            self._leave_to_library(layer, unsupported)
+            self._note_unsupported_layer(layer, unsupported)
         else:
             self._replace_forward(layer, replacement)
 
-    def _leave_to_library(self, layer: nn.Linear, error: UnsupportedLayer) -> None:
-        """Leave a layer to its library or torch, with a note."""
+    def _note_unsupported_layer(self, layer: nn.Linear, error: UnsupportedLayer) -> None:
+        """Leave a layer to its library or to torch, and add a note with the reason."""
         self.left.append(layer)
         if error.forward is not None:
             layer.forward = error.forward  # type: ignore[method-assign,assignment]
@@ -83,12 +86,12 @@ class QuantizedLayers:
 
     @property
     def workspace_mib(self) -> float:
-        """Size of the kernels' workspace in MiB."""
+        """Current size of the kernels' workspace in MiB."""
         return self._means.workspace.mib
 
 
-def find_layer_module(layer: nn.Linear) -> LayerReplacer | None:
-    """Return the module that replaces layers of this class, or None."""
+def find_layer_replacer(layer: nn.Linear) -> LayerReplacer | None:
+    """Return the module that replaces layers of this class by C kernels. None if there is none."""
     classes = (*type(layer).__mro__, type(layer.weight))
     name = next((LAYER_KINDS[kind.__name__] for kind in classes if kind.__name__ in LAYER_KINDS), None)
     return None if name is None else cast(LayerReplacer, import_module(f"runner_engine.matmul.{name}"))

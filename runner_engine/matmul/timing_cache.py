@@ -1,4 +1,5 @@
-"""Caches backend timings next to the kernels, so that noise never changes a later job's backend.
+"""Caches backend timings next to the compiled kernels, so that timing noise never changes the
+backend of a later job.
 
 There is one file per kind of machine, processor, torch version and kernel source. Of processes that
 start together one measures, and the others wait and read its result.
@@ -21,7 +22,7 @@ from runner_base.processor import disabled_features
 from runner_base.user_cache import read_cache_file, write_cache_file
 from runner_engine.kernels import building
 from runner_engine.kernels.native import Kernels
-from runner_engine.matmul.interleaved_timing import Seconds, Shape, Ways, measure_matmuls, sample_shape
+from runner_engine.matmul.interleaved_timing import Seconds, Shape, Ways, reduce_to_sample_shape, time_matmuls
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ LOCK = "products.lock"
 def load_layer_timings(
     backends: Ways, shapes: Sequence[Shape], batch_sizes: Sequence[int], dtype: torch.dtype, kernels: Kernels
 ) -> dict[Shape, Seconds] | None:
-    """Return each backend's seconds for layers of these shapes. Unknown ones are measured.
+    """Return the seconds of each backend for layers of these shapes. Timings that are not cached are
+    measured.
 
     None if nothing can be stored, because fresh measurements for each job would change its answers.
     """
@@ -40,12 +42,12 @@ def load_layer_timings(
     samples = {key: shape for shape, key in keys.items()}
 
     def measure_key(key: str, deadline: float) -> Seconds:
-        return measure_matmuls(backends, samples[key], batch_sizes, dtype, deadline)
+        return time_matmuls(backends, samples[key], batch_sizes, dtype, deadline)
 
-    known = load_or_measure(list(samples), list(backends), batch_sizes, kernels, measure_key)
+    known = load_or_measure_timings(list(samples), list(backends), batch_sizes, kernels, measure_key)
     if known is None:
         return None
-    whole = {shape: shape[0] / sample_shape(shape)[0] for shape in shapes}
+    whole = {shape: shape[0] / reduce_to_sample_shape(shape)[0] for shape in shapes}
     return {
         shape: {
             way: {count: took * whole[shape] for count, took in known[key][way].items()} for way in backends
@@ -54,15 +56,16 @@ def load_layer_timings(
     }
 
 
-def load_or_measure(
-    keys: Sequence[str],
+def load_or_measure_timings(
+    timing_keys: Sequence[str],
     backends: Sequence[str],
     batch_sizes: Sequence[int],
     kernels: Kernels,
     measure_key: Callable[[str, float], Seconds],
     max_seconds: float = MAX_SECONDS,
 ) -> dict[str, Seconds] | None:
-    """Return each backend's seconds for each key. Unknown ones are measured until a deadline and stored.
+    """Return the seconds of each backend for each key. Missing timings are measured until a
+    deadline, and cached.
 
     None if nothing can be stored.
     """
@@ -70,12 +73,12 @@ def load_or_measure(
     if file is None:
         return None
     known = _read_timings(file)
-    if any(_is_missing(known, key, backends, batch_sizes) for key in keys):
+    if any(_is_timing_missing(known, key, backends, batch_sizes) for key in timing_keys):
         with ExitStack() as locked:
             with suppress(OSError):  # some network disks have no locks: then the last one's measurement stays
                 locked.enter_context(lock_file(file.with_name(LOCK)))
             known = _read_timings(file)  # perhaps somebody has measured while this process waited
-            missing = [key for key in keys if _is_missing(known, key, backends, batch_sizes)]
+            missing = [key for key in timing_keys if _is_timing_missing(known, key, backends, batch_sizes)]
             started = time.thread_time()
             for key in missing:
                 known[key] = known.get(key, {}) | measure_key(key, started + max_seconds)
@@ -86,12 +89,14 @@ def load_or_measure(
 
 
 def _build_timing_keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shape, str]:
-    """Name the sampled shape that is measured for each layer."""
+    """Return the timing key of each layer shape. The key names the smaller sample shape that is
+    timed.
+    """
     name = str(dtype).removeprefix("torch.")
-    return {shape: "{} x {}, {}".format(*sample_shape(shape), name) for shape in shapes}
+    return {shape: "{} x {}, {}".format(*reduce_to_sample_shape(shape), name) for shape in shapes}
 
 
-def _is_missing(
+def _is_timing_missing(
     known_timings: Mapping[str, Seconds], key: str, backends: Iterable[str], batch_sizes: Sequence[int]
 ) -> bool:
     return any(
@@ -99,34 +104,36 @@ def _is_missing(
     )
 
 
-def _read_timings(file: Path) -> dict[str, Seconds]:
-    """Read the stored timings. Empty if there are none, or the file is damaged."""
+def _read_timings(path: Path) -> dict[str, Seconds]:
+    """Read the cached timings. Empty if the file is missing or damaged."""
     try:
         return {
             key: {
-                way: {int(count): _require_positive(took) for count, took in times.items()}
+                way: {int(count): _require_positive_seconds(took) for count, took in times.items()}
                 for way, times in seconds.items()
             }
-            for key, seconds in read_cache_file(file).get("seconds", {}).items()
+            for key, seconds in read_cache_file(path).get("seconds", {}).items()
         }
     except (ValueError, TypeError, AttributeError) as error:
-        log.info("%s is damaged, so matmul timings are measured again: %s", file, error)
+        log.info("%s is damaged, so matmul timings are measured again: %s", path, error)
         return {}
 
 
-def _require_positive(seconds: float) -> float:
+def _require_positive_seconds(seconds: float) -> float:
     if not 0 < float(seconds) < math.inf:
         raise ValueError(f"{seconds} is no time")
     return float(seconds)
 
 
 def _find_timing_file(kernels: Kernels) -> Path | None:
-    """Return the timing file for these kernels on this kind of machine. None if nothing can be stored."""
+    """Return the timing file for these kernels on this type of machine. None if no file can be
+    written.
+    """
     folder = building.find_timing_folder(kernels.file)
     if not kernels.is_kept:
         return None
     parts = (
-        building.build_key(kernels.file),
+        building.parse_build_key(kernels.file),
         machine.machine_name(),
         machine.library_versions()["torch"],
         *disabled_features(),

@@ -1,4 +1,6 @@
-"""Multiplies torchao's weight-only int8 layers: bfloat16 activations, with the scale applied last."""
+"""Multiplies torchao's weight-only int8 layers with bfloat16 activations. The scale is applied
+after the matmul.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +15,32 @@ from runner_engine.matmul.layer_replacement import KernelResources, LayerReplace
 from runner_engine.matmul.layer_weights import QuantizedWeights
 from runner_engine.matmul.library_layers import (
     PANEL,
-    build_forward,
+    build_kernel_forward,
     check_against_reference,
-    is_absent_or_dtype,
-    move_unless_mapped,
+    is_bias_absent_or_dtype,
+    move_unmapped_to_huge_pages,
     require_kernels,
-    run_first_pass,
+    run_first_forward,
 )
 
 
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    """Build a forward function with the C kernels. Layers with quantized activations use int8_dynamic."""
+    """Build a layer's forward function with the C kernels. Layers with quantized activations are
+    passed to int8_dynamic.
+    """
     if int8_dynamic.quantizes_activations(layer):
         return int8_dynamic.build_replacement(layer, resources)
     require_kernels(layer, resources)
-    run_first_pass(layer, resources)
+    run_first_forward(layer, resources)
     own, stored = layer.forward, layer.weight
-    weights = _describe_weights(layer, resources)
-    forward = build_forward(layer, weights, resources, lambda: layer.weight is stored)
+    weights = _describe_weights_for_c(layer, resources)
+    forward = build_kernel_forward(layer, weights, resources, lambda: layer.weight is stored)
     check_against_reference(layer, forward, own, resources)
     return LayerReplacement(forward, weights)
 
 
-def _describe_weights(layer: Any, resources: KernelResources) -> QuantizedWeights:
-    """Describe a layer's weights for C, in torchao's memory."""
+def _describe_weights_for_c(layer: Any, resources: KernelResources) -> QuantizedWeights:
+    """Describe a layer's weights for the C kernels. The weights stay in torchao's memory."""
     inputs, outputs, stored = layer.in_features, layer.out_features, layer.weight
     weight, scale = stored.qdata, stored.scale.to(torch.bfloat16).flatten().contiguous()
     is_plain = (
@@ -46,9 +50,9 @@ def _describe_weights(layer: Any, resources: KernelResources) -> QuantizedWeight
         raise UnsupportedLayer(note("other_storage"))
     if inputs % 4 or outputs % PANEL:
         raise UnsupportedLayer(note("other_sizes", outputs=PANEL))
-    if not is_absent_or_dtype(layer.bias, torch.bfloat16):
+    if not is_bias_absent_or_dtype(layer.bias, torch.bfloat16):
         raise UnsupportedLayer(note("other_bias_format"))
     weights = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
     weights.matrix.tile_rows = resources.unpacked_tile_rows
-    weights.set_tensors(move_unless_mapped(weight, resources), layer.bias, scale)
+    weights.set_tensors(move_unmapped_to_huge_pages(weight, resources), layer.bias, scale)
     return weights

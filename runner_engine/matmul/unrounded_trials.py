@@ -1,10 +1,10 @@
-"""Runs quantized layers without rounding activations to 8 bits, for trials.
+"""Runs quantized layers without rounding their activations to 8 bits, for trials.
 
-In a trained model a few activations are hundreds of times larger than the others, which then round
-to a few integers. The last bit of bfloat16 moves some of them by a whole step, and that grows from
-layer to layer: logits move by a third of their spread wherever a pass is split differently, also in
-the model's own passes. No tolerance would distinguish that from a wrong mask. So a trial of attention
-omits the rounding.
+In a trained model a few activations are hundreds of times larger than the others, which then
+round to a few integers. The last bit of bfloat16 moves some of them by a whole step, and that
+grows from layer to layer: logits move by a third of their spread wherever a pass is split
+differently, also in the model's own passes. No tolerance would distinguish that from a wrong
+mask. So a trial of attention omits the rounding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNSTABLE = 0.9  # of a row's numbers round to 0: what is left of the others is a
 
 
 def _dequantize_weights(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Dequantize the weights of a layer whose library rounds activations."""
+    """Dequantize the weights of a layer whose library rounds activations to 8 bits."""
     if _is_llm_int8(layer):
         state = layer.state
         codes, scale = (layer.weight.data, layer.weight.SCB) if state.CB is None else (state.CB, state.SCB)
@@ -42,7 +42,9 @@ def _dequantize_weights(layer: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _rounds_activations(layer: nn.Module) -> bool:
-    """Whether a layer rounds its activations to 8 bits. An adapter's wrapper does not."""
+    """Whether a layer rounds its activations to 8 bits. False for an adapter's wrapper around the
+    layer.
+    """
     if isinstance(layer, GgufLinear | GroupedLinear):
         return layer.has_byte_rows or (isinstance(layer, GroupedLinear) and bool(layer.layout.rows))
     return isinstance(layer, nn.Linear) and (_is_llm_int8(layer) or int8_dynamic.quantizes_activations(layer))
@@ -58,8 +60,8 @@ def find_rounding_layers(model: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def unrounded_activations(model: nn.Module) -> Iterator[Shares]:
-    """Context in which layers do not round activations.
+def disable_activation_rounding(model: nn.Module) -> Iterator[Shares]:
+    """Context in which quantized layers do not round their activations to 8 bits.
 
     Yields the share of a typical activation vector that each layer would round to 0.
     """
@@ -77,9 +79,9 @@ def unrounded_activations(model: nn.Module) -> Iterator[Shares]:
 
 
 def _build_unrounded_forward(
-    layer_name: str, layer: Any, shares: Shares
+    layer_name: str, layer: Any, rounded_to_zero_shares: Shares
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Build a layer's forward without rounding of activations."""
+    """Build a layer's forward function without rounding of activations."""
     in_one_scale = int8_dynamic.quantizes_activations(layer)
     if isinstance(layer, GroupedLinear) and layer.layout.rows:
         in_one_scale = isinstance(layer.layout, Int8Layout | LoadTimeLayout)
@@ -88,7 +90,9 @@ def _build_unrounded_forward(
         if in_one_scale:
             each = activations.reshape(-1, activations.shape[-1]).float().abs()
             lost = (each * (2 * LARGEST) < each.amax(-1, keepdim=True)).float().mean(-1)
-            shares[layer_name] = max(shares.get(layer_name, 0.0), float(lost.median()))
+            rounded_to_zero_shares[layer_name] = max(
+                rounded_to_zero_shares.get(layer_name, 0.0), float(lost.median())
+            )
         if isinstance(layer, GgufLinear | GroupedLinear):
             return layer.multiply_dequantized(activations)
         return nn.functional.linear(activations, _dequantize_weights(layer, activations.dtype), layer.bias)
@@ -96,12 +100,15 @@ def _build_unrounded_forward(
     return forward
 
 
-def note_unstable_layers(shares: Shares) -> Note | None:
-    """Return a note on layers whose activations have outliers that round most others to 0, or None."""
+def note_unstable_layers(rounded_to_zero_shares: Shares) -> Note | None:
+    """Return a note on layers in which outliers cause most other activations to round to 0. None if
+    there are no such layers.
+    """
     worst = sorted(
-        (name for name, share in shares.items() if share > UNSTABLE), key=lambda name: -shares[name]
+        (name for name, share in rounded_to_zero_shares.items() if share > UNSTABLE),
+        key=lambda name: -rounded_to_zero_shares[name],
     )
     if not worst:
         return None
-    named = {name: shares[name] for name in worst[:NAMED]}
+    named = {name: rounded_to_zero_shares[name] for name in worst[:NAMED]}
     return note("unstable_rows", layers=named, more=len(worst) - len(named), times=2 * LARGEST)

@@ -1,6 +1,6 @@
-"""Free memory, and the peak memory of a model."""
+"""Free memory of a device, and peak memory of a model."""
 
-from runner_engine.memory.memory_guard import MemoryGuard, free_mib, release_failed_pass
+from runner_engine.memory.memory_guard import MemoryGuard, free_mib, release_failed_pass_memory
 from runner_engine.memory.peak_memory import (
     PeakMemory,
     record_cache_peak,
@@ -13,7 +13,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # free memory
     "MemoryGuard",  # watches main memory: how many tokens a pass may read, and whether the next one fits
     "free_mib",  # what this process can still take of a device's memory
-    "release_failed_pass",  # frees what a failed pass has left
+    "release_failed_pass_memory",  # frees what a failed pass has left
     # peaks, for the result
     "PeakMemory",  # notes the peaks of keys, values and passes of a loaded model
     "record_pass_peak",  # notes the size of a pass

@@ -1,4 +1,4 @@
-"""Peak memory of a model: its keys and values, and its activations.
+"""Records the peak memory of a model: keys and values, and activations.
 
 Bytes of keys and values are counted as sequences enter and leave. Activations are
 computed from the largest pass that ran, because main memory allocators do not count per
@@ -12,31 +12,31 @@ from typing import Any
 import torch
 
 from runner_base import MIB
-from runner_engine.checkpoints.pass_memory import pass_bytes
+from runner_engine.checkpoints.pass_memory import estimate_pass_nbytes
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.inventory import list_gpus_in_use
 from runner_engine.sessions import EngineStats
 
 
 def record_kv_peak(stats: EngineStats, nbytes: int) -> None:
-    """Update the peak of stored keys and values."""
+    """Update the peak memory of stored keys and values."""
     stats.peak_kv_bytes = max(stats.peak_kv_bytes, nbytes)
 
 
 def record_cache_peak(stats: EngineStats, cache: Any) -> None:
-    """Update the peak from a transformers cache: its keys and values, and other states."""
+    """Update the peak KV memory from a transformers cache, with recurrent states."""
     record_kv_peak(stats, sum(map(_cache_layer_nbytes, getattr(cache, "layers", ()))))
 
 
 def record_pass_peak(stats: EngineStats, loaded: LoadedModel, num_tokens: int, num_logits: int) -> None:
-    """Update the activation peak from a pass's numbers of tokens and of computed logits."""
+    """Update the peak activation memory from the size of a forward pass."""
     if num_tokens <= stats.peak_pass_tokens and num_logits <= stats.peak_pass_logits:
         return
     stats.peak_pass_tokens = max(stats.peak_pass_tokens, num_tokens)
     stats.peak_pass_logits = max(stats.peak_pass_logits, num_logits)
     # the larger of two sums, each of which grows with one of the two counts: so this is the largest
     # pass's
-    numbers = pass_bytes(
+    numbers = estimate_pass_nbytes(
         integer_config_values(loaded.model),
         loaded.model.dtype.itemsize,
         stats.peak_pass_logits,
@@ -46,23 +46,24 @@ def record_pass_peak(stats: EngineStats, loaded: LoadedModel, num_tokens: int, n
 
 
 class PeakMemory:
-    """Records the peaks of a loaded model's KV cache and passes in its engine's statistics."""
+    """Records the peak memory of a model's KV cache and forward passes in the engine's statistics."""
 
     def __init__(self, stats: EngineStats, loaded: LoadedModel) -> None:
         self.stats, self.loaded = stats, loaded
 
     def record_kv_peak(self, nbytes: int) -> None:
-        """Update the peak of stored keys and values."""
+        """Update the peak memory of stored keys and values."""
         record_kv_peak(self.stats, nbytes)
 
     def record_pass_peak(self, num_tokens: int, num_logits: int) -> None:
-        """Update the activation peak from a pass's numbers of tokens and of computed logits."""
+        """Update the peak activation memory from the size of a forward pass."""
         record_pass_peak(self.stats, self.loaded, num_tokens, num_logits)
 
 
 def integer_config_values(model: Any) -> dict[str, Any]:
-    """Return a model's integer config values. For a multimodal model, those of its language
-    model.
+    """Return the integer values of a model's config.
+
+    For a multimodal model, the config of its language model counts.
     """
     settings: dict[str, Any] = model.config.get_text_config().to_dict()
     return {
@@ -71,14 +72,14 @@ def integer_config_values(model: Any) -> dict[str, Any]:
 
 
 def reset_cuda_peaks(loaded: LoadedModel) -> None:
-    """Reset the GPUs' peak statistics, because loading should not count."""
+    """Reset the GPUs' peak memory statistics, because loading should not count."""
     if _is_entirely_on_gpus(loaded):
         for gpu in list_gpus_in_use():
             torch.cuda.reset_peak_memory_stats(gpu)
 
 
 def record_cuda_peak(stats: EngineStats, loaded: LoadedModel) -> None:
-    """Update the allocator's peak, if the whole model is on GPUs."""
+    """Update the peak memory of the CUDA allocator, if the whole model is on GPUs."""
     if _is_entirely_on_gpus(loaded):
         stats.peak_cuda_bytes = max(
             stats.peak_cuda_bytes, sum(map(torch.cuda.max_memory_allocated, list_gpus_in_use()))
@@ -91,7 +92,7 @@ def _is_entirely_on_gpus(loaded: LoadedModel) -> bool:
 
 
 def _cache_layer_nbytes(layer: Any) -> int:
-    """Return the bytes of all tensors of a cache layer, including those in lists and dicts."""
+    """Return the bytes of all tensors in a layer of a transformers cache, also in lists and dicts."""
 
     def sum_nbytes(value: Any) -> int:
         if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Applies an adapter to a loaded base model and removes it again."""
+"""Applies a LoRA adapter to a loaded base model and removes it again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 
 @serialize_builds
 def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
-    """Apply the configured adapter and thread count to a base model, and report metrics for both."""
+    """Apply the configured adapter and CPU thread count to a base model. Add the metrics of both to
+    its report.
+    """
     started = time.perf_counter()
     loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
     spec, files, lora, report = resolved.spec, resolved.files, resolved.files.lora, None
@@ -42,19 +44,19 @@ def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
                 note("unusual_rope", rope=spec.rope.name, adapter=lora.name, usual=lora.usual_rope)
             )
     elif resolved.single_adapter_models:
-        with _unprotect_layers(base, resolved):
-            report = multi_adapter.attach_adapters(loaded.model, resolved)
+        with _expose_layers_to_peft(base, resolved):
+            report = multi_adapter.attach_all_adapters(loaded.model, resolved)
         loaded.notes += report.notes
     if report is not None:
         loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
-        loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
+        loaded.bytes_by_dtype.update(inventory.count_adapter_nbytes(loaded.model))
     threads = files.model.threads or machine.num_threads_for_model(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
-    loaded.add_to_report(inventory.describe_lora(spec.lora, report))
+    loaded.add_to_report(inventory.describe_adapter(spec.lora, report))
     loaded.add_to_report(inventory.describe_weight_bytes(loaded.bytes_by_dtype))
-    loaded.metrics |= inventory.memory_in_use(loaded.metrics)
+    loaded.metrics |= inventory.measure_memory_in_use_mib(loaded.metrics)
     log.info("loaded model:\n%s", format_summary(loaded.metrics, loaded.facts), extra=IN_TABLE)
     return loaded
 
@@ -62,12 +64,14 @@ def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
 def _attach_adapter(
     base: LoadedModel, resolved: ResolvedModel, lora: AdapterConfig
 ) -> tuple[Any, AdapterReport]:
-    """Return the model with its adapter, either unmerged or merged into the weights, and a report."""
+    """Apply an adapter, merged into the weights or as unmerged matrices. Returns the adapted model
+    and an adapter report.
+    """
     if base.merged is not None:
         return base.model, base.merged
     place = resolved.files.adapter
     assert place is not None
-    with _unprotect_layers(base, resolved):
+    with _expose_layers_to_peft(base, resolved):
         if lora.merge:
             return merging.merge_adapter(base.model, resolved)
         applied: tuple[Any, AdapterReport] = import_adapter_module(lora).apply(
@@ -77,8 +81,8 @@ def _attach_adapter(
 
 
 @contextmanager
-def _unprotect_layers(base: LoadedModel, resolved: ResolvedModel) -> Iterator[None]:
-    """Context in which PEFT can see the base model's layers, whatever library quantized them."""
+def _expose_layers_to_peft(base: LoadedModel, resolved: ResolvedModel) -> Iterator[None]:
+    """Context in which PEFT recognizes the base model's layers, whichever library quantized them."""
     with ExitStack() as protecting:
         for choice in resolved.quantization_mix.quantizing_configs:
             if isinstance(choice, WeightProtector):
@@ -87,11 +91,11 @@ def _unprotect_layers(base: LoadedModel, resolved: ResolvedModel) -> Iterator[No
 
 
 def detach_adapter(loaded: LoadedModel, spec: ModelSpec) -> bool:
-    """Remove the adapter. Returns False if the base model cannot be restored."""
+    """Remove the adapter from a model. Returns False if the base model cannot be restored."""
     if spec.lora.merges_adapter:
         return False
     if spec.lora.selectable_adapters:
-        return multi_adapter.detach_adapters(loaded.model)
+        return multi_adapter.detach_all_adapters(loaded.model)
     if (lora := spec.lora.single_adapter) is not None:
         return bool(import_adapter_module(lora).remove(loaded.model))
     return True

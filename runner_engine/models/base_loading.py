@@ -9,29 +9,30 @@ import time
 
 from runner_base import report_step
 from runner_engine.checkpoints.resolved_model import ResolvedModel
-from runner_engine.models.base_report import report_base
+from runner_engine.models.base_report import report_base_model
 from runner_engine.models.build_lock import serialize_builds
-from runner_engine.models.load_target import find_input_device, resolve_target
+from runner_engine.models.load_target import find_input_device, resolve_load_target
 from runner_engine.models.load_tokenizer import load_checked_tokenizer
 from runner_engine.models.loaded_model import LoadedModel
-from runner_engine.models.loading import create_backend, load_weights
+from runner_engine.models.loading import create_loading_backend, load_weights
 from runner_engine.models.rope import rope_application as rope_room
-from runner_engine.plan.load_plan import plan_load
+from runner_engine.plan.load_plan import plan_model_load
 from runner_engine.quantization import mute_library_imports
 
-__all__ = ["LoadedModel", "load_base"]
+__all__ = ["LoadedModel", "load_base_model"]
 
 
 @serialize_builds
-def load_base(resolved: ResolvedModel) -> LoadedModel:
-    """Load a base model with its quantization and rope, which several jobs can share.
+def load_base_model(resolved: ResolvedModel) -> LoadedModel:
+    """Load a base model without adapter, with the configured quantization and rope. Several jobs can
+    share the result.
 
     The caller has checked the config. Only memory is checked again, now that devices are known.
     """
     mute_library_imports()
     started = time.perf_counter()
-    target = resolve_target(plan_load(resolved))
-    way = create_backend(target)
+    target = resolve_load_target(plan_model_load(resolved))
+    way = create_loading_backend(target)
     arguments = way.prepare_arguments()
     tokenizer, of_tokenizer = load_checked_tokenizer(resolved.files)
     with report_step(f"loading {resolved.files.path.name}"):
@@ -42,5 +43,5 @@ def load_base(resolved: ResolvedModel) -> LoadedModel:
         model, tokenizer, device, notes=[*target.notes, *of_tokenizer, *of_weights], merged=way.merged
     )
     base.metrics["load_s"] = time.perf_counter() - started
-    report_base(base, resolved)
+    report_base_model(base, resolved)
     return base

@@ -6,11 +6,11 @@ import logging
 
 from runner_base import ConfigError, machine
 from runner_base.console import IN_TABLE
-from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.mixture import measure_model_mixture
-from runner_engine.checkpoints.resolved_model import ResolvedModel, count_weight_file_bytes
+from runner_engine.checkpoints.resolved_model import ResolvedModel, count_weight_file_nbytes
 from runner_engine.models import gguf_blocks, inventory
-from runner_engine.models.grouped_linear import count_hidden_parameters
+from runner_engine.models.grouped_linear import count_uncounted_weights
 from runner_engine.models.loaded_model import LoadedModel
 from runner_engine.models.rope import rope_application as rope_room
 from runner_engine.quantization.base import OwnLayers
@@ -19,12 +19,14 @@ from runner_engine.render.notes import render_engine_note
 log = logging.getLogger(__name__)
 
 
-def report_base(base: LoadedModel, resolved: ResolvedModel) -> None:
-    """Report what was loaded. Raises ConfigError if quantization was requested but no layer is quantized."""
+def report_base_model(base: LoadedModel, resolved: ResolvedModel) -> None:
+    """Add metrics, facts and notes about a loaded base model to its report. Raises ConfigError if
+    quantization was requested but no layer is quantized.
+    """
     model, spec, files = base.model, resolved.spec, resolved.files
-    base.metrics["file_mib"] = count_weight_file_bytes(files.path) / machine.MIB
+    base.metrics["file_mib"] = count_weight_file_nbytes(files.path) / machine.MIB
     settings = model.config.get_text_config()
-    described, notes = inventory.describe_quantization(model, resolved.quantization_mix)
+    described, notes = inventory.measure_quantization(model, resolved.quantization_mix)
     base.add_to_report(described)
     base.notes += notes
     is_all_skipped = spec.quantization.skip and not spec.quantization.overrides
@@ -34,17 +36,17 @@ def report_base(base: LoadedModel, resolved: ResolvedModel) -> None:
             code="no_effect",
         )
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
-    base.bytes_by_dtype = inventory.weight_bytes(model)
+    base.bytes_by_dtype = inventory.count_weight_nbytes(model)
     base.metrics["mapped_weight_mib"] = inventory.measure_mapped_weight_mib(model)
     rope_metrics, rope_facts = rope_room.describe_rope(model, spec.rope)
     base.metrics |= {
-        "parameters": gguf_blocks.count_parameters(model) + count_hidden_parameters(model),
+        "parameters": gguf_blocks.count_parameters(model) + count_uncounted_weights(model),
         "vocab_size": settings.vocab_size,
     }
     base.metrics |= (
         rope_metrics
-        | inventory.measure_memory_peaks()
-        | {"unpacked_mib": inventory.estimate_dequantized_copy_mib(model, resolved.quantization_mix)}
+        | inventory.measure_peak_memory_mib()
+        | {"unpacked_mib": inventory.estimate_dequantized_weight_mib(model, resolved.quantization_mix)}
     )
     base.notes += rope_room.collect_rope_notes(settings, spec.rope)
     base.facts |= {
@@ -66,7 +68,7 @@ def report_base(base: LoadedModel, resolved: ResolvedModel) -> None:
             )
         base.facts["checkpoint"] = f"quantized already: {files.stored_format}"
     elif files.path.is_file():
-        types = read_header(files.path).type_counts
+        types = read_gguf_header(files.path).type_counts
         base.facts["checkpoint"] = f"gguf: {types}"
         if resolved.quantization_mix.base.own_layers is not OwnLayers.blocks:
             base.facts["quantized"] = f"none, unpacked from {types}"

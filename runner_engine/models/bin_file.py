@@ -1,4 +1,5 @@
-"""Locates the tensors in a legacy PyTorch .bin file, so that they can be copied like safetensors.
+"""Finds the byte offsets of the tensors in a legacy PyTorch .bin file, so that they can be
+copied like safetensors.
 
 Such a file is a zip archive with a pickle, which describes the tensors, and one uncompressed entry
 per storage. torch unpickles it with only tensors allowed (`weights_only`) and onto the meta device:
@@ -19,7 +20,7 @@ from typing import Any
 from runner_base import ConfigError, DataError, os_errors_as_data_error
 from runner_base.notes import Note
 from runner_engine.checkpoints import torch_archive
-from runner_engine.checkpoints.file_io import file_size
+from runner_engine.checkpoints.file_io import get_file_nbytes
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, TensorLocation, WeightFile
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
@@ -36,26 +37,30 @@ DTYPES = DTYPE_NAMES | {
 
 
 class PreZipFormatError(DataError):
-    """A .bin file of torch before 1.6. torch can load it, but cannot tell where its tensors are."""
+    """Raised for a .bin file written by torch before 1.6. torch can load the file, but not report
+    the offsets of its tensors.
+    """
 
 
 def read_bin(path: Path) -> WeightFile:
     """Read the names and byte offsets of a .bin file's tensors. Rejects files that contain code."""
-    size = file_size(path)
-    state, storages, notes = _read_structure(path, size)
+    size = get_file_nbytes(path)
+    state, storages, notes = _read_tensor_metadata(path, size)
     tensors = [_locate_tensor(path, name, value, storages) for name, value in state.items()]
     return WeightFile(
         path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)), notes
     )
 
 
-def check_bin_files(paths: Iterable[Path]) -> None:
-    """Reject .bin files that transformers must not load, with the same messages as task=split."""
+def reject_unsafe_bin_files(paths: Iterable[Path]) -> None:
+    """Raise DataError for .bin files that transformers must not load. The messages equal those of
+    task=split.
+    """
     for path in paths:
         try:
-            _, _, notes = _read_structure(path, file_size(path))
+            _, _, notes = _read_tensor_metadata(path, get_file_nbytes(path))
         except PreZipFormatError:
-            reject_code(path, "")
+            reject_pickled_code(path, "")
             continue
         if notes:
             raise ConfigError(
@@ -66,12 +71,16 @@ def check_bin_files(paths: Iterable[Path]) -> None:
             )
 
 
-def _read_structure(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[Note, ...]]:
-    """Return a .bin file's content on the meta device, its storages' offsets, and notes."""
+def _read_tensor_metadata(
+    path: Path, file_nbytes: int
+) -> tuple[dict[Any, Any], dict[int, int], tuple[Note, ...]]:
+    """Unpickle a .bin file onto the meta device. Returns its content, the byte offset of each
+    storage, and notes.
+    """
     import torch
 
-    _require_zip(path, size)
-    storages = _read_entry_sizes(path, size)
+    _require_zip(path, file_nbytes)
+    storages = _read_archive_entry_sizes(path, file_nbytes)
     state = _load_on_meta(path)
     if not isinstance(state, dict):
         raise DataError(
@@ -85,8 +94,10 @@ def _read_structure(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, in
     return state, storages, notes
 
 
-def _require_zip(path: Path, size: int) -> None:
-    """Raise DataError if a file is not a zip archive. The message names its format if that is known."""
+def _require_zip(path: Path, file_nbytes: int) -> None:
+    """Raise DataError if a file is not a zip archive. The message names the actual format if it is
+    recognized.
+    """
     with os_errors_as_data_error(path), path.open("rb") as stream:
         start = stream.read(len(LFS))
     if start.startswith(ZIP):
@@ -95,11 +106,11 @@ def _require_zip(path: Path, size: int) -> None:
         raise DataError(
             f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull", code="missing"
         )
-    reject_code(path, "")
+    reject_pickled_code(path, "")
     if start.startswith(OLD_FORMAT):
         raise PreZipFormatError(
             f"written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
-            f"once, which takes {size / 2**20:,.0f} MiB of memory: "
+            f"once, which takes {file_nbytes / 2**20:,.0f} MiB of memory: "
             "torch.save(torch.load(OLD, weights_only=True), NEW)",
             key=path,
             code="unsupported",
@@ -109,11 +120,11 @@ def _require_zip(path: Path, size: int) -> None:
     )
 
 
-def _read_entry_sizes(path: Path, size: int) -> dict[int, int]:
-    """Map the byte offset of each archive entry to its size in bytes."""
+def _read_archive_entry_sizes(path: Path, file_nbytes: int) -> dict[int, int]:
+    """Map the byte offset of each entry of a zip archive to its size in bytes."""
     lengths: dict[int, int] = {}
     try:
-        entries = torch_archive.list_entries(path)
+        entries = torch_archive.list_archive_entries(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
             for entry in entries:
                 if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
@@ -126,10 +137,10 @@ def _read_entry_sizes(path: Path, size: int) -> dict[int, int]:
                 header = stream.read(LOCAL_HEADER_BYTES)
                 name_bytes, extra_bytes = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
                 begin = entry.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
-                if begin + entry.compress_size > size:
+                if begin + entry.compress_size > file_nbytes:
                     end = begin + entry.compress_size
                     raise DataError(
-                        f"truncated: {entry.filename} should end at byte {end}, the file at {size}",
+                        f"truncated: {entry.filename} should end at byte {end}, the file at {file_nbytes}",
                         key=path,
                         code="damaged",
                     )
@@ -144,7 +155,9 @@ def _read_entry_sizes(path: Path, size: int) -> dict[int, int]:
 
 
 def _load_on_meta(path: Path) -> Any:
-    """Unpickle a .bin file with torch onto the meta device, where storages record their file offset."""
+    """Unpickle a .bin file onto torch's meta device. There the storages record their byte offset in
+    the file.
+    """
     import torch
 
     try:
@@ -152,7 +165,7 @@ def _load_on_meta(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch warns before it fails
             return torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # torch raises a different exception for each kind of damage
-        reject_code(path, str(error))
+        reject_pickled_code(path, str(error))
         reason = (
             "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         )
@@ -161,17 +174,19 @@ def _load_on_meta(path: Path) -> Any:
         ) from error
 
 
-def reject_code(path: Path, message: str) -> None:
-    """Raise DataError if unpickling would run code. torch's own message suggests running it anyway."""
+def reject_pickled_code(path: Path, message: str) -> None:
+    """Raise DataError if unpickling a file would run code. torch's own error suggests to run it
+    anyway.
+    """
     import torch
 
-    from runner_engine.models.pickle_reading import find_pickled_code
+    from runner_engine.models.pickle_reading import find_code_in_pickle
 
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:  # noqa: BLE001  # not a zip archive, TorchScript, or damaged: the second check says more
         names = []
-    if names := names or [code for code in [find_pickled_code(path, message)] if code]:
+    if names := names or [code for code in [find_code_in_pickle(path, message)] if code]:
         raise DataError(
             f"{path} contains code ({', '.join(names[:5])}) and was rejected: nothing in it was run. Weights are only "
             "tensors: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else",
@@ -180,7 +195,9 @@ def reject_code(path: Path, message: str) -> None:
 
 
 def _locate_tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> TensorLocation:
-    """Locate a tensor in the file. Rejects values that are no plain tensor or exceed their archive entry."""
+    """Return the location of a tensor in a .bin file. Rejects values that are no plain tensor or
+    exceed their archive entry.
+    """
     import torch
 
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):

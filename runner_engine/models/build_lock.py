@@ -19,12 +19,14 @@ R = TypeVar("R")
 _building = threading.RLock()  # reentrant, because a load also builds a model without weights
 
 
-def serialize_builds(build: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that builds models, so that only one thread at a time runs any of them."""
+def serialize_builds(build_model: Callable[P, R]) -> Callable[P, R]:
+    """Decorator for functions that build models. Only one thread at a time runs any of the decorated
+    functions.
+    """
 
-    @wraps(build)
+    @wraps(build_model)
     def locked(*args: P.args, **kwargs: P.kwargs) -> R:
         with _building:
-            return build(*args, **kwargs)
+            return build_model(*args, **kwargs)
 
     return locked

@@ -10,7 +10,7 @@ import torch
 
 
 def interleave_codes(codes: torch.Tensor, bits: int, group_bytes: int = 4) -> torch.Tensor:
-    """Pack codes of `bits` bits into groups of bytes.
+    """Pack quantized codes of `bits` bits each into groups of `group_bytes` bytes.
 
     The result has the shape [..., n * bits / 8 / group_bytes, group_bytes].
     """
@@ -23,6 +23,6 @@ def interleave_codes(codes: torch.Tensor, bits: int, group_bytes: int = 4) -> to
 
 
 def deinterleave_codes(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """Unpack codes of `bits` bits from groups of bytes. Inverse of interleave_codes."""
+    """Unpack quantized codes of `bits` bits each. This is the inverse of interleave_codes."""
     mask = (1 << bits) - 1
     return torch.stack([packed >> place * bits & mask for place in range(8 // bits)], dim=-2).flatten(-3)

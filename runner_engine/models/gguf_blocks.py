@@ -12,27 +12,27 @@ import torch
 from torch import nn
 
 from runner_engine.models.gguf_types import TYPES, dequantize_blocks
-from runner_engine.models.grouped_linear import multiply_in_steps, round_to_int8
+from runner_engine.models.grouped_linear import multiply_in_steps, round_activations_to_int8
 
 # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 UNPACKED_AT_ONCE = 2**20
 
 
 class GgufLinear(nn.Linear):
-    """A linear layer whose weight holds .gguf blocks as uint8 [outputs, bytes]."""
+    """A linear layer whose weight stays quantized in .gguf blocks, stored as uint8 [outputs, bytes]."""
 
     def __init__(
         self,
         original: nn.Linear,
         blocks: torch.Tensor,
         type_name: str,
-        order: torch.Tensor | None,
+        output_order: torch.Tensor | None,
         has_byte_rows: bool = False,
     ) -> None:
-        """original: the layer that this one replaces. order: the file's tensor rows in the model's order,
-        None if the order is equal.
+        """original: the layer that this one replaces. output_order: the file's row index of each output; None
+        if the file and the model have the same order.
 
-        has_byte_rows: inputs are rounded to 8 bits before the product.
+        has_byte_rows: activations are rounded to 8 bits before the matmul.
         """
         nn.Module.__init__(self)
         self.in_features, self.out_features = original.in_features, original.out_features
@@ -40,36 +40,49 @@ class GgufLinear(nn.Linear):
         self.weight = (
             blocks if isinstance(blocks, nn.Parameter) else nn.Parameter(blocks, requires_grad=False)
         )
-        self.bias, self.kind, self.order, self.has_byte_rows = original.bias, type_name, order, has_byte_rows
+        self.bias, self.kind, self.order, self.has_byte_rows = (
+            original.bias,
+            type_name,
+            output_order,
+            has_byte_rows,
+        )
 
-    def get_weight_blocks(self, first: int, last: int) -> torch.Tensor:
-        """Return the blocks of the outputs `first` to `last`, in the model's order."""
-        return self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
+    def get_weight_blocks(self, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the quantized blocks of a range of outputs, in the model's order of outputs."""
+        return (
+            self.weight[first_output:last_output]
+            if self.order is None
+            else self.weight[self.order[first_output:last_output]]
+        )
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return self.multiply_dequantized(
-            round_to_int8(input, TYPES[self.kind].activation_group) if self.has_byte_rows else input
+            round_activations_to_int8(input, TYPES[self.kind].activation_group)
+            if self.has_byte_rows
+            else input
         )
 
     def multiply_dequantized(self, input: torch.Tensor) -> torch.Tensor:
-        """Multiply after dequantizing some outputs at a time. This is slow and serves devices without kernels."""
+        """Multiply the input by the weights, dequantizing a few outputs at a time. This slow matmul
+        serves devices without our kernels.
+        """
 
-        def dequantize_range(first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
-            return dequantize_blocks(self.get_weight_blocks(first, last), self.kind, self.in_features).to(
-                dtype
-            )
+        def dequantize_range(first_output: int, last_output: int, dtype: torch.dtype) -> torch.Tensor:
+            return dequantize_blocks(
+                self.get_weight_blocks(first_output, last_output), self.kind, self.in_features
+            ).to(dtype)
 
         return multiply_in_steps(self, dequantize_range, input, max(1, UNPACKED_AT_ONCE // self.in_features))
 
 
 class InputReorderedLinear(nn.Module):
-    """A linear layer that first puts its inputs into the order of the file's columns."""
+    """A linear layer that reorders its inputs to match the order of the columns in the .gguf file."""
 
-    def __init__(self, layer: GgufLinear, order: torch.Tensor) -> None:
-        """order: the file's column for each input."""
+    def __init__(self, layer: GgufLinear, column_order: torch.Tensor) -> None:
+        """column_order: for each input, the index of its column in the file."""
         super().__init__()
         self.layer = layer
-        self.register_buffer("order", order.argsort(), persistent=False)
+        self.register_buffer("order", column_order.argsort(), persistent=False)
         self.order: torch.Tensor
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
@@ -78,7 +91,9 @@ class InputReorderedLinear(nn.Module):
 
 
 class LinearWithDtype(nn.Module):
-    """Wraps a .gguf lm_head for models that read their input dtype from the head's weight."""
+    """Wraps the lm_head of a .gguf file, for models that read `lm_head.weight.dtype` to choose the
+    dtype of its input.
+    """
 
     def __init__(self, layer: GgufLinear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -93,24 +108,25 @@ def build_reordered_linear(
     original: nn.Linear,
     blocks: torch.Tensor,
     type_name: str,
-    order: torch.Tensor | None,
-    columns: torch.Tensor,
+    output_order: torch.Tensor | None,
+    column_order: torch.Tensor,
 ) -> nn.Module:
-    """Build a layer whose inputs have another order than the file's columns.
+    """Build a linear layer whose inputs have another order than the columns in the .gguf file.
 
-    Blocks are moved if whole blocks can be; otherwise the inputs are reordered at run time.
+    The quantized blocks are moved if whole blocks can be. Otherwise the layer reorders its inputs
+    in each forward pass.
     """
     block = TYPES[type_name].inputs
-    starts = columns.view(-1, block)[:, :1] if len(columns) % block == 0 else columns[:0, None]
+    starts = column_order.view(-1, block)[:, :1] if len(column_order) % block == 0 else column_order[:0, None]
     moves_blocks = len(starts) and bool((starts % block == 0).all())
-    if moves_blocks and bool((columns.view(-1, block) == starts + torch.arange(block)).all()):
+    if moves_blocks and bool((column_order.view(-1, block) == starts + torch.arange(block)).all()):
         in_blocks = blocks.view(blocks.shape[0], -1, TYPES[type_name].stored_bytes)
-        return GgufLinear(original, in_blocks[:, starts[:, 0] // block].flatten(1), type_name, order)
-    return InputReorderedLinear(GgufLinear(original, blocks, type_name, order), columns)
+        return GgufLinear(original, in_blocks[:, starts[:, 0] // block].flatten(1), type_name, output_order)
+    return InputReorderedLinear(GgufLinear(original, blocks, type_name, output_order), column_order)
 
 
 class GgufEmbedding(nn.Embedding):
-    """An embedding whose table holds .gguf blocks as uint8 [tokens, bytes].
+    """An embedding whose table stays quantized in .gguf blocks, stored as uint8 [tokens, bytes].
 
     A forward pass dequantizes only the entries of its tokens.
     """
@@ -143,21 +159,21 @@ class GgufEmbedding(nn.Embedding):
         return self.scale_embeddings(table)
 
     def scale_embeddings(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Multiply embeddings by the model's embedding scale, if it has one."""
+        """Multiply embeddings by the model's embedding scale, if the model has one."""
         return embeddings if self.factor is None else embeddings * self.factor.to(self.dtype)
 
 
 def count_parameters(model: Any) -> int:
-    """Count a model's parameters. Blocks count as the weights that they encode."""
+    """Count a model's parameters. A .gguf block counts as the number of weights that it encodes."""
     stored = {
         module.weight.data_ptr(): module
         for module in model.modules()
         if isinstance(module, GgufLinear | GgufEmbedding)
     }
-    numbers = sum(map(count_block_weights, stored.values()))
+    numbers = sum(map(count_encoded_weights, stored.values()))
     return int(model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + numbers)
 
 
-def count_block_weights(layer: GgufLinear | GgufEmbedding) -> int:
-    """Return how many weights the blocks of a layer encode."""
+def count_encoded_weights(layer: GgufLinear | GgufEmbedding) -> int:
+    """Return the number of weights that the .gguf blocks of a layer encode."""
     return int(TYPES[layer.kind].inputs * layer.weight.numel() // TYPES[layer.kind].stored_bytes)

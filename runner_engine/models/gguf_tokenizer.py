@@ -1,7 +1,7 @@
-"""Builds the tokenizer that a .gguf file describes, from the arrays in its header.
+"""Builds a tokenizer from the vocabulary, scores and merges in the header of a .gguf file.
 
-The steps are those of transformers' own reading of such a file, which takes seconds for a large
-vocabulary: the same vocabulary, merges, normalizer and added tokens, in the same order. A test
+The steps equal those of transformers' own reader, which takes seconds for a large vocabulary:
+ the same vocabulary, merges, normalizer and added tokens, in the same order. A test
 compares the two. Only digits differ where a model was trained on single digits
 (`splits_single_digits`): transformers leaves them together, llama.cpp splits them.
 """
@@ -21,7 +21,7 @@ from tokenizers.models import BPE, Unigram
 
 from runner_base import DataError, truncated_repr
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.gguf_file import is_supported, read_array, read_header
+from runner_engine.checkpoints.gguf_file import is_supported_architecture, read_gguf_header, read_header_array
 from runner_engine.checkpoints.gguf_header import GgufHeader
 from runner_engine.checkpoints.gguf_names import SPECIAL_TOKENS, build_config_dict, splits_single_digits
 from runner_engine.checkpoints.model_files import list_gguf_files
@@ -68,19 +68,21 @@ SPLIT_OF = {name: pattern for pattern, names in SPLITS.items() for name in names
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """A .gguf file's header and its tokens, from which a tokenizer is built."""
+    """The header of a .gguf file and the tokens listed there. Tokenizers are built from both."""
 
     header: GgufHeader
     tokens: list[str]
 
-    def read_tokenizer_array(self, key: str, is_text: bool) -> list[Any] | None:
-        """Read an array of the tokenizer metadata. None if the file has none."""
-        name = f"tokenizer.ggml.{key}"
-        return read_array(self.header, name, is_text) if name in self.header.arrays else None
+    def read_tokenizer_array(self, metadata_key: str, is_text: bool) -> list[Any] | None:
+        """Read an array of tokenizer metadata from the .gguf file. None if the file does not contain the
+        array.
+        """
+        name = f"tokenizer.ggml.{metadata_key}"
+        return read_header_array(self.header, name, is_text) if name in self.header.arrays else None
 
     def read_scores(self) -> list[float]:
-        """Read the tokens' scores. Raises DataError if one of them is NaN."""
-        scores = read_array(self.header, "tokenizer.ggml.scores", is_text=False)
+        """Read the score of each token. Raises DataError if one of the scores is NaN."""
+        scores = read_header_array(self.header, "tokenizer.ggml.scores", is_text=False)
         if any(map(math.isnan, scores)):
             raise DataError(
                 "tokenizer.ggml.scores: one of them is not a number", key=self.header.file, code="damaged"
@@ -88,7 +90,9 @@ class GgufVocabulary:
         return scores
 
     def read_merges(self, tokens: list[str], scores: list[float] | None = None) -> list[tuple[str, str]]:
-        """Return the file's BPE merges, best first. Without a list, they are derived from the tokens."""
+        """Return the BPE merges, best first. A file without a list of merges has them derived from its
+        tokens.
+        """
         listed = self.read_tokenizer_array("merges", is_text=True)
         if listed is None:
             return _derive_merges(tokens, self.read_scores() if scores is None else scores)
@@ -103,18 +107,26 @@ class GgufVocabulary:
 
 
 def can_build_tokenizer(path: Path) -> bool:
-    """Whether build_tokenizer supports this .gguf file. transformers reads files that have tokenizer files."""
-    header = read_header(path)
+    """Whether build_tokenizer supports this .gguf file. If tokenizer files lie next to it,
+    transformers reads those instead.
+    """
+    header = read_gguf_header(path)
     is_alone = list_gguf_files(path).keys() <= ALONE
-    return is_alone and is_supported(header) and header.metadata.get("tokenizer.ggml.model") in MAKERS
+    return (
+        is_alone
+        and is_supported_architecture(header)
+        and header.metadata.get("tokenizer.ggml.model") in MAKERS
+    )
 
 
 def collect_tokenizer_notes(path: Path) -> list[Note]:
-    """Return a note if transformers must read a .gguf file's header or build its tokenizer."""
+    """Return a note if transformers, not the runner, must read a .gguf file's header or build its
+    tokenizer.
+    """
     if not path.is_file() or can_build_tokenizer(path):
         return []
-    header = read_header(path)
-    if not is_supported(header):
+    header = read_gguf_header(path)
+    if not is_supported_architecture(header):
         what = note("its_architecture", name=header.architecture)
     elif (kind := header.metadata.get("tokenizer.ggml.model")) not in MAKERS:
         what = note("its_tokenizer", kind=truncated_repr(kind))
@@ -125,16 +137,20 @@ def collect_tokenizer_notes(path: Path) -> list[Note]:
 
 
 def build_tokenizer(path: Path, padding_side: str) -> Any:
-    """Build the tokenizer of a .gguf file, as the class that transformers uses for its model."""
+    """Build the tokenizer of a .gguf file, as an instance of the tokenizer class that transformers
+    uses for the model.
+    """
     from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, TokenizersBackend
 
-    header = read_header(path)
+    header = read_gguf_header(path)
     metadata = header.metadata
-    vocabulary = GgufVocabulary(header, read_array(header, "tokenizer.ggml.tokens", is_text=True))
+    vocabulary = GgufVocabulary(header, read_header_array(header, "tokenizer.ggml.tokens", is_text=True))
     kind = metadata["tokenizer.ggml.model"]
-    maker = SENTENCEPIECE.get(header.architecture, _build_llama) if kind == "llama" else MAKERS[kind]
+    maker = (
+        SENTENCEPIECE.get(header.architecture, _build_llama_tokenizer) if kind == "llama" else MAKERS[kind]
+    )
     made = maker(vocabulary)
-    _add_listed_tokens(made, vocabulary, is_byte_level=kind == "gpt2")
+    _add_control_and_user_tokens(made, vocabulary, is_byte_level=kind == "gpt2")
     if (split := SPLIT_OF.get(metadata.get("tokenizer.ggml.pre", ""))) is not None:
         by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         made.pre_tokenizer = pre_tokenizers.Sequence(
@@ -171,7 +187,9 @@ def build_tokenizer(path: Path, padding_side: str) -> Any:
 
 
 class _SharedTokenizer:
-    """Passes a tokenizer to transformers uncopied: its deep copy is the tokenizer itself."""
+    """Passes a tokenizer to transformers without a copy: `copy.deepcopy` of this wrapper returns the
+    tokenizer itself.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.made = tokenizer
@@ -181,7 +199,7 @@ class _SharedTokenizer:
 
 
 def _find_special_token(vocabulary: GgufVocabulary, name: str) -> str | None:
-    """Return the text of a special token. None if the file names none."""
+    """Return a special token's text. None if the .gguf file does not define this special token."""
     key = f"tokenizer.ggml.{name}_token_id"
     if (number := vocabulary.header.metadata.get(key)) is None:
         return None
@@ -194,8 +212,10 @@ def _find_special_token(vocabulary: GgufVocabulary, name: str) -> str | None:
     return vocabulary.tokens[number]
 
 
-def _build_byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
-    """Build a byte-level BPE tokenizer like GPT-2's, whose tokens use an alphabet of 256 letters."""
+def _build_byte_level_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
+    """Build a byte-level BPE tokenizer like GPT-2's. Its tokens are written in an alphabet of 256
+    characters, one per byte.
+    """
     spelling = _build_byte_alphabet()
     is_spelled = frozenset(spelling.values()).issuperset
     ids = {
@@ -212,7 +232,9 @@ def _build_byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 def _build_byte_alphabet() -> dict[int, str]:
-    """Map each byte to GPT-2's letter. Printable bytes map to themselves, others to code points from 256."""
+    """Map each byte to the character that GPT-2 writes for it. Printable bytes map to themselves,
+    others to code points from 256.
+    """
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -222,28 +244,30 @@ def _build_byte_alphabet() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
 
 
-def _build_llama(vocabulary: GgufVocabulary) -> Tokenizer:
-    """Build a SentencePiece-style tokenizer for Llama, which puts a space before a prompt."""
+def _build_llama_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
+    """Build a SentencePiece-style tokenizer for Llama, which adds a space before the prompt."""
     merges = vocabulary.read_merges(vocabulary.tokens)
     made = Tokenizer(BPE(_map_token_ids(vocabulary.tokens), merges, fuse_unk=True, byte_fallback=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
-    made.decoder = decoders.Sequence([*_sentencepiece_decoders(), decoders.Strip(content=" ", left=1)])
+    made.decoder = decoders.Sequence([*_build_sentencepiece_decoders(), decoders.Strip(content=" ", left=1)])
     return _add_default_special_tokens(made, ("<s>", "</s>", "<unk>"))
 
 
-def _build_phi3(vocabulary: GgufVocabulary) -> Tokenizer:
-    """Build Phi-3's tokenizer, which normalizes a prompt instead of splitting it.
+def _build_phi3_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
+    """Build Phi-3's tokenizer, which normalizes the prompt instead of splitting it into words.
 
-    It differs from Llama's for prompts that begin with a space.
+    Its tokens differ from those of Llama's tokenizer for prompts that begin with a space.
     """
-    made = _build_llama(vocabulary)
+    made = _build_llama_tokenizer(vocabulary)
     made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     made.pre_tokenizer = None
     return made
 
 
-def _build_gemma(vocabulary: GgufVocabulary) -> Tokenizer:
-    """Build Gemma's tokenizer. Runs of spaces are one token, and merges follow the order of tokens."""
+def _build_gemma_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
+    """Build Gemma's tokenizer. A run of spaces is one token, and merges follow the order of the
+    tokens.
+    """
     tokens = [
         SPACE * len(token) if " " in token and not token.strip() else token for token in vocabulary.tokens
     ]
@@ -252,13 +276,15 @@ def _build_gemma(vocabulary: GgufVocabulary) -> Tokenizer:
         BPE(_map_token_ids(tokens), merges, fuse_unk=True, unk_token="<unk>", byte_fallback=True)
     )
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    made.decoder = decoders.Sequence(_sentencepiece_decoders())
+    made.decoder = decoders.Sequence(_build_sentencepiece_decoders())
     made.normalizer = normalizers.Replace(" ", SPACE)
     return _add_default_special_tokens(made, ("<bos>", "<eos>", "<unk>", "<pad>", "<mask>"))
 
 
-def _build_unigram(vocabulary: GgufVocabulary) -> Tokenizer:
-    """Build T5's unigram tokenizer. Its sentinel tokens <extra_id_N> are named [PADN] in the file."""
+def _build_unigram_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
+    """Build T5's unigram tokenizer. Its sentinel tokens <extra_id_N> are named [PADN] in a .gguf
+    file.
+    """
     tokens = list(vocabulary.tokens)
     blanks = [number for number, token in enumerate(tokens) if re.match(r"^\[PAD\d+\]$", token)]
     for at, number in enumerate(blanks[:EXTRA]):
@@ -280,24 +306,28 @@ def _build_unigram(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 MAKERS: dict[str, Callable[[GgufVocabulary], Tokenizer]] = {
-    "gpt2": _build_byte_level,
-    "llama": _build_llama,
-    "t5": _build_unigram,
+    "gpt2": _build_byte_level_tokenizer,
+    "llama": _build_llama_tokenizer,
+    "t5": _build_unigram_tokenizer,
 }
 # by architecture; others have Llama's
-SENTENCEPIECE = {"gemma2": _build_gemma, "gemma3": _build_gemma, "phi3": _build_phi3}
+SENTENCEPIECE = {
+    "gemma2": _build_gemma_tokenizer,
+    "gemma3": _build_gemma_tokenizer,
+    "phi3": _build_phi3_tokenizer,
+}
 
 
 def _map_token_ids(tokens: list[str]) -> dict[str, int]:
     return {token: number for number, token in enumerate(tokens)}
 
 
-def _sentencepiece_decoders() -> list[Any]:
+def _build_sentencepiece_decoders() -> list[Any]:
     return [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
 
 
 def _add_default_special_tokens(tokenizer: Tokenizer, tokens: Iterable[str]) -> Tokenizer:
-    """Add the special tokens that transformers' class has by default, in its order."""
+    """Add the default special tokens of transformers' tokenizer class, in the class's order."""
     tokenizer.add_tokens([AddedToken(text, special=True) for text in tokens])
     if tokenizer.post_processor is None:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -306,8 +336,12 @@ def _add_default_special_tokens(tokenizer: Tokenizer, tokens: Iterable[str]) -> 
     return tokenizer
 
 
-def _add_listed_tokens(tokenizer: Tokenizer, vocabulary: GgufVocabulary, is_byte_level: bool) -> None:
-    """Add the file's control tokens and user-defined tokens, which are never split."""
+def _add_control_and_user_tokens(
+    tokenizer: Tokenizer, vocabulary: GgufVocabulary, is_byte_level: bool
+) -> None:
+    """Add the control tokens and user-defined tokens of the .gguf file. A tokenizer never splits
+    them.
+    """
     types = vocabulary.read_tokenizer_array("token_type", is_text=False) or []
     of_type: dict[int, list[str]] = {CONTROL: [], OWN: []}
     for token, kind in zip(vocabulary.tokens, types, strict=False):
@@ -323,9 +357,10 @@ def _add_listed_tokens(tokenizer: Tokenizer, vocabulary: GgufVocabulary, is_byte
 
 
 def _derive_merges(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
-    """Derive the BPE merges that make a vocabulary's tokens, highest score first.
+    """Derive the BPE merges that produce the given tokens, highest score first.
 
-    Among equal scores longer left parts come first, then longer right parts, then the tokens' order.
+    Merges with equal scores are sorted by length of the left part, then of the right part (longer
+    first), then by the tokens' order.
     """
     ids, by_score = _map_token_ids(tokens), dict(zip(tokens, scores, strict=False))
     merges: list[tuple[str, str]] = []

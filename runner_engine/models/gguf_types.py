@@ -1,4 +1,5 @@
-"""Block types of .gguf files that stay quantized in memory, and how each is split into its parts.
+"""Block types of .gguf files that stay quantized in memory, and how to split a block into scales
+and weight bits.
 
 A block holds neighbouring weights of one output: a scale in float16, for some types the scales of
 its sub-blocks and an offset to subtract, and 2 to 8 bits for each weight. The kernels have the same
@@ -17,7 +18,9 @@ from runner_engine.models.grouped_linear import ROW_BLOCK, ROW_PART
 
 
 class BlockParts(NamedTuple):
-    """Scales, sub-block scales and weight bits of some outputs' blocks, each [outputs, blocks, …]."""
+    """The scales, sub-block scales and weight bits of .gguf blocks. Each tensor has the shape
+    [outputs, blocks, …].
+    """
 
     # uint8 [outputs, blocks, 2 or 4]: float16 of the scale, and of what is subtracted
     scales: torch.Tensor
@@ -28,7 +31,7 @@ class BlockParts(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockType:
-    """How a .gguf block type is stored: its number in a file, its size, and the bits of a weight."""
+    """Storage of a .gguf block type: its type number, the bytes of a block, and the bits per weight."""
 
     number: int
     inputs: int  # of a block
@@ -44,33 +47,39 @@ class BlockType:
 
     @property
     def activation_group(self) -> int:
-        """Number of neighbouring activations that share a scale: 256 for blocks of 256 weights, otherwise 32."""
+        """Number of neighbouring activations that share a scale: 256 for block types of 256 weights,
+        otherwise 32.
+        """
         return ROW_BLOCK if self.inputs == ROW_BLOCK else ROW_PART
 
     @property
     def packed_bytes(self) -> int:
-        """Size in bytes of a block after repacking for the kernels."""
+        """Bytes of one .gguf block after repacking for the C kernels."""
         parts = self.take_apart(torch.zeros(1, 1, self.stored_bytes, dtype=torch.uint8))
         return parts.scales.shape[2] + parts.of_parts.shape[2] + self.inputs * (self.low + self.high) // 8
 
 
 def split_last_dim(tensor: torch.Tensor, *sizes: int) -> torch.Tensor:
-    """Split the last dimension into dimensions of the given sizes."""
+    """Reshape a tensor so that its last dimension becomes several dimensions of the given sizes."""
     return tensor.reshape(*tensor.shape[:-1], *sizes)
 
 
 def _unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """Unpack [..., n] bytes to [..., 2 n]: all lower halves, then all upper halves."""
+    """Unpack the 4-bit halves of bytes, [..., n] to [..., 2 n]: first all lower halves, then all
+    upper halves.
+    """
     return torch.cat((packed & 15, packed >> 4), dim=-1)
 
 
 def _extract_bits(packed: torch.Tensor, shifts: tuple[int, ...], mask: int) -> torch.Tensor:
-    """Extract bits of the bytes [..., n] at each shift: [..., shifts, n]."""
+    """Shift bytes [..., n] right by each of `shifts` and apply `mask`. Returns [..., shifts, n]."""
     return torch.stack([packed >> shift & mask for shift in shifts], dim=-2)
 
 
 def _make_block32_splitter(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], BlockParts]:
-    """Return a function that splits blocks of 32 weights of 4 or 5 bits into their parts."""
+    """Return a function that splits .gguf blocks of 32 weights with 4 or 5 bits into scales and
+    weight bits.
+    """
     scales = 4 if has_minimum else 2
 
     def split_block(blocks: torch.Tensor) -> BlockParts:
@@ -87,18 +96,18 @@ def _make_block32_splitter(has_minimum: bool, has_fifth_bit: bool) -> Callable[[
     return split_block
 
 
-def _split_q8_0(blocks: torch.Tensor) -> BlockParts:
+def _split_q8_0_blocks(blocks: torch.Tensor) -> BlockParts:
     return BlockParts(blocks[..., :2], blocks[..., :0], blocks[..., 2:])
 
 
-def _split_q2_k(blocks: torch.Tensor) -> BlockParts:
+def _split_q2_k_blocks(blocks: torch.Tensor) -> BlockParts:
     of_parts, bits, scales = blocks[..., :16], blocks[..., 16:80], blocks[..., 80:]
     return BlockParts(
         scales, of_parts, _extract_bits(split_last_dim(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
     )
 
 
-def _split_q3_k(blocks: torch.Tensor) -> BlockParts:
+def _split_q3_k_blocks(blocks: torch.Tensor) -> BlockParts:
     high, bits, packed, scale = (blocks[..., :32], blocks[..., 32:96], blocks[..., 96:108], blocks[..., 108:])
     lower = _unpack_nibbles(packed[..., :8])
     upper = _extract_bits(packed[..., 8:], (0, 2, 4, 6), 3).flatten(-2)
@@ -108,43 +117,49 @@ def _split_q3_k(blocks: torch.Tensor) -> BlockParts:
 
 
 def _unpack_scales_and_minima(packed: torch.Tensor) -> torch.Tensor:
-    """Unpack eight pairs of 6-bit sub-block scale and minimum from 12 bytes: [..., 16], alternating."""
+    """Unpack eight 6-bit pairs of sub-block scale and minimum from 12 bytes. Returns [..., 16] with
+    scales and minima alternating.
+    """
     first, second, upper = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scales = torch.cat((first & 63, upper & 15 | first >> 6 << 4), dim=-1)
     minima = torch.cat((second & 63, upper >> 4 | second >> 6 << 4), dim=-1)
     return torch.stack((scales, minima), dim=-1).flatten(-2)
 
 
-def _split_q4_k(blocks: torch.Tensor) -> BlockParts:
+def _split_q4_k_blocks(blocks: torch.Tensor) -> BlockParts:
     bits = _unpack_nibbles(split_last_dim(blocks[..., 16:], 4, 32)).flatten(-2)
     return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks[..., 4:16]), bits)
 
 
-def _split_q5_k(blocks: torch.Tensor) -> BlockParts:
+def _split_q5_k_blocks(blocks: torch.Tensor) -> BlockParts:
     fifth = _extract_bits(blocks[..., 16:48], tuple(range(8)), 1).flatten(-2)
     bits = _unpack_nibbles(split_last_dim(blocks[..., 48:], 4, 32)).flatten(-2)
     return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks[..., 4:16]), bits | fifth << 4)
 
 
-def _split_q6_k(blocks: torch.Tensor) -> BlockParts:
+def _split_q6_k_blocks(blocks: torch.Tensor) -> BlockParts:
     low = _extract_bits(split_last_dim(blocks[..., :128], 2, 64), (0, 4), 15).flatten(-3)
     high = _extract_bits(split_last_dim(blocks[..., 128:192], 2, 32), (0, 2, 4, 6), 3).flatten(-3)
     return BlockParts(blocks[..., 208:], blocks[..., 192:208], low | high << 4)
 
 
-def _split_iq4_xs(blocks: torch.Tensor) -> BlockParts:
+def _split_iq4_xs_blocks(blocks: torch.Tensor) -> BlockParts:
     upper = _extract_bits(blocks[..., 2:4], (0, 2, 4, 6), 3).transpose(-1, -2).flatten(-2)
     lower = _extract_bits(blocks[..., 4:8], (0, 4), 15).transpose(-1, -2).flatten(-2)
     bits = _unpack_nibbles(split_last_dim(blocks[..., 8:], 8, 16)).flatten(-2)
     return BlockParts(blocks[..., :2], (lower | upper << 4) - 32, bits)
 
 
-def _split_mxfp4(blocks: torch.Tensor) -> BlockParts:
-    return BlockParts(_decode_exponents(blocks[..., :1]), blocks[..., :0], _unpack_nibbles(blocks[..., 1:]))
+def _split_mxfp4_blocks(blocks: torch.Tensor) -> BlockParts:
+    return BlockParts(
+        _decode_mxfp4_scales(blocks[..., :1]), blocks[..., :0], _unpack_nibbles(blocks[..., 1:])
+    )
 
 
-def _decode_exponents(exponents: torch.Tensor) -> torch.Tensor:
-    """Return half of each power of two as float16 bytes. Values too small for float16 become 0."""
+def _decode_mxfp4_scales(exponents: torch.Tensor) -> torch.Tensor:
+    """Return half of each power of two as float16, viewed as bytes. Numbers too small for float16
+    become 0.
+    """
     powers = torch.exp2(exponents.float() - HALVED_BIAS)
     return powers.to(torch.float16).view(torch.uint8)
 
@@ -155,15 +170,15 @@ TYPES = {
     "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _make_block32_splitter(True, False), scales=2),
     "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _make_block32_splitter(False, True)),
     "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _make_block32_splitter(True, True), scales=2),
-    "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0),
-    "Q2_K": BlockType(10, 256, 84, 2, 0, 16, 0, _split_q2_k, scales_at=80, scales=2),
-    "Q3_K": BlockType(11, 256, 110, 2, 1, 16, 4, _split_q3_k, True, 108),
-    "Q4_K": BlockType(12, 256, 144, 4, 0, 32, 0, _split_q4_k, scales=2),
-    "Q5_K": BlockType(13, 256, 176, 4, 1, 32, 0, _split_q5_k, scales=2),
-    "Q6_K": BlockType(14, 256, 210, 4, 2, 16, 32, _split_q6_k, True, 208),
+    "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0_blocks),
+    "Q2_K": BlockType(10, 256, 84, 2, 0, 16, 0, _split_q2_k_blocks, scales_at=80, scales=2),
+    "Q3_K": BlockType(11, 256, 110, 2, 1, 16, 4, _split_q3_k_blocks, True, 108),
+    "Q4_K": BlockType(12, 256, 144, 4, 0, 32, 0, _split_q4_k_blocks, scales=2),
+    "Q5_K": BlockType(13, 256, 176, 4, 1, 32, 0, _split_q5_k_blocks, scales=2),
+    "Q6_K": BlockType(14, 256, 210, 4, 2, 16, 32, _split_q6_k_blocks, True, 208),
     "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _make_block32_splitter(False, False)),
-    "IQ4_XS": BlockType(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs, True),
-    "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _split_mxfp4),
+    "IQ4_XS": BlockType(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs_blocks, True),
+    "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _split_mxfp4_blocks),
 }
 UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 FLOAT4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the four-bit floats
@@ -172,16 +187,18 @@ LISTED = {"IQ4_NL": UNEVEN, "IQ4_XS": UNEVEN, "MXFP4": FLOAT4}
 
 
 def extract_block_scales(block_bytes: torch.Tensor, type_name: str) -> torch.Tensor:
-    """Return the float16 scales of .gguf blocks, and their minima if any: [outputs, blocks, 1 or 2]."""
+    """Return the float16 scale of each .gguf block, and its minimum if the type has one: [outputs,
+    blocks, 1 or 2].
+    """
     kind = TYPES[type_name]
     blocks = split_last_dim(block_bytes, -1, kind.stored_bytes)
     if type_name == "MXFP4":
-        return _decode_exponents(blocks[..., :1]).view(torch.float16)
+        return _decode_mxfp4_scales(blocks[..., :1]).view(torch.float16)
     return blocks[..., kind.scales_at : kind.scales_at + 2 * kind.scales].contiguous().view(torch.float16)
 
 
 def dequantize_blocks(block_bytes: torch.Tensor, type_name: str, inputs: int) -> torch.Tensor:
-    """Dequantize .gguf blocks, uint8 [outputs, bytes], to float32 [outputs, inputs]."""
+    """Dequantize .gguf blocks, uint8 [outputs, bytes], to float32 weights [outputs, inputs]."""
     kind = TYPES[type_name]
     blocks = block_bytes.view(block_bytes.shape[0], inputs // kind.inputs, kind.stored_bytes)
     _, of_parts, bits = kind.take_apart(blocks)

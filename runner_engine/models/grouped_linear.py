@@ -1,4 +1,4 @@
-"""Linear layer for all quantization formats that have one scale per group of inputs.
+"""A linear layer for all quantization formats that have one scale per group of inputs.
 
 Its tensors stay as in the checkpoint, and in its memory-mapped file. The format's layout decodes
 them. On a CPU the local engine multiplies them (runner_engine/matmul/groups.py); elsewhere torch
@@ -24,7 +24,9 @@ Unpacked = Callable[[int, int, torch.dtype], torch.Tensor]  # the weights of som
 
 
 class GroupedLinear(nn.Linear):
-    """A linear layer that holds the tensors of a group-quantized format under the format's names."""
+    """A linear layer with group-quantized weights, stored under the tensor names of the quantization
+    format.
+    """
 
     _names: tuple[str, ...] = ()
     has_byte_rows = False  # rows are rounded to 8 bits before they are multiplied
@@ -32,25 +34,27 @@ class GroupedLinear(nn.Linear):
         None  # `group_of`, and the tensor it was read from
     )
 
-    def __init__(self, original: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
-        """original: the layer that this one replaces. stored: the tensors, which may be filled later."""
+    def __init__(self, original: nn.Linear, layout: Layout, stored_tensors: dict[str, torch.Tensor]) -> None:
+        """original: the layer that this one replaces. stored_tensors: the quantized tensors, possibly
+        still empty.
+        """
         nn.Module.__init__(self)
         self.in_features, self.out_features = original.in_features, original.out_features
         self.bias = original.bias
-        self.set_stored_tensors(layout, stored)
+        self.set_stored_tensors(layout, stored_tensors)
 
-    def set_stored_tensors(self, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
-        """Replace the stored tensors by the same weights in another layout."""
+    def set_stored_tensors(self, layout: Layout, stored_tensors: dict[str, torch.Tensor]) -> None:
+        """Replace the stored tensors by the same weights in another tensor layout."""
         for name in self._names:
             del self._parameters[name]
-        self.layout, self._names = layout, tuple(stored)
-        for name, tensor in stored.items():
+        self.layout, self._names = layout, tuple(stored_tensors)
+        for name, tensor in stored_tensors.items():
             # also `weight`, a property here
             self._parameters[name] = nn.Parameter(tensor, requires_grad=False)
 
     @property
     def report_name(self) -> str:
-        """Class name that reports print for this layer."""
+        """The class name that reports print for this layer."""
         return self.layout.rounding_layers if self.layout.rows else type(self).__name__
 
     def extra_repr(self) -> str:
@@ -58,12 +62,14 @@ class GroupedLinear(nn.Linear):
 
     @property
     def stored(self) -> dict[str, torch.Tensor]:
-        """The format's tensors by name."""
+        """The tensors of the quantization format, by name."""
         return {name: self._parameters[name] for name in self._names}  # type: ignore[misc]
 
     @property
     def weight(self) -> Any:  # type: ignore[override]
-        """The quantized codes as stored, for code that only needs the weight's device or address."""
+        """The stored quantized codes. They serve code that only needs the weight's device or memory
+        address.
+        """
         return self._parameters[self._names[0]]
 
     @property
@@ -73,7 +79,7 @@ class GroupedLinear(nn.Linear):
 
     @property
     def input_groups(self) -> torch.Tensor | None:
-        """Group index of each input, int64. None if groups are contiguous and in order."""
+        """Group index of each input, int64. None if groups consist of consecutive inputs."""
         order = self._parameters.get(self.layout.order_name)
         if order is None:
             return None
@@ -88,17 +94,22 @@ class GroupedLinear(nn.Linear):
             self._order = of_tensor, None if is_plain else groups
         return self._order[1]
 
-    def dequantize_outputs(self, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
-        """Dequantize the weights of some outputs: [outputs, inputs].
+    def dequantize_outputs(self, first_output: int, last_output: int, dtype: torch.dtype) -> torch.Tensor:
+        """Dequantize the weights of a range of outputs: [outputs, inputs].
 
-        (code - zero point) * scale, or the value of the code * scale: exact in float32 with a scale of
-        16 bits, and rounded once. The libraries compute the same where `dtype` is their scales' dtype.
+        A weight is (code - zero point) * scale, or the value that the code stands for * scale. With
+        16-bit scales the product is exact in float32, and it is rounded once. If `dtype` is the dtype
+        of the scales, the libraries compute the same weights.
         """
         layout, stored, order = self.layout, self.stored, self.input_groups
-        codes, values = layout.codes(stored, first, last), layout.values
+        codes, values = layout.codes(stored, first_output, last_output), layout.values
         weights = codes.float() if values is None else values.to(codes.device)[codes.int()]
-        scales = layout.scales(stored, first, last).float()
-        zeros = None if values is not None else layout.zeros(stored, first, last).float().expand_as(scales)
+        scales = layout.scales(stored, first_output, last_output).float()
+        zeros = (
+            None
+            if values is not None
+            else layout.zeros(stored, first_output, last_output).float().expand_as(scales)
+        )
         if order is None and self.in_features % layout.group:  # the last group is a short one
             order = torch.arange(self.in_features, device=weights.device) // layout.group
         if order is None:
@@ -114,36 +125,44 @@ class GroupedLinear(nn.Linear):
         return weights.to(dtype, memory_format=torch.contiguous_format)
 
     def round_activations(self, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to the numbers that the format can represent."""
+        """Round activations to numbers that the quantization format can represent."""
         return self.layout.round_activations(self.stored, activations)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Multiply the input, rounded first where the format quantizes activations."""
+        """Multiply the input by the weights. Formats with quantized activations round the input first."""
         rows = self.round_activations(input) if self.layout.rows else input
-        return self.multiply_dequantized(round_to_int8(rows) if self.has_byte_rows else rows)
+        return self.multiply_dequantized(round_activations_to_int8(rows) if self.has_byte_rows else rows)
 
     def multiply_dequantized(self, input: torch.Tensor) -> torch.Tensor:
-        """Multiply after dequantizing some outputs at a time. This is slow and serves devices without kernels."""
+        """Multiply the input by the weights, dequantizing a few outputs at a time. This slow matmul
+        serves devices without our kernels.
+        """
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
         return multiply_in_steps(
             self, self.dequantize_outputs, input, max(32, most // self.in_features // 32 * 32)
         )
 
 
-def multiply_in_steps(layer: nn.Linear, dequantize: Unpacked, input: torch.Tensor, step: int) -> torch.Tensor:
-    """Multiply the input by a layer's weights, dequantizing `step` outputs at a time."""
+def multiply_in_steps(
+    layer: nn.Linear, dequantize_outputs: Unpacked, input: torch.Tensor, num_outputs: int
+) -> torch.Tensor:
+    """Multiply the input by a layer's weights, dequantizing `num_outputs` outputs at a time."""
     # in one piece from the start: on the heap, parts between what is freed would keep the whole
     # matrix in memory
     result = input.new_empty(*input.shape[:-1], layer.out_features)
-    for first in range(0, layer.out_features, step):
-        last = min(first + step, layer.out_features)
+    for first in range(0, layer.out_features, num_outputs):
+        last = min(first + num_outputs, layer.out_features)
         bias = None if layer.bias is None else layer.bias[first:last]
-        result[..., first:last] = nn.functional.linear(input, dequantize(first, last, input.dtype), bias)
+        result[..., first:last] = nn.functional.linear(
+            input, dequantize_outputs(first, last, input.dtype), bias
+        )
     return result
 
 
-def round_to_int8(activations: torch.Tensor, group_size: int = ROW_PART) -> torch.Tensor:
-    """Round activations to symmetric int8 per group: the largest of `group_size` neighbours becomes 127."""
+def round_activations_to_int8(activations: torch.Tensor, group_size: int = ROW_PART) -> torch.Tensor:
+    """Round activations to symmetric int8 per group. The largest of `group_size` neighbouring
+    activations becomes 127.
+    """
     # the last part may be a short one
     filled = nn.functional.pad(activations.float(), (0, -activations.shape[-1] % group_size))
     parts = filled.reshape(*activations.shape[:-1], -1, group_size)
@@ -157,8 +176,10 @@ def round_to_int8(activations: torch.Tensor, group_size: int = ROW_PART) -> torc
     )
 
 
-def count_hidden_parameters(model: nn.Module) -> int:
-    """Return how many weights group-quantized layers encode beyond the elements of their parameters."""
+def count_uncounted_weights(model: nn.Module) -> int:
+    """Return how many weights the group-quantized layers encode beyond the number of elements of
+    their parameters.
+    """
     layers = {id(module.weight): module for module in model.modules() if isinstance(module, GroupedLinear)}
     return sum(
         layer.num_weights - sum(tensor.numel() for tensor in layer.stored.values())

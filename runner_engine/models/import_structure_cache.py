@@ -1,8 +1,9 @@
-"""Caches the names that transformers' modules define, in the user cache.
+"""Caches on disk which names the modules of transformers define, so that importing transformers
+is faster.
 
-To import a class at its first use, transformers reads the source of all its models when it is
-imported, 3,000 files and twice: half of its import time. This cache reads them once,
-and again when one of the files has changed.
+To import a class at its first use, transformers reads the source of all its models twice,
+3,000 files, when it is imported: half of its import time. This cache reads them once, and
+again when one of the files has changed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Names = dict[frozenset[str], dict[str, set[str]]]  # the packages that modules n
 
 @contextmanager
 def cached_import_structure() -> Iterator[None]:
-    """Context in which an import of transformers takes the names of its models from the user cache."""
+    """Context in which `import transformers` takes the names that its modules define from the user
+    cache.
+    """
     finder = _ImportUtilsFinder()
     sys.meta_path.insert(0, finder)
     try:
@@ -36,7 +39,9 @@ def cached_import_structure() -> Iterator[None]:
 
 
 class _ImportUtilsFinder(MetaPathFinder):
-    """Finds the transformers module that reads model names, and replaces its reading function."""
+    """Import hook that finds transformers' import_utils module and replaces the function that reads
+    the import structure.
+    """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, path, target) if fullname == READER else None
@@ -52,18 +57,18 @@ class _ImportUtilsFinder(MetaPathFinder):
         return spec
 
 
-def cache_structure_reader(read: Callable[..., Names]) -> Callable[..., Names]:
-    """Wrap transformers' reader of import structures, so that it reads the models' names once."""
+def cache_structure_reader(read_structure: Callable[..., Names]) -> Callable[..., Names]:
+    """Wrap transformers' reader of import structures, so that the result for its models is cached."""
 
     @lru_cache
-    @wraps(read)
+    @wraps(read_structure)
     def read_cached(module_path: str, prefix: str | None = None) -> Names:
         path = Path(module_path)
         folder = path.parent if path.is_file() else path
-        if folder.name != MODELS or (file := _cache_file(folder)) is None:
-            return read(module_path, prefix)
+        if folder.name != MODELS or (file := _cache_path(folder)) is None:
+            return read_structure(module_path, prefix)
         if (found := _read_cache(file)) is None:
-            found = read(module_path)
+            found = read_structure(module_path)
             _write_cache(file, found)
         if prefix is None:
             return found
@@ -74,8 +79,10 @@ def cache_structure_reader(read: Callable[..., Names]) -> Callable[..., Names]:
     return read_cached
 
 
-def _cache_file(folder: Path) -> Path | None:
-    """Return the cache file for a folder's names. The file differs whenever a source file changes."""
+def _cache_path(folder: Path) -> Path | None:
+    """Return the path of the cache for the modules in a folder. The path changes whenever a source
+    file changes.
+    """
     return user_cache.cache_file("names", [str(folder), sorted(_stat_sources(str(folder)))])
 
 
@@ -89,10 +96,10 @@ def _stat_sources(folder: str) -> Iterator[tuple[str, int, int]]:
                 yield from _stat_sources(entry.path)
 
 
-def _read_cache(file: Path) -> Names | None:
-    """Read the cached names. None if there are none."""
+def _read_cache(path: Path) -> Names | None:
+    """Read the cached module names. None if the cache has no valid entry."""
     try:
-        entries = user_cache.read_cache_file(file).get("names", [])
+        entries = user_cache.read_cache_file(path).get("names", [])
         return {
             frozenset(needs): {at: set(its) for at, its in modules.items()} for needs, modules in entries
         } or None
@@ -100,8 +107,9 @@ def _read_cache(file: Path) -> Names | None:
         return None
 
 
-def _write_cache(file: Path, names: Names) -> None:
+def _write_cache(path: Path, import_structure: Names) -> None:
     entries = [
-        [sorted(needs), {at: sorted(its) for at, its in modules.items()}] for needs, modules in names.items()
+        [sorted(needs), {at: sorted(its) for at, its in modules.items()}]
+        for needs, modules in import_structure.items()
     ]
-    user_cache.write_cache_file(file, {"names": entries})
+    user_cache.write_cache_file(path, {"names": entries})

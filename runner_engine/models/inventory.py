@@ -1,4 +1,5 @@
-"""Metrics and facts of a loaded model: counts, bytes and memory, measured on the model itself.
+"""Measures a loaded model: parameter counts, bytes by dtype and memory in use, as metrics and
+facts.
 
 The keys are the same for every task. `runner/report.py` prints them, MLflow and result.json store
 them.
@@ -16,7 +17,7 @@ from runner_base.notes import Note, note
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.models.lora.adapter_report import AdapterReport
 from runner_engine.models.quantized_share import measure_quantized_share
-from runner_engine.models.tensor_bytes import count_tensor_bytes, dtype_name
+from runner_engine.models.tensor_bytes import count_tensor_bytes, format_dtype
 from runner_engine.quantization import list_quantized_layer_modules, quantized_share
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.quantization.quantization_mix import QuantizationMix
@@ -31,7 +32,7 @@ Described = tuple[dict[str, float], dict[str, str]]  # as metrics and in words
 
 
 def reset_memory_peaks() -> list[Note]:
-    """Reset the peak-memory counters of main memory and GPUs. Returns a note if that fails."""
+    """Reset the peak-memory counters of main memory and GPUs. Returns a note if the reset fails."""
     is_reset = machine.reset_peak_rss_counter()
     for gpu in list_gpus_in_use():
         torch.cuda.reset_peak_memory_stats(gpu)
@@ -39,13 +40,15 @@ def reset_memory_peaks() -> list[Note]:
 
 
 def list_gpus_in_use() -> range:
-    """Return the GPUs that this process uses. Querying another GPU would allocate memory on it."""
+    """Return the indices of the GPUs that this process uses. Querying another GPU would allocate
+    memory there.
+    """
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return range(torch.cuda.device_count() if in_use else 0)
 
 
-def measure_memory_peaks() -> dict[str, float]:
-    """Return peak memory in MiB since `reset_memory_peaks`, including GPUs in use."""
+def measure_peak_memory_mib() -> dict[str, float]:
+    """Return the peak memory in MiB since `reset_memory_peaks`, of main memory and of GPUs in use."""
     figures = {"load_peak_rss_mib": machine.peak_rss_mib()}
     if list_gpus_in_use():
         figures["load_peak_gpu_mib"] = (
@@ -54,11 +57,12 @@ def measure_memory_peaks() -> dict[str, float]:
     return figures
 
 
-def memory_in_use(load_metrics: dict[str, float]) -> dict[str, float]:
-    """Return the memory in MiB in use now, and its peak including the load of the base model.
+def measure_memory_in_use_mib(load_metrics: dict[str, float]) -> dict[str, float]:
+    """Return the memory in MiB that is in use now, and the peak, which includes the load of the base
+    model.
 
-    A base may have been loaded for an earlier job. The process's own peak then includes that job's
-    work, too.
+    The base model may have been loaded for an earlier job. The peak of the process then includes
+    the earlier job's work.
     """
     machine.release_free_memory()  # without collecting cycles, which takes half a second
     resident_mib = machine.rss_mib()
@@ -70,13 +74,15 @@ def memory_in_use(load_metrics: dict[str, float]) -> dict[str, float]:
     return figures
 
 
-def weight_bytes(model: torch.nn.Module) -> Counter[str]:
-    """Count bytes of parameters and buffers by dtype. Tied tensors count once, quantization constants count."""
+def count_weight_nbytes(model: torch.nn.Module) -> Counter[str]:
+    """Count the bytes of a model's parameters and buffers by dtype. Tied tensors count once;
+    quantization constants are included.
+    """
     return count_tensor_bytes([*model.parameters(), *model.buffers()])
 
 
 def measure_mapped_weight_mib(model: torch.nn.Module) -> float:
-    """Return the MiB of parameters that lie in memory-mapped files, such as the checkpoint."""
+    """Return the MiB of parameters stored in memory-mapped files, such as the checkpoint."""
     files = MappedFiles()
     sizes = {
         parameter.data_ptr(): parameter.nbytes for parameter in model.parameters() if not parameter.is_cuda
@@ -84,17 +90,18 @@ def measure_mapped_weight_mib(model: torch.nn.Module) -> float:
     return sum(size for address, size in sizes.items() if files.is_mapped_address(address)) / machine.MIB
 
 
-def adapter_bytes(model: Any) -> Counter[str]:
-    """Count the bytes of an adapter's own tensors by dtype. Empty once it is merged."""
+def count_adapter_nbytes(model: Any) -> Counter[str]:
+    """Count the bytes of an adapter's tensors by dtype. Empty once the adapter is merged."""
     by_dtype: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         if any(part in name for part in OF_ADAPTERS):
-            by_dtype[dtype_name(parameter)] += parameter.nbytes
+            by_dtype[format_dtype(parameter)] += parameter.nbytes
     return by_dtype
 
 
-def describe_quantization(model: Any, quantization_mix: QuantizationMix) -> tuple[Described, list[Note]]:
-    """Count linear layers and parameters by kind of quantization, with notes on what is not quantized.
+def measure_quantization(model: Any, quantization_mix: QuantizationMix) -> tuple[Described, list[Note]]:
+    """Count linear layers and parameters by quantization kind. Returns metrics, facts, and notes on
+    the unquantized parts.
 
     Raises ConfigError if most of the model is not quantized and `allow_partial` is not set.
     """
@@ -122,12 +129,15 @@ def describe_quantization(model: Any, quantization_mix: QuantizationMix) -> tupl
     metrics |= {"quantized_share": reached.of_blocks, "quantized_share_of_all": reached.of_all}
     metrics |= {"quantized_share_of_bytes": reached.of_bytes or 0.0}
     metrics |= {"quantized_share_of_wanted": reached.of_requested} if reached.named else {}
-    facts = {"quantized": words, "left_alone": quantized_share.list_plain_kinds(left, NAMES_SHOWN) or "none"}
-    return (metrics, facts), quantized_share.note_low_share(how, reached, left)
+    facts = {
+        "quantized": words,
+        "left_alone": quantized_share.list_unquantized_kinds(left, NAMES_SHOWN) or "none",
+    }
+    return (metrics, facts), quantized_share.note_low_quantized_share(how, reached, left)
 
 
-def estimate_dequantized_copy_mib(model: Any, quantization_mix: QuantizationMix) -> float:
-    """Return the MiB that a matmul needs for the dequantized copy of the largest quantized weight."""
+def estimate_dequantized_weight_mib(model: Any, quantization_mix: QuantizationMix) -> float:
+    """Return the MiB of the dequantized copy that a matmul makes of the largest quantized weight."""
     of_layers = list_quantized_layer_modules()
     packed = (module for module in model.modules() if _find_quantized_class_name(module, of_layers))
     sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
@@ -139,7 +149,9 @@ def estimate_dequantized_copy_mib(model: Any, quantization_mix: QuantizationMix)
 
 
 def _find_quantized_class_name(module: torch.nn.Module, library_modules: tuple[str, ...]) -> str:
-    """Return the class name of a quantized layer or of its quantized weight. Empty for other layers."""
+    """Return the class name of a quantized layer or of its quantized weight. Empty for unquantized
+    layers.
+    """
     held = (module, module._parameters.get("weight"))
     names = (
         getattr(one, "class_name", type(one).__name__)
@@ -149,8 +161,10 @@ def _find_quantized_class_name(module: torch.nn.Module, library_modules: tuple[s
     return next(names, "")
 
 
-def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> Described:
-    """Describe the applied adapter: modules, rank, parameters, norm of the weight change, and its source."""
+def describe_adapter(lora: LoraConfig, report: AdapterReport | None) -> Described:
+    """Describe the applied adapter: adapted modules, rank, parameters, norm of the weight change,
+    and source.
+    """
     applied = report or AdapterReport(0, 0, 0, 0.0, ())
     metrics = {
         f"lora_{key}": float(getattr(applied, key)) for key in ("modules", "rank", "parameters", "delta_norm")
@@ -171,7 +185,9 @@ def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> Described:
 
 
 def _note_merge(adapter: AdapterConfig) -> list[Note]:
-    """Return a note on the dtype of an adapter's merge, and whether it came before quantization."""
+    """Return a note on the dtype in which an adapter was merged, and whether it was merged before
+    quantization.
+    """
     if not adapter.merge:
         return []
     order = {
@@ -192,7 +208,7 @@ def describe_weight_bytes(bytes_by_dtype: Counter[str]) -> Described:
 
 
 def describe_devices(model: Any, device: torch.device) -> str:
-    """Name the device of the weights, or count the modules on each device of a device map."""
+    """Return the device of the weights, or the number of modules on each device of a device map."""
     mapped: dict[Any, Any] = getattr(model, "hf_device_map", None) or {}
     if len(set(map(str, mapped.values()))) < 2:
         return str(device)

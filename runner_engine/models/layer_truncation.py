@@ -13,8 +13,10 @@ from runner_engine.settings.speculation import KEY
 OF_LAYERS = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers")
 
 
-def keep_first_layers(model: Any, count: int) -> None:
-    """Drop all layers after the first `count`. Embedding, last norm and head stay."""
+def keep_first_layers(model: Any, num_layers: int) -> None:
+    """Remove all layers of a model after the first `num_layers`. Embedding, last norm and head
+    remain.
+    """
     settings = model.config.get_text_config()
     whole = settings.num_hidden_layers
     lists = [
@@ -22,17 +24,17 @@ def keep_first_layers(model: Any, count: int) -> None:
         for part in model.modules()
         if isinstance(part, nn.ModuleList) and len(part) == whole and whole > 1
     ]
-    if count == whole:
+    if num_layers == whole:
         return
-    if len(lists) != 1 or count > whole:
+    if len(lists) != 1 or num_layers > whole:
         raise ConfigError(
-            f"the first {count} layers of this model cannot be told apart from its others: leave layers out",
+            f"the first {num_layers} layers of this model cannot be told apart from its others: leave layers out",
             key=KEY,
             code="unsupported",
         )
-    del lists[0][count:]
-    settings.num_hidden_layers = count
+    del lists[0][num_layers:]
+    settings.num_hidden_layers = num_layers
     for name in OF_LAYERS:
         entries = getattr(settings, name, None)
         if isinstance(entries, list) and len(entries) == whole:
-            setattr(settings, name, entries[:count])
+            setattr(settings, name, entries[:num_layers])

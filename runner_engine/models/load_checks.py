@@ -1,4 +1,4 @@
-"""Checks that need torch and the device and run before any weight is read."""
+"""Checks before a model's weights are read, which need torch and the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runner_base import MIB, ConfigError, machine
 from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file, gguf_names
-from runner_engine.checkpoints.resolved_model import ModelFiles, build_pretrained_arguments
+from runner_engine.checkpoints.resolved_model import ModelFiles, build_from_pretrained_arguments
 from runner_engine.models.build_lock import serialize_builds
 from runner_engine.models.lora import import_adapter_module
 from runner_engine.plan.memory_check import limit_free_memory
@@ -21,28 +21,30 @@ if TYPE_CHECKING:
 
 
 def measure_free_memory_mib(model: LocalModelConfig, device: torch.device) -> dict[str, float]:
-    """Return the free MiB on each device that may receive weights, before anything is loaded."""
+    """Return the free memory in MiB of each device that may receive weights, measured before the
+    load.
+    """
     import torch
 
     gpus = range(torch.cuda.device_count()) if model.device_map is not None else []
     if device.type == "cuda":
         gpus = gpus or [device.index or 0]
-    free = {str(gpu): gpu_free_mib(gpu) for gpu in gpus}
+    free = {str(gpu): measure_usable_gpu_mib(gpu) for gpu in gpus}
     if device.type == "cpu" or model.device_map is not None:
         free["cpu"] = machine.available_memory_mib()
     return limit_free_memory(free, model.max_memory)
 
 
-def gpu_free_mib(gpu: int) -> float:
-    """Return the MiB of a GPU that this process can still allocate."""
+def measure_usable_gpu_mib(gpu_index: int) -> float:
+    """Return how many MiB of a GPU this process can still allocate."""
     import torch
 
-    reserved, allocated = torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
-    return compute_usable_gpu_mib(torch.cuda.mem_get_info(gpu)[0], reserved, allocated)
+    reserved, allocated = torch.cuda.memory_reserved(gpu_index), torch.cuda.memory_allocated(gpu_index)
+    return compute_usable_gpu_mib(torch.cuda.mem_get_info(gpu_index)[0], reserved, allocated)
 
 
 def convert_max_memory(model: LocalModelConfig) -> tuple[dict[int | str, str], list[Note]]:
-    """Convert model.max_memory to accelerate's format, with a note about GPUs that do not exist."""
+    """Convert model.max_memory to accelerate's format. Returns a note for GPUs that do not exist."""
     import torch
 
     count = torch.cuda.device_count()
@@ -56,12 +58,18 @@ def convert_max_memory(model: LocalModelConfig) -> tuple[dict[int | str, str], l
 
 
 def compute_usable_gpu_mib(free_bytes: int, reserved_bytes: int, allocated_bytes: int) -> float:
-    """Return the GPU memory in MiB that a process can use: free memory plus its unused reservation."""
+    """Return the GPU memory in MiB that a process can use: free memory plus memory that torch has
+    reserved but not allocated.
+    """
     return (free_bytes + reserved_bytes - allocated_bytes) / MIB
 
 
-def select_attention(requested: Attention, device: str, model_class: Any) -> tuple[Attention, list[Note]]:
-    """Select an attention backend that device and model support. Adds a note if it is not the requested one."""
+def select_attention_backend(
+    requested: Attention, device: str, model_class: Any
+) -> tuple[Attention, list[Note]]:
+    """Select an attention backend that device and model support. Returns a note if the requested
+    backend is replaced.
+    """
     supports = {
         Attention.sdpa: getattr(model_class, "_supports_sdpa", True),
         Attention.flash_attention_2: getattr(model_class, "_supports_flash_attn", True),
@@ -87,22 +95,22 @@ def select_attention(requested: Attention, device: str, model_class: Any) -> tup
     return instead, [note("other_attention", missing=missing, used=instead.value)]
 
 
-def load_config(path: Path, trust_remote_code: bool = False) -> Any:
+def load_transformers_config(path: Path, trust_remote_code: bool = False) -> Any:
     """Return the transformers config of a checkpoint folder or .gguf file."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    if path.is_file() and gguf_file.is_supported(header := gguf_file.read_header(path)):
+    if path.is_file() and gguf_file.is_supported_architecture(header := gguf_file.read_gguf_header(path)):
         settings = gguf_names.build_config_dict(header)
         return CONFIG_MAPPING[settings["model_type"]].from_dict(settings, name_or_path=str(path.parent))
-    folder, arguments = build_pretrained_arguments(path, trust_remote_code)
+    folder, arguments = build_from_pretrained_arguments(path, trust_remote_code)
     return AutoConfig.from_pretrained(folder, **arguments)
 
 
 @serialize_builds
 def build_meta_model(config: Any, trust_remote_code: bool = False) -> Any:
-    """Build a model from its config on the meta device, without memory for weights.
+    """Build a model from its config on the meta device, which allocates no memory for weights.
 
-    Adapters and patches are checked against it.
+    Adapters and patches are checked against this model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -112,23 +120,29 @@ def build_meta_model(config: Any, trust_remote_code: bool = False) -> Any:
 
 
 def find_model_class(path: Path, trust_remote_code: bool) -> Any:
-    """Return the model class of a checkpoint's config. None if only the checkpoint's custom code defines it."""
+    """Return the transformers class of a checkpoint's model. None if only custom code in the
+    checkpoint defines the class.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
     try:
-        classes = KNOWN.get(type(load_config(path, trust_remote_code)), None)
+        classes = KNOWN.get(type(load_transformers_config(path, trust_remote_code)), None)
     except Exception:  # noqa: BLE001  # a library may raise anything over a user's files
         return None  # the load reports the error
     return classes[0] if isinstance(classes, list | tuple) else classes
 
 
-def check_adapter_shapes(files: ModelFiles) -> None:
-    """Check an adapter against the model's shapes, before the weights are read."""
+def check_adapter_fits_model(files: ModelFiles) -> None:
+    """Raise ConfigError if an adapter does not fit the model's layers. Runs before any weight is
+    read.
+    """
     lora, model = files.lora, files.model
     if lora is None or files.adapter is None:
         return
     try:
-        bare = build_meta_model(load_config(files.path, model.trust_remote_code), model.trust_remote_code)
+        bare = build_meta_model(
+            load_transformers_config(files.path, model.trust_remote_code), model.trust_remote_code
+        )
     except Exception:  # noqa: BLE001  # custom code may need weights: the adapter is checked again on the real base
         bare = None
     import_adapter_module(lora).check(lora, files.adapter, bare, model.name)

@@ -1,4 +1,4 @@
-"""Summarizes a loaded model in a few lines, for the log and for the final table."""
+"""Summarizes the load of a model in a few lines, for the log and the final table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "at
 
 
 def summarize_load(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
-    """Map each label to its summary line. Empty if no whole model was loaded, or only by another job."""
+    """Map the label of each summary line to its text. Empty if this job did not load a whole model."""
     if "quantized" not in facts or "load_s" not in metrics:
         return {}
     written = {key: format(metrics[key], form) for key, form in FORMS.items() if key in metrics}

@@ -1,4 +1,6 @@
-"""Resolves a load plan to this machine's torch devices, with checks before any weight is read."""
+"""Resolves a load plan to the torch devices of this machine, with checks before any weight is
+read.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 import torch
 
 from runner_base import ConfigError, Dtype, check_value, machine
-from runner_base.dtypes import dtype_for, find_stored_dtype
+from runner_base.dtypes import find_stored_dtype, resolve_dtype
 from runner_base.notes import Note, note
 from runner_engine.models import gguf_tokenizer, inventory, load_checks
 from runner_engine.plan import format_check
@@ -21,7 +23,7 @@ MAX_KERNELS = 1024  # the default size of the cache
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """A load plan with its torch device, dtype and memory limits."""
+    """A load plan with the torch device, dtype and memory limits that it is loaded with."""
 
     plan: LoadPlan
     device: torch.device
@@ -30,26 +32,27 @@ class LoadTarget:
     notes: list[Note] = field(default_factory=list)
 
 
-def resolve_target(plan: LoadPlan) -> LoadTarget:
-    """Resolve a load plan to devices. Raises ConfigError if it cannot work here.
+def resolve_load_target(plan: LoadPlan) -> LoadTarget:
+    """Resolve a load plan to torch devices. Raises ConfigError if the plan cannot be executed on
+    this machine.
 
-    Resets the peak-memory counters.
+    Also resets the peak-memory counters.
     """
     files, model = plan.files, plan.files.model
     memory_notes = inventory.reset_memory_peaks()
-    limit_kernel_cache()
+    limit_onednn_cache()
     device = select_device(model.device)
     for choice in plan.quantization_mix.quantizing_configs:
         if isinstance(choice, DeviceChecker):
             choice.check_device(device.type)
     for adapted in plan.resolved.single_adapter_models or [plan.resolved]:
-        load_checks.check_adapter_shapes(adapted.files)
-    dtype, notes = torch_dtype(files.dtype, model.dtype, files.settings)
-    if device.type != plan.device and files.dtype != dtype_for(model.dtype, files.settings, device.type):
+        load_checks.check_adapter_fits_model(adapted.files)
+    dtype, notes = select_torch_dtype(files.dtype, model.dtype, files.settings)
+    if device.type != plan.device and files.dtype != resolve_dtype(model.dtype, files.settings, device.type):
         notes = [note("no_gpu_after_all", dtype=files.dtype)]
     model_class = load_checks.find_model_class(files.path, model.trust_remote_code)
     places, absent = load_checks.convert_max_memory(model)
-    attention, fallback = load_checks.select_attention(plan.attention, device.type, model_class)
+    attention, fallback = load_checks.select_attention_backend(plan.attention, device.type, model_class)
     plan = replace(plan, device=device.type, attention=attention)
     notes += (
         absent
@@ -61,26 +64,32 @@ def resolve_target(plan: LoadPlan) -> LoadTarget:
     return LoadTarget(plan, device, dtype, places, notes)
 
 
-def limit_kernel_cache() -> None:
-    """Limit oneDNN's kernel cache if memory is short. Each new shape adds a kernel of up to 0.5 MiB."""
+def limit_onednn_cache() -> None:
+    """Limit oneDNN's kernel cache if memory is short. Each new matmul shape adds a kernel of up to
+    0.5 MiB.
+    """
     machine.limit_kernel_caches(int(min(max(machine.available_memory_mib() / 8, 16), MAX_KERNELS)))
 
 
-def select_device(requested: str) -> torch.device:
-    """Return the torch device for model.device. Raises ConfigError if it does not exist."""
-    if requested == "auto":
+def select_device(device_name: str) -> torch.device:
+    """Return the torch device that model.device names. Raises ConfigError if the device does not
+    exist.
+    """
+    if device_name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(requested)
+    device = torch.device(device_name)
     if device.type == "cuda":
         count = torch.cuda.device_count()
         visible = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
         need = f"{visible}; use model.device=auto or cpu"
-        check_value((device.index or 0) < count, "model.device", requested, need, "not_found")
+        check_value((device.index or 0) < count, "model.device", device_name, need, "not_found")
     return device
 
 
 def find_input_device(model: Any) -> torch.device:
-    """Return the device for the prompts of a model spread over devices. accelerate moves data on from it."""
+    """Return the device where a model's input tokens belong. If the model is spread over devices,
+    accelerate moves activations between them.
+    """
     embedding = model.get_input_embeddings()
     if embedding.weight.device.type != "meta":
         return torch.device(embedding.weight.device)
@@ -90,8 +99,10 @@ def find_input_device(model: Any) -> torch.device:
     return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
 
 
-def torch_dtype(name: str, requested: Dtype, config: dict[str, Any]) -> tuple[torch.dtype, list[Note]]:
-    """Return torch's dtype, and a note if a float16 checkpoint runs in bfloat16 on a CPU."""
+def select_torch_dtype(name: str, requested: Dtype, config: dict[str, Any]) -> tuple[torch.dtype, list[Note]]:
+    """Return the torch dtype to load with. A note tells if a float16 checkpoint runs in bfloat16 on
+    a CPU.
+    """
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(
             f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another",

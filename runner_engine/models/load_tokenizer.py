@@ -7,23 +7,25 @@ from typing import Any
 
 from runner_base import ConfigError, to_one_line
 from runner_base.notes import Note
-from runner_engine.checkpoints.gguf_file import read_header
-from runner_engine.checkpoints.resolved_model import ModelFiles, build_pretrained_arguments
+from runner_engine.checkpoints.gguf_file import read_gguf_header
+from runner_engine.checkpoints.resolved_model import ModelFiles, build_from_pretrained_arguments
 from runner_engine.models import gguf_tokenizer
-from runner_engine.models.compiler_import import import_compiler
-from runner_engine.models.tokenization import catch_panics, check_tokenizer_growth
-from runner_engine.models.vocabulary import check_tokenizer
+from runner_engine.models.compiler_import import import_torch_compiler
+from runner_engine.models.tokenization import catch_tokenizer_panics, check_tokenizer_growth
+from runner_engine.models.vocabulary import check_tokenizer_vocabulary
 
 
 def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = False) -> Any:
-    """Load the tokenizer from a model's files. `config_entry` is the KEY=VALUE that error messages name."""
-    import_compiler()
+    """Load the tokenizer from a model's files. `config_entry` is the KEY=VALUE that error messages
+    print.
+    """
+    import_torch_compiler()
     from transformers import AutoTokenizer
 
     check_tokenizer_growth(path / "tokenizer.json")
-    location, arguments = build_pretrained_arguments(path, trust_remote_code)
+    location, arguments = build_from_pretrained_arguments(path, trust_remote_code)
     try:
-        with catch_panics(f"no usable tokenizer in {path}"):
+        with catch_tokenizer_panics(f"no usable tokenizer in {path}"):
             if path.is_file() and gguf_tokenizer.can_build_tokenizer(path):
                 tokenizer = gguf_tokenizer.build_tokenizer(path, padding_side="left")
             else:
@@ -40,16 +42,16 @@ def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = Fals
 
 
 def load_checked_tokenizer(files: ModelFiles) -> tuple[Any, list[Note]]:
-    """Load a model's tokenizer, with a note on its tokens that the model does not know."""
+    """Load a model's tokenizer. A note lists tokens for which the model has no embedding."""
     model = files.model
     tokenizer = load_tokenizer(f"model.name={model.name}", files.path, model.trust_remote_code)
     rows = files.text_settings.get("vocab_size")
-    return tokenizer, check_tokenizer(tokenizer, rows, model.name) if rows else []
+    return tokenizer, check_tokenizer_vocabulary(tokenizer, rows, model.name) if rows else []
 
 
 def suggest_gguf_fix(path: Path) -> str:
     """Return an error-message hint for a .gguf file that a library cannot read."""
     if not path.is_file():
         return ""
-    architecture = read_header(path).architecture
+    architecture = read_gguf_header(path).architecture
     return f" (architecture {architecture}; if transformers cannot read it, use the original checkpoint)"

@@ -1,4 +1,4 @@
-"""A loaded model with its tokenizer and a report on the load."""
+"""A loaded model with its tokenizer, and the metrics, facts and notes of the load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner_base.notes import Note
 
 @dataclass
 class LoadedModel:
-    """A model with its tokenizer, and metrics, facts and notes of the load."""
+    """A loaded model, its tokenizer, and the metrics, facts and notes of its load."""
 
     model: Any
     tokenizer: Any
@@ -25,7 +25,7 @@ class LoadedModel:
     merged: Any = None  # the report on an adapter that was merged before the model was quantized
 
     def add_to_report(self, metrics_and_facts: tuple[dict[str, float], dict[str, str]]) -> None:
-        """Add metrics and facts to the report."""
+        """Add metrics and facts to the model's load report."""
         metrics, facts = metrics_and_facts
         self.metrics |= metrics
         self.facts |= facts

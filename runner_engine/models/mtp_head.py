@@ -1,8 +1,9 @@
-"""Loads a model's own head for multi-token prediction (MTP), as a one-layer model of transformers.
+"""Loads a model's head for multi-token prediction (MTP), in the form of a one-layer transformers
+model.
 
-Its embedding is `MtpEmbedding`: the model's token embeddings, joined with the outputs of the model's
-last norm for the preceding tokens. All else is a model of the same family with a single layer, and
-the output matrix is the model's own.
+The embedding of this model is `MtpEmbedding`: the main model's token embeddings, joined with
+the outputs of its last norm for the preceding tokens. The rest is a model of the same family
+with a single layer, and the output matrix is shared with the main model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from torch import nn
 
 from runner_base import ConfigError, join_first_names
-from runner_engine.checkpoints.mtp_head import JOINING, OF_ONE_LAYER, find_head_tensors
+from runner_engine.checkpoints.mtp_head import JOINING, OF_ONE_LAYER, find_mtp_head_tensors
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.models.build_lock import serialize_builds
@@ -26,12 +27,14 @@ FEW_TOKENS = 8  # of an embedding that is dropped
 
 
 class MtpEmbedding(nn.Module):
-    """Embeds tokens for an MTP head: joins each token's embedding with the preceding hidden state."""
+    """Embedding of an MTP head: joins the embedding of each token with the hidden state of the
+    preceding position.
+    """
 
     makes_rows = True  # a pass in a single call asks for those of its tokens
 
     def __init__(self, embedding: Any, norm: Any) -> None:
-        """table: the model's embedding; norm: a norm to copy."""
+        """embedding: the main model's embedding. norm: a norm that is copied."""
         super().__init__()
         self.table: Any = embedding
         self.norm_of_embedding, self.norm_of_hidden = copy.deepcopy(norm), copy.deepcopy(norm)
@@ -41,12 +44,12 @@ class MtpEmbedding(nn.Module):
 
     @property
     def weight(self) -> Any:
-        """The model's embedding."""
+        """The weight of the main model's embedding."""
         return self.table.weight
 
     @property
     def num_embeddings(self) -> int:
-        """Number of tokens in the embedding."""
+        """Number of tokens that have an embedding."""
         return int(getattr(self.table, "num_embeddings", len(self.table.weight)))
 
     @property
@@ -54,7 +57,7 @@ class MtpEmbedding(nn.Module):
         return self.join.weight.dtype
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the joined embeddings of tokens, [..., width]."""
+        """Return the token embeddings joined with the preceding hidden states, [..., width]."""
         rows: torch.Tensor = self.table(input)
         hidden = rows.new_zeros(rows.shape) if self.hidden is None else self.hidden.view_as(rows)
         both = self.norm_of_embedding(rows), self.norm_of_hidden(hidden)
@@ -64,12 +67,12 @@ class MtpEmbedding(nn.Module):
 
 @serialize_builds
 def load_mtp_head(model: Any, resolved: ResolvedModel) -> Any:
-    """Load a model's MTP head from its checkpoint, as a model of one layer."""
-    tensors = find_head_tensors(resolved.files)
-    weights = _read_tensors(tensors.items())
+    """Load the MTP head from a model's checkpoint, in the form of a one-layer model."""
+    tensors = find_mtp_head_tensors(resolved.files)
+    weights = _read_renamed_tensors(tensors.items())
     norms = {name: weights.pop(name) for name in JOINING}
     body = model.get_decoder()
-    head = _build_one_layer_model(model, weights, resolved)
+    head = _build_head_model(model, weights, resolved)
     device = next(body.layers[-1].parameters()).device
     joined = MtpEmbedding(model.get_input_embeddings(), head.get_decoder().norm)
     found = joined.load_state_dict(norms, strict=False)
@@ -82,14 +85,16 @@ def load_mtp_head(model: Any, resolved: ResolvedModel) -> Any:
 
 
 def count_mtp_head_nbytes(head: Any) -> int:
-    """Return the bytes of the head's own parameters, without those shared with the model."""
+    """Return the bytes of an MTP head's parameters, without those shared with the main model."""
     shared = {head.get_input_embeddings().table, head.get_output_embeddings()}
     theirs = {id(tensor) for module in shared for tensor in module.parameters()}
     return sum(tensor.nbytes for tensor in head.parameters() if id(tensor) not in theirs)
 
 
-def _build_one_layer_model(model: Any, weights: dict[str, torch.Tensor], resolved: ResolvedModel) -> Any:
-    """Build a one-layer model of the same family with these weights and a minimal embedding."""
+def _build_head_model(model: Any, head_weights: dict[str, torch.Tensor], resolved: ResolvedModel) -> Any:
+    """Build a one-layer model of the same family with the weights of the MTP head and a minimal
+    embedding.
+    """
     whole = model.config.get_text_config()
     settings = copy.deepcopy(whole)
     few_tokens = {"vocab_size": FEW_TOKENS, "tie_word_embeddings": False}
@@ -107,7 +112,7 @@ def _build_one_layer_model(model: Any, weights: dict[str, torch.Tensor], resolve
         for name in ("model.embed_tokens.weight", "lm_head.weight")
     }
     head, report = kind.from_pretrained(
-        None, config=settings, state_dict=weights | dropped, dtype=model.dtype, output_loading_info=True
+        None, config=settings, state_dict=head_weights | dropped, dtype=model.dtype, output_loading_info=True
     )
     if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
         raise ConfigError(
@@ -120,8 +125,10 @@ def _build_one_layer_model(model: Any, weights: dict[str, torch.Tensor], resolve
     return head
 
 
-def _read_tensors(tensors: Iterable[tuple[str, TensorLocation]]) -> dict[str, torch.Tensor]:
-    """Read tensors of .safetensors files under their new names."""
+def _read_renamed_tensors(tensors: Iterable[tuple[str, TensorLocation]]) -> dict[str, torch.Tensor]:
+    """Read tensors of .safetensors files. Each location is paired with the name that the tensor
+    gets.
+    """
     by_file: dict[Any, list[tuple[str, str]]] = {}
     for name, tensor in tensors:
         by_file.setdefault(tensor.file, []).append((name, tensor.name))

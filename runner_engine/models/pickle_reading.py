@@ -1,4 +1,4 @@
-"""Reads tensors from torch.save files without running code."""
+"""Reads tensors from files written by torch.save, without running code in them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from runner_engine.checkpoints import torch_archive
 PICKLE_BYTES = 16 * 2**20
 
 
-def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """Load a dictionary of tensors, with a note if it was nested. Rejects files that contain code."""
-    torch_archive.reject_compressed(file, label)
+def load_pickled_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[Note, ...]]:
+    """Load a dictionary of tensors from a torch.save file. A note tells if the dictionary was
+    nested. Rejects files that contain code.
+    """
+    torch_archive.reject_compressed_archive(file, label)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about odd files before it fails
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the file may be anything, and torch has an exception for each
-        if code := find_pickled_code(file, str(error)):
+        if code := find_code_in_pickle(file, str(error)):
             raise ConfigError(
                 f"{label} contains code ({code}) and was rejected: nothing in it was run. A LoRA file contains only "
                 "tensors: save it again with torch.save of the LoRA tensors",
@@ -55,8 +57,10 @@ def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[Note, ..
     return state, notes
 
 
-def find_pickled_code(file: Path, error_message: str) -> str:
-    """Name the code that unpickling a rejected file would call. Empty if it is not a pickle."""
+def find_code_in_pickle(file: Path, error_message: str) -> str:
+    """Return the name of the code that unpickling a rejected file would call. Empty if the file is
+    no pickle.
+    """
     if match := re.search(r"GLOBAL ([\w.]+)", error_message):
         return match[1]
     if "TorchScript" in error_message:

@@ -1,4 +1,6 @@
-"""Measures which share of a loaded model's parameters is quantized, whatever class its layers have."""
+"""Measures the quantized share of a loaded model's parameters, for any class of quantized
+layers.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from runner_engine.checkpoints.linear_layers import IN_A_BLOCK
-from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear, count_block_weights
+from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear, count_encoded_weights
 from runner_engine.models.tensor_bytes import count_tensor_bytes
 from runner_engine.quantization.quantization_mix import QuantizationMix
 from runner_engine.quantization.quantized_share import QuantizedShare
@@ -17,15 +19,16 @@ KindOf = Callable[[nn.Module], str]
 
 
 def measure_quantized_share(
-    model: nn.Module, quantized_kind: KindOf, quantization_mix: QuantizationMix
+    model: nn.Module, quantized_class_name: KindOf, quantization_mix: QuantizationMix
 ) -> tuple[QuantizedShare, dict[str, int]]:
-    """Return the quantized share, and the number of weights in each unquantized matrix.
+    """Return the quantized share of a model, and the number of weights in each unquantized matrix.
 
-    Tied weights count once. quantized_kind: returns the class of a quantized layer; empty for any other.
+    Tied weights count once. quantized_class_name: returns the class name of a quantized layer, or
+    an empty string for any other layer.
     """
     total = in_blocks = named = quantized = quantized_in_blocks = 0
     left: dict[str, int] = {}
-    for path, numbers, is_quantized, is_matrix in _iter_parameter_counts(model, quantized_kind):
+    for path, numbers, is_quantized, is_matrix in _iter_parameter_counts(model, quantized_class_name):
         is_in_block = bool(IN_A_BLOCK.search(f"{path}."))
         total += numbers
         in_blocks += numbers * is_in_block
@@ -41,31 +44,33 @@ def measure_quantized_share(
             named += numbers
         if is_matrix:
             left[path] = left.get(path, 0) + numbers
-    of_quantized = count_tensor_bytes(_iter_quantized_tensors(model, quantized_kind)).total()
+    of_quantized = count_tensor_bytes(_iter_quantized_tensors(model, quantized_class_name)).total()
     of_all = count_tensor_bytes([*model.parameters(), *model.buffers()]).total()
     return QuantizedShare(quantized, total, quantized_in_blocks, in_blocks, named, of_quantized, of_all), left
 
 
-def _iter_quantized_tensors(model: nn.Module, quantized_kind: KindOf) -> Iterator[Any]:
-    """Yield all tensors of quantized layers except their biases."""
+def _iter_quantized_tensors(model: nn.Module, quantized_class_name: KindOf) -> Iterator[Any]:
+    """Yield all tensors of the quantized layers except biases."""
     for module in model.modules():
-        if quantized_kind(module):
+        if quantized_class_name(module):
             own = [*module._parameters.items(), *module._buffers.items()]
             yield from (held for name, held in own if name != "bias" and held is not None)
 
 
-def _iter_parameter_counts(model: nn.Module, quantized_kind: KindOf) -> Iterator[tuple[str, int, bool, bool]]:
-    """Yield path, number of weights, is_quantized and is_matrix of each parameter."""
+def _iter_parameter_counts(
+    model: nn.Module, quantized_class_name: KindOf
+) -> Iterator[tuple[str, int, bool, bool]]:
+    """Yield path, number of weights, is_quantized and is_matrix for each parameter."""
     seen: set[int] = set()
     for path, module in model.named_modules():
-        is_quantized = bool(quantized_kind(module))
+        is_quantized = bool(quantized_class_name(module))
         own = {name: value for name, value in module._parameters.items() if value is not None}
         if is_quantized and own:
             weight = (
                 module.weight if isinstance(module, nn.Linear | nn.Embedding) else next(iter(own.values()))
             )
             if id(weight) not in seen:
-                yield path, _count_weights(module, own), True, True
+                yield path, _count_layer_weights(module, own), True, True
             seen |= {id(value) for value in own.values() if value is not module._parameters.get("bias")}
         for value in own.values():
             if id(value) not in seen:
@@ -73,10 +78,10 @@ def _iter_parameter_counts(model: nn.Module, quantized_kind: KindOf) -> Iterator
                 yield path, int(value.numel()), False, value.dim() > 1
 
 
-def _count_weights(layer: Any, parameters: dict[str, nn.Parameter]) -> int:
-    """Return how many weights a quantized layer encodes."""
+def _count_layer_weights(layer: Any, parameters: dict[str, nn.Parameter]) -> int:
+    """Return the number of weights that a quantized layer encodes."""
     if isinstance(layer, GgufLinear | GgufEmbedding):
-        return count_block_weights(layer)
+        return count_encoded_weights(layer)
     if isinstance(layer, nn.Linear):
         return int(layer.in_features * layer.out_features)
     return sum(int(value.numel()) for name, value in parameters.items() if name != "bias")

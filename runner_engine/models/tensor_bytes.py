@@ -1,4 +1,6 @@
-"""Counts the bytes of tensors, including inner tensors of wrappers and quantization constants."""
+"""Counts the bytes of tensors, including quantization constants and the inner tensors of tensor
+subclasses.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from runner_engine.quantization import CHOICES
 
 
 def count_tensor_bytes(tensors: Iterable[Any]) -> Counter[str]:
-    """Count bytes by dtype. Tied tensors count once, and quantization constants are included."""
+    """Count the bytes of tensors by dtype. Tied tensors count once; quantization constants are
+    included.
+    """
     seen: set[int] = set()
     by_dtype: Counter[str] = Counter()
     constants = {choice.library.constants for choice in CHOICES.values()}
@@ -25,7 +29,7 @@ def count_tensor_bytes(tensors: Iterable[Any]) -> Counter[str]:
                 add_tensor(getattr(tensor, inner))
         elif hasattr(tensor, "data_ptr") and tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())
-            by_dtype[dtype_name(tensor)] += tensor.nbytes
+            by_dtype[format_dtype(tensor)] += tensor.nbytes
 
     for held in tensors:
         add_tensor(held)
@@ -35,6 +39,6 @@ def count_tensor_bytes(tensors: Iterable[Any]) -> Counter[str]:
     return by_dtype
 
 
-def dtype_name(tensor: Tensor) -> str:
-    """Return a dtype's short name, such as bfloat16."""
+def format_dtype(tensor: Tensor) -> str:
+    """Return the short name of a tensor's dtype, such as bfloat16."""
     return str(tensor.dtype).removeprefix("torch.")

@@ -1,4 +1,5 @@
-"""Encodes and decodes tokens, protected against panics and hostile tokenizer.json files.
+"""Encodes and decodes tokens, with protection against panics of the tokenizers library and
+against hostile tokenizer.json files.
 
 The tokenizers library is compiled and fails with a panic, which in Python is not an Exception: code
 that catches errors would miss it, and a server's thread would end. The library also has no limit on
@@ -27,22 +28,26 @@ WITHOUT_WIDTH = re.compile(r"\(\?[=!<]|\\[bBAGzZ]|\^|\$")
 
 
 def encode_text(tokenizer: Any, text: str, add_special_tokens: bool, model_name: str) -> list[int]:
-    """Return a string's token ids, with or without special tokens. Raises ConfigError if that fails."""
-    with catch_panics(f"the tokenizer of {model_name} cannot cut this text into tokens", text):
+    """Return the token ids of a string. Raises ConfigError if the tokenizer fails."""
+    with catch_tokenizer_panics(f"the tokenizer of {model_name} cannot cut this text into tokens", text):
         ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
     return ids
 
 
-def decode_ids(tokenizer: Any, ids: Sequence[int], **options: bool) -> str:
-    """Decode token ids like transformers' `decode`. Raises ConfigError if that fails."""
-    with catch_panics(f"the tokenizer of {tokenizer.name_or_path} cannot put these tokens together", [*ids]):
-        text: str = tokenizer.decode(ids, **options)
+def decode_token_ids(tokenizer: Any, token_ids: Sequence[int], **options: bool) -> str:
+    """Decode token ids like transformers' `decode`. Raises ConfigError if the tokenizer fails."""
+    with catch_tokenizer_panics(
+        f"the tokenizer of {tokenizer.name_or_path} cannot put these tokens together", [*token_ids]
+    ):
+        text: str = tokenizer.decode(token_ids, **options)
     return text
 
 
 @contextmanager
-def catch_panics(message: str, shown_input: str | list[int] = "") -> Iterator[None]:
-    """Context that turns a panic of the tokenizers library into a ConfigError with its cause."""
+def catch_tokenizer_panics(message: str, shown_input: str | list[int] = "") -> Iterator[None]:
+    """Context that turns a panic of the tokenizers library into a ConfigError, which shows the
+    input.
+    """
     try:
         yield
     except BaseException as error:
@@ -56,7 +61,9 @@ def catch_panics(message: str, shown_input: str | list[int] = "") -> Iterator[No
 
 
 def check_tokenizer_growth(file: Path) -> None:
-    """Reject a tokenizer.json whose replacements turn a short string into one of any length."""
+    """Raise ConfigError for a tokenizer.json whose replacements lengthen a short string without
+    limit.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -66,7 +73,7 @@ def check_tokenizer_growth(file: Path) -> None:
     for match in STEPS.finditer(text):
         try:
             step, _ = json.JSONDecoder().raw_decode(text, match.end())
-            most = compute_max_growth(_iter_replacements(step))
+            most = compute_max_growth(_iter_replace_steps(step))
         except (ValueError, RecursionError, TypeError, AttributeError):
             continue
         if most > MAX_GROWTH:
@@ -78,10 +85,10 @@ def check_tokenizer_growth(file: Path) -> None:
             )
 
 
-def _iter_replacements(step: Any) -> Iterator[tuple[str, bool, str]]:
-    """Yield pattern, is_regex and content of each Replace step, in order."""
+def _iter_replace_steps(step: Any) -> Iterator[tuple[str, bool, str]]:
+    """Yield pattern, is_regex and replacement of each Replace step of a tokenizer, in order."""
     for inner in (*step.get("normalizers", ()), *step.get("decoders", ())):
-        yield from _iter_replacements(inner)
+        yield from _iter_replace_steps(inner)
     if step.get("type") == "Replace":
         pattern = step["pattern"]
         is_regex = "Regex" in pattern
@@ -91,13 +98,13 @@ def _iter_replacements(step: Any) -> Iterator[tuple[str, bool, str]]:
 def compute_max_growth(
     replacements: Iterator[tuple[str, bool, str]] | Sequence[tuple[str, bool, str]],
 ) -> float:
-    """Return an upper bound on how many characters one character may become."""
+    """Return an upper bound on the number of characters that one input character may become."""
     bounds: dict[str, float] = {}  # of each character in a plain pattern
     others = 1.0  # of all other characters
     for pattern, is_regex, content in reversed([*replacements]):
         made = sum(count * bounds.get(one, others) for one, count in Counter(content).items())
         if is_regex:
-            is_empty = _can_match_empty(pattern)
+            is_empty = _can_match_empty_string(pattern)
             bounds = {one: bound + made if is_empty else max(bound, made) for one, bound in bounds.items()}
             others = others + made if is_empty else max(others, made)
         elif pattern:
@@ -107,8 +114,10 @@ def compute_max_growth(
     return max([others, *bounds.values()])
 
 
-def _can_match_empty(pattern: str) -> bool:
-    """Whether a pattern can match between characters, so that its replacement is inserted."""
+def _can_match_empty_string(pattern: str) -> bool:
+    """Whether a pattern can match an empty string. Its replacement would be inserted between
+    characters.
+    """
     try:
         return bool(WITHOUT_WIDTH.search(pattern) or re.search(pattern, ""))
     except (re.error, RecursionError, OverflowError):

@@ -1,4 +1,4 @@
-"""Checks token ids against the model's embedding.
+"""Checks that the model has an embedding for each token id.
 
 A tokenizer may know more tokens: a text-only checkpoint may still have the tokens for images, and a
 fine-tuned one may have a new token for padding. Most of these never occur in a prompt, so the load
@@ -18,26 +18,28 @@ from runner_engine.models.tokenization import encode_text
 
 
 def count_embeddings(model: Any) -> int:
-    """Return how many tokens a loaded model has embeddings for."""
+    """Return the number of tokens for which a loaded model has an embedding."""
     rows: int = model.config.get_text_config().vocab_size
     return min(rows, getattr(model.get_input_embeddings(), "num_embeddings", rows))
 
 
-def check_token_ids(ids: Sequence[int], num_embeddings: float, tokenizer: Any, model_name: str) -> None:
-    """Raise ConfigError for token ids that the model has no embedding for."""
-    if ids and not (min(ids) >= 0 and max(ids) < num_embeddings):
-        invalid = next(identifier for identifier in ids if not 0 <= identifier < num_embeddings)
+def check_token_ids(token_ids: Sequence[int], num_embeddings: float, tokenizer: Any, model_name: str) -> None:
+    """Raise ConfigError for token ids without an embedding in the model."""
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < num_embeddings):
+        invalid = next(identifier for identifier in token_ids if not 0 <= identifier < num_embeddings)
         raise ConfigError(
             (
                 f"{invalid} is not a token of {model_name}: its ids go from 0 to "
-                f"{num_embeddings - 1}{_describe_token(invalid, tokenizer)}"
+                f"{num_embeddings - 1}{_describe_invalid_token(invalid, tokenizer)}"
             ),
             code="bad_value",
         )
 
 
-def check_tokenizer(tokenizer: Any, num_embeddings: int, model_name: str) -> list[Note]:
-    """Reject a tokenizer that puts unknown tokens into every prompt. Notes other tokens without embedding."""
+def check_tokenizer_vocabulary(tokenizer: Any, num_embeddings: int, model_name: str) -> list[Note]:
+    """Raise ConfigError for a tokenizer that adds tokens without embedding to every prompt. Returns
+    a note on other tokens without embedding.
+    """
     # what it puts around every text
     check_token_ids(encode_text(tokenizer, "", True, model_name), num_embeddings, tokenizer, model_name)
     if tokenizer.vocab_size <= num_embeddings and all(
@@ -52,17 +54,17 @@ def check_tokenizer(tokenizer: Any, num_embeddings: int, model_name: str) -> lis
 
 
 def choose_padding_id(tokenizer: Any, num_embeddings: float) -> int:
-    """Return a token id for padding prompts. Any id with an embedding works."""
+    """Return a token id for padding prompts. Any id that has an embedding is suitable."""
     number: int | None = tokenizer.pad_token_id
     return number if number is not None and number < num_embeddings else 0
 
 
-def _describe_token(invalid: int, tokenizer: Any) -> str:
+def _describe_invalid_token(token_id: int, tokenizer: Any) -> str:
     """Describe a token id without embedding for an error message."""
-    if not 0 <= invalid < len(tokenizer) and invalid not in tokenizer.added_tokens_decoder:
+    if not 0 <= token_id < len(tokenizer) and token_id not in tokenizer.added_tokens_decoder:
         return ""
     return (
         f", one for each row of its embedding, and the tokenizer has {len(tokenizer)} tokens, of which this is "
-        f"{tokenizer.convert_ids_to_tokens(invalid)!r}: use the tokenizer that belongs to the weights, or leave the "
+        f"{tokenizer.convert_ids_to_tokens(token_id)!r}: use the tokenizer that belongs to the weights, or leave the "
         "token out of the prompt"
     )

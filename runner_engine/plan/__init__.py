@@ -1,1 +1,3 @@
-"""The load plan, decided before torch is imported: memory prediction reads it, and the load executes it."""
+"""The load plan of a model, made before torch is imported. Memory prediction and the load both
+follow the plan.
+"""

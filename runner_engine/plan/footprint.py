@@ -1,9 +1,10 @@
-"""Predicts a model's memory from config.json and the safetensors headers alone; no torch.
+"""Predicts the memory that a model needs, from config.json and the safetensors headers. Imports no
+torch.
 
-Weights are counted tensor by tensor, in their in-memory form (weight_sizes.py). How many of them are
-resident follows from the engine's behaviour on a CPU: it memory-maps an unquantized checkpoint,
-packs linear layers and releases their pages, and reads only those entries of a mapped embedding
-whose tokens occur.
+Weights are counted tensor by tensor, in their in-memory form (weight_sizes.py). How many of
+them are resident follows from the engine's behaviour on a CPU: it memory-maps an unquantized
+checkpoint, packs linear layers and releases their pages, and reads only those entries of a
+mapped embedding whose tokens occur.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ from dataclasses import dataclass, replace
 from math import ceil, exp, log2
 
 from runner_base import BYTES, MIB, machine
-from runner_engine.checkpoints.draft import compute_draft_weight_share, resolve_draft
-from runner_engine.checkpoints.gguf_file import packing_overhead_bytes
+from runner_engine.checkpoints.draft import compute_draft_weight_share, resolve_draft_model
+from runner_engine.checkpoints.gguf_file import compute_packing_overhead_nbytes
 from runner_engine.checkpoints.kv_size import LANES, compute_kv_size
 from runner_engine.checkpoints.linear_layers import classify_tensor
 from runner_engine.checkpoints.merge_costs import MergeCosts, estimate_merge_costs
 from runner_engine.checkpoints.mixture import MixtureSize, measure_mixture
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
-    activation_bytes,
     compute_kv_bytes_per_token,
     compute_max_prefill_pass,
+    compute_max_queued_distributions,
+    compute_quantized_workspace_nbytes,
     compute_sampling_bytes_per_logit,
-    count_recorded_logits,
-    max_waiting_distributions,
-    quantized_workspace_bytes,
-    read_model_shape,
+    count_recorded_logit_vectors,
+    estimate_activation_nbytes,
+    read_model_sizes,
 )
 from runner_engine.checkpoints.resolved_model import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_sizes import count_linear_weights
-from runner_engine.plan.load_plan import SHARED_BYTES, LoadPlan, can_pack_weights, plan_load
+from runner_engine.plan.load_plan import SHARED_BYTES, LoadPlan, can_pack_weights, plan_model_load
 from runner_engine.quantization.base import OwnLayers, QuantizationConfig
 from runner_engine.settings.model import Attention
 from runner_engine.spec import Workload
@@ -54,7 +55,9 @@ SCALED = "gemma"  # families with this in their name scale the rows of their emb
 
 @dataclass(frozen=True)
 class DraftPass:
-    """What a forward pass of a draft model reads and computes."""
+    """The weights that a forward pass of the draft model reads, and the activations that it
+    computes.
+    """
 
     quantization: QuantizationConfig
     alone: Footprint
@@ -66,11 +69,13 @@ class DraftPass:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted bytes; weights by part (linear, scales, expert, embedding, head, other, lora).
+    """Predicted memory of a model. Weights are listed by part: linear, scales, expert, embedding,
+    head, other, lora.
 
-    `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are copies, in
-    another layout, of weights that stay in memory. `load_bytes` is the peak of the load without pages of
-    files, which the system can drop. Memory that libraries take on import is not counted.
+    `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are
+    copies, in another layout, of weights that stay in memory. `load_bytes` is the peak of the load
+    without pages of files, which the system can drop. Memory that libraries take on import is not
+    counted.
     """
 
     weights: dict[str, int]
@@ -89,97 +94,106 @@ class Footprint:
 
     @property
     def weight_mib(self) -> float:
-        """All weights in MiB, each counted once."""
+        """MiB of all weights. Shared weights count once."""
         return sum(self.weights.values()) / MIB
 
     @property
     def resident_weight_mib(self) -> float:
-        """MiB that weights take while requests are processed."""
+        """MiB of weights that are in memory while requests are processed."""
         return self.weight_mib + (self.copied_bytes - self.unread_bytes) / MIB
 
     @property
     def kv_cache_mib(self) -> float:
-        """MiB of keys and values of all sequences at the end of decoding."""
+        """MiB of the keys and values of all sequences at the end of decoding."""
         return self.decode_kv_bytes / MIB
 
     @property
     def activation_mib(self) -> float:
-        """The larger of the prefill and decode activation peaks, in MiB."""
+        """MiB of activations at their peak, in prefill or decoding."""
         return max(self.prefill_activation_bytes, self.decode_activation_bytes) / MIB
 
     @property
     def runtime_mib(self) -> float:
-        """MiB that libraries and kernels take beyond their import."""
+        """MiB that libraries and kernels allocate after their import."""
         return self.runtime_bytes / MIB
 
     @property
     def load_mib(self) -> float:
-        """MiB needed while the model is loaded."""
+        """MiB needed while the model is being loaded."""
         return self.load_bytes / MIB
 
     @property
     def first_pass_mib(self) -> float:
-        """MiB needed while layers are packed, before the first pass."""
+        """MiB needed while layers are packed, before the first forward pass."""
         return self.first_pass_bytes / MIB
 
     @property
     def prefill_mib(self) -> float:
-        """MiB needed for the prefill of the last prompts."""
+        """MiB needed while the last prompts are prefilled."""
         others = self.prefill_kv_bytes + self.prefill_activation_bytes + self.runtime_bytes
         return self.resident_weight_mib + others / MIB
 
     @property
     def decode_mib(self) -> float:
-        """MiB needed at the last new token."""
+        """MiB needed when the last new token is decoded."""
         others = self.decode_kv_bytes + self.decode_activation_bytes + self.runtime_bytes
         return self.resident_weight_mib + others / MIB
 
     @property
     def total_mib(self) -> float:
-        """Peak MiB over load and completions, without the interpreter and its libraries."""
+        """Peak MiB during load and completions, without the Python interpreter and its libraries."""
         return max(self.load_mib, self.first_pass_mib, self.prefill_mib, self.decode_mib)
 
-    def combine(self, second: Footprint, waiting_bytes: int) -> Footprint:
-        """Return the footprint of two models, loaded one after the other, of which one runs at a time."""
-        parts = self.weights | second.weights
-        weights = {part: self.weights.get(part, 0) + second.weights.get(part, 0) for part in parts}
-        mine, its = (round(one.resident_weight_mib * MIB) for one in (self, second))
-        pairs = ((self, its), (second, mine))
+    def combine(self, second_model: Footprint, waiting_bytes: int) -> Footprint:
+        """Return the footprint of two models that are loaded one after the other. Only one of them runs
+        at a time.
+        """
+        parts = self.weights | second_model.weights
+        weights = {part: self.weights.get(part, 0) + second_model.weights.get(part, 0) for part in parts}
+        mine, its = (round(one.resident_weight_mib * MIB) for one in (self, second_model))
+        pairs = ((self, its), (second_model, mine))
         packing = [one.first_pass_bytes and one.first_pass_bytes + resident for one, resident in pairs]
         return Footprint(
             weights,
-            self.prefill_kv_bytes + second.prefill_kv_bytes,
-            self.decode_kv_bytes + second.decode_kv_bytes,
-            max(self.prefill_activation_bytes, second.prefill_activation_bytes) + waiting_bytes,
-            max(self.decode_activation_bytes, second.decode_activation_bytes) + waiting_bytes,
-            self.unread_bytes + second.unread_bytes,
-            self.copied_bytes + second.copied_bytes,
-            max(self.runtime_bytes, second.runtime_bytes),
-            self.load_bytes + second.load_bytes,
+            self.prefill_kv_bytes + second_model.prefill_kv_bytes,
+            self.decode_kv_bytes + second_model.decode_kv_bytes,
+            max(self.prefill_activation_bytes, second_model.prefill_activation_bytes) + waiting_bytes,
+            max(self.decode_activation_bytes, second_model.decode_activation_bytes) + waiting_bytes,
+            self.unread_bytes + second_model.unread_bytes,
+            self.copied_bytes + second_model.copied_bytes,
+            max(self.runtime_bytes, second_model.runtime_bytes),
+            self.load_bytes + second_model.load_bytes,
             max(packing),
             merging=self.merging,
         )
 
 
-def predict(resolved: ResolvedModel, workload: Workload, free_mib: float | None = None) -> Footprint | None:
-    """Predict the memory footprint of a model under a workload. None without readable weight headers.
+def predict_footprint(
+    resolved: ResolvedModel, workload: Workload, free_mib: float | None = None
+) -> Footprint | None:
+    """Predict the memory footprint of a model under a workload. None if the weight files have no
+    readable headers.
 
-    `free_mib` of main memory decides what is packed; None: what is free here. A draft model counts with
-    all its layers, as it is loaded, and so do its keys and values. A second model that is loaded with it
-    counts if both are on the same device, and so do the distributions that wait for those of the other
-    model.
+    `free_mib` of main memory decides what is packed; None: what is free here. A draft model counts
+    with all its layers, as it is loaded, and so do its keys and values. A second model that is
+    loaded with it counts if both are on the same device, and so do the distributions that wait for
+    those of the other model.
     """
-    return predict_from_plan(plan_load(resolved), workload, free_mib)
+    return predict_planned_footprint(plan_model_load(resolved), workload, free_mib)
 
 
-def predict_from_plan(plan: LoadPlan, workload: Workload, free_mib: float | None = None) -> Footprint | None:
-    """Predict the footprint of a planned load, like `predict`."""
+def predict_planned_footprint(
+    plan: LoadPlan, workload: Workload, free_mib: float | None = None
+) -> Footprint | None:
+    """Predict the memory footprint of a planned load under a workload. None if the weight files have
+    no readable headers.
+    """
     resolved = plan.resolved
-    footprint = _predict_single(plan, workload, free_mib)
-    draft = resolve_draft(resolved)
+    footprint = _predict_single_model(plan, workload, free_mib)
+    draft = resolve_draft_model(resolved)
     if footprint is not None and draft is not None:
-        of_draft = plan_load(draft)
-        alone = _predict_single(of_draft, workload, free_mib, is_draft=True)
+        of_draft = plan_model_load(draft)
+        alone = _predict_single_model(of_draft, workload, free_mib, is_draft=True)
         if alone is None:
             footprint = None
         else:
@@ -187,25 +201,27 @@ def predict_from_plan(plan: LoadPlan, workload: Workload, free_mib: float | None
             footprint = replace(footprint.combine(alone, 0), draft=guessing)
     if footprint is None or resolved.second is None:
         return footprint
-    second = plan_load(resolved.second)
+    second = plan_model_load(resolved.second)
     if second.device != plan.device:
         return footprint
-    other = _predict_single(second, workload, free_mib)
-    vocabulary = read_model_shape(resolved.files.text_settings)["vocab"]
-    waiting_bytes = BYTES["float32"] * vocabulary * max_waiting_distributions(vocabulary)
+    other = _predict_single_model(second, workload, free_mib)
+    vocabulary = read_model_sizes(resolved.files.text_settings)["vocab"]
+    waiting_bytes = BYTES["float32"] * vocabulary * compute_max_queued_distributions(vocabulary)
     return None if other is None else footprint.combine(other, waiting_bytes)
 
 
 def _describe_draft_pass(
     draft: LoadPlan, draft_footprint: Footprint, model_footprint: Footprint
 ) -> DraftPass:
-    """Describe what a draft's pass reads. An MTP head reads the model's output matrix."""
+    """Return the weights and activations of a draft model's forward pass. An MTP head also reads the
+    main model's output matrix.
+    """
     files, is_head = draft.files, draft.spec.is_mtp_head
     tensors, settings = (draft.tensors, draft.settings) if is_head else (files.tensors, files.settings)
     parameters = float(sum(tensor.num_elements for tensor in tensors))
     read = draft_footprint
     if is_head:
-        shape = read_model_shape(files.text_settings)
+        shape = read_model_sizes(files.text_settings)
         parameters += shape["vocab"] * shape["hidden"]
         shared = model_footprint.weights["head"] or model_footprint.weights["embedding"]
         read = replace(draft_footprint, weights=draft_footprint.weights | {"head": shared})
@@ -219,16 +235,16 @@ def _describe_draft_pass(
     )
 
 
-def _predict_single(
+def _predict_single_model(
     plan: LoadPlan, workload: Workload, free_mib: float | None, is_draft: bool = False
 ) -> Footprint | None:
-    """Predict the footprint of one model. is_draft: it must undo rejected draft tokens."""
+    """Predict the footprint of one model. is_draft: the model must undo rejected draft tokens."""
     rows, prompt_tokens, new_tokens = workload
     spec, files, mix, device = plan.spec, plan.files, plan.quantization_mix, plan.device
     dtype_bytes, held, tensors, settings = files.dtype_bytes, mix.base, plan.tensors, plan.settings
     if not tensors:
         return None
-    weights, shape = plan.weight_bytes_by_part, read_model_shape(settings)
+    weights, shape = plan.weight_bytes_by_part, read_model_sizes(settings)
     if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
         rows = compute_max_prefill_pass(device, rows, prompt_tokens).rows
     eager = plan.attention is Attention.eager
@@ -252,10 +268,10 @@ def _predict_single(
         if not may_round_rows and (in_blocks or (are_groups and by_panels)):
             most = 0  # what is unpacked at a time is on the threads' stacks
         elif by_panels:
-            most = quantized_workspace_bytes(positions, width, machine.available_cores())
+            most = compute_quantized_workspace_nbytes(positions, width, machine.available_cores())
         else:
             most = positions * width * max(one.cpu_pass_bytes for one in products) * (device == "cpu")
-        return most + activation_bytes(shape, dtype_bytes, pass_shape)
+        return most + estimate_activation_nbytes(shape, dtype_bytes, pass_shape)
 
     # on a CPU, C draws
     drawing = compute_sampling_bytes_per_logit(spec.generation) if device != "cpu" and new_tokens else 0
@@ -270,7 +286,7 @@ def _predict_single(
     if device == "cuda" and plan.uses_scheduler and new_tokens > 1:
         by_length = dtype_bytes == BYTES["bfloat16"] and not spec.generation.kv_cache_config.is_quantized
         spans = () if by_length else (prompt_tokens, context)
-        decode += count_recorded_logits(rows, *spans) * shape["vocab"] * dtype_bytes
+        decode += count_recorded_logit_vectors(rows, *spans) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(one.unpacked_bytes for one in products)
     of_prompts = kept.prompt_bytes(rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows)
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
@@ -290,8 +306,8 @@ def _predict_single(
     if in_blocks and packed_share:
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or classify_tensor(tensor) != "embedding")
-        copied += sum(packing_overhead_bytes(tensor) for tensor in packed)
-    slots = 0 if spec.is_mtp_head else _tokenizer_slots(files, shape["vocab"])
+        copied += sum(compute_packing_overhead_nbytes(tensor) for tensor in packed)
+    slots = 0 if spec.is_mtp_head else _estimate_vocabulary_slots(files, shape["vocab"])
     library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
     if copied or packed_share:
@@ -322,14 +338,17 @@ def _predict_single(
     )
 
 
-def _tokenizer_slots(files: ModelFiles, vocab_size: int) -> int:
-    """Return the slots of a vocabulary's hash table. Random weights use the embedded model's small one."""
+def _estimate_vocabulary_slots(files: ModelFiles, vocab_size: int) -> int:
+    """Return the number of slots in the hash table of a tokenizer's vocabulary. Random weights use
+    the small vocabulary of the embedded model.
+    """
     has_own = not files.model.random_weights and vocab_size > 0
     return 1 << ceil(log2(vocab_size / TOKENIZER_FILLED)) if has_own else 0
 
 
 def _estimate_resident_weights(plan: LoadPlan, num_tokens: int, free_mib: float) -> tuple[int, int, float]:
-    """Return, for a CPU, the bytes of weights never read, of copied weights, and the share of packed shapes.
+    """Return for a CPU: bytes of weights that are never read, bytes of copied weights, and the share
+    of packed layer shapes.
 
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a
     copy.

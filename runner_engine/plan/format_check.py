@@ -1,4 +1,5 @@
-"""Checks a checkpoint against the configured quantization, before any weight is read.
+"""Checks whether a checkpoint's format matches the configured quantization, before any weight is
+read.
 
 Imports neither torch nor transformers, so that a job is rejected before these are imported.
 """
@@ -13,7 +14,7 @@ from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.architectures import BY_TRANSFORMERS, MODULES
 from runner_engine.checkpoints.linear_layers import find_linear_layers
 from runner_engine.checkpoints.resolved_model import ResolvedModel
-from runner_engine.plan.load_plan import LoadPlan, plan_load
+from runner_engine.plan.load_plan import LoadPlan, plan_model_load
 from runner_engine.quantization import list_quant_methods, quantized_share
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, StoredFormat
 from runner_engine.quantization.quantization_mix import HEAD
@@ -23,7 +24,7 @@ from runner_engine.settings.model import LocalModelConfig
 
 
 def check_checkpoint_format(resolved: ResolvedModel) -> None:
-    """Raise ConfigError for a checkpoint that cannot be loaded with this quantization."""
+    """Raise ConfigError if the checkpoint cannot be loaded with the configured quantization."""
     model, wanted = resolved.files.model, resolved.spec.quantization
     # reading it would make the random weights
     path = None if model.random_weights else resolved.files.path
@@ -42,7 +43,7 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
         for choice in resolved.spec.layer_mix.quantizing_configs:
             choice.require_packages()
         _check_layer_patterns(resolved)
-        check_quantized_share(resolved)
+        check_planned_quantized_share(resolved)
         return
     if wanted.is_mixed:
         raise ConfigError(
@@ -69,7 +70,7 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
         reason = f"{where} is {stored}, which cannot be loaded: {render_engine_note(stored.refusal)}"
         raise ConfigError(reason, code="unsupported")
     if wanted.packed:
-        _check_matches_stored(wanted, stored, where)
+        _check_matches_stored_format(wanted, stored, where)
     if resolved.spec.lora.merges_adapter:
         raise ConfigError(
             f"{where} is quantized already, {stored}, and merging into quantized weights loses "
@@ -81,24 +82,28 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
     stored.config.require_packages(f"{where} is {stored}, which")
 
 
-def note_low_share(resolved: ResolvedModel) -> list[Note]:
-    """Return a note if the quantization leaves much of the model unquantized, as far as headers tell."""
-    reached = plan_load(resolved).checked_quantization_plan
+def note_low_planned_share(resolved: ResolvedModel) -> list[Note]:
+    """Return a note if the quantization would leave much of the model unquantized, according to the
+    file headers.
+    """
+    reached = plan_model_load(resolved).checked_quantization_plan
     return (
         []
         if reached is None
-        else quantized_share.note_low_share(resolved.spec.quantization.label, reached.share, reached.left)
+        else quantized_share.note_low_quantized_share(
+            resolved.spec.quantization.label, reached.share, reached.left
+        )
     )
 
 
 def note_stored_format(plan: LoadPlan) -> list[Note]:
-    """Return notes on a checkpoint that is stored quantized, or dequantized while loading."""
+    """Return notes on a checkpoint that is stored quantized, or that is dequantized at load time."""
     path, stored, dtype = plan.files.path, plan.files.stored_format, plan.files.dtype
     if stored is not None:
         return [note("checkpoint_quantized", form=str(stored)), *filter(None, [stored.note])]
     if path.is_dir() or plan.quantization_mix.base.packed:
         return []
-    types = gguf_file.read_header(path).type_counts
+    types = gguf_file.read_gguf_header(path).type_counts
     return [note("unpacked_while_loading", file=path.name, types=str(types), dtype=dtype)]
 
 
@@ -118,7 +123,7 @@ def _check_gguf_file(model: LocalModelConfig, quantization: QuantizationConfig, 
             code="unsupported",
         )
     quantization.require_packages()
-    architecture = gguf_file.read_header(path).architecture
+    architecture = gguf_file.read_gguf_header(path).architecture
     if architecture not in (*MODULES, *BY_TRANSFORMERS):
         raise ConfigError(
             f"model.name={model.name} is a model of the architecture "
@@ -130,7 +135,9 @@ def _check_gguf_file(model: LocalModelConfig, quantization: QuantizationConfig, 
 
 
 def _check_layer_patterns(resolved: ResolvedModel) -> None:
-    """Reject patterns that match no layer, and per-layer quantization with a device map."""
+    """Raise ConfigError for patterns that match no layer, and for per-layer quantization with a
+    device map.
+    """
     mix, files = resolved.spec.layer_mix, resolved.files
     if not mix.base.is_mixed:
         return
@@ -144,18 +151,18 @@ def _check_layer_patterns(resolved: ResolvedModel) -> None:
         )
     if tensors := files.separate_tensors:  # other files are only checked when they are loaded
         layers, heads = find_linear_layers(tensors, files.text_settings, files.fuses_experts)
-        mix.check_patterns(layers, heads or [HEAD], tied=not heads)
+        mix.check_patterns(layers, heads or [HEAD], is_head_tied=not heads)
 
 
-def check_quantized_share(resolved: ResolvedModel) -> None:
-    """Raise ConfigError if layers cannot be quantized, or too few weights would be."""
-    if (reached := plan_load(resolved).checked_quantization_plan) is not None:
+def check_planned_quantized_share(resolved: ResolvedModel) -> None:
+    """Raise ConfigError if layers cannot be quantized, or if too few weights would be quantized."""
+    if (reached := plan_model_load(resolved).checked_quantization_plan) is not None:
         wanted = resolved.spec.quantization
         reached.check_unquantizable(wanted.name)
         quantized_share.check_quantized_share(wanted.label, reached.share, reached.left, wanted.allow_partial)
 
 
-def _check_matches_stored(
+def _check_matches_stored_format(
     quantization: QuantizationConfig, stored_format: StoredFormat, model_entry: str
 ) -> None:
     """Raise ConfigError if a quantized checkpoint would be quantized again, or with other settings."""

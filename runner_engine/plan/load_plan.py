@@ -1,4 +1,4 @@
-"""The load plan: loading backend, format of each tensor, and kernels.
+"""The load plan of a model: its loading backend, the format of each tensor, and the kernels.
 
 The prediction of memory (footprint.py) and the load (models/base_loading.py) read the same plan. If
 the load finds that torch cannot use a GPU or lacks an attention, it replaces that field. Derived
@@ -17,14 +17,14 @@ from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.linear_layers import (
     PlainLayers,
     QuantizationPlan,
-    measure_plain_layers,
+    measure_unquantized_layers,
     plan_model_quantization,
-    separates_experts,
+    will_separate_experts,
 )
-from runner_engine.checkpoints.mtp_head import convert_head_to_model, exclude_head_tensors
+from runner_engine.checkpoints.mtp_head import describe_head_as_model, exclude_mtp_head_tensors
 from runner_engine.checkpoints.resolved_model import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_files import TensorLocation
-from runner_engine.checkpoints.weight_sizes import weight_bytes
+from runner_engine.checkpoints.weight_sizes import compute_weight_nbytes
 from runner_engine.quantization.base import CheckpointSource, OwnLayers, QuantizationConfig
 from runner_engine.quantization.quantization_mix import QuantizationMix
 from runner_engine.settings.model import Attention
@@ -39,7 +39,7 @@ SHARED_BYTES = 2**24
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """How a model is loaded."""
+    """Decisions on how a model is loaded, derived from its config and files."""
 
     resolved: ResolvedModel
     device: str  # cpu or cuda
@@ -60,10 +60,10 @@ class LoadPlan:
 
     @cached_property
     def backend_name(self) -> str:
-        """The loading backend: a module of models/loading/."""
+        """The loading backend: the name of a module in models/loading/."""
         files, held = self.files, self.quantization_mix.base
         is_file = files.is_gguf_file and files.model.device_map is None
-        if is_file and gguf_file.is_supported(gguf_file.read_header(files.path)):
+        if is_file and gguf_file.is_supported_architecture(gguf_file.read_gguf_header(files.path)):
             return "gguf"
         if self.spec.lora.merges_before_quantization:
             return "merged"
@@ -80,33 +80,35 @@ class LoadPlan:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The config of the text model, or of its MTP head."""
-        return convert_head_to_model(self.files)[1] if self.spec.is_mtp_head else self.files.text_settings
+        return describe_head_as_model(self.files)[1] if self.spec.is_mtp_head else self.files.text_settings
 
     @cached_property
     def separates_experts(self) -> bool:
-        """Whether each matrix of each expert becomes its own layer."""
-        return separates_experts(self.files, self.quantization_mix)
+        """Whether each matrix of each expert becomes a separate layer."""
+        return will_separate_experts(self.files, self.quantization_mix)
 
     @cached_property
     def tensors(self) -> list[TensorLocation]:
-        """The tensors of the loaded model. Empty if no file has a readable header."""
+        """The tensors of the loaded model. Empty if no weight file has a readable header."""
         files = self.files
         if self.spec.is_mtp_head:
-            return convert_head_to_model(files)[0]
+            return describe_head_as_model(files)[0]
         if self.quantization_mix.base.own_layers is OwnLayers.blocks:
-            return gguf_file.list_in_memory_tensors(gguf_file.read_header(files.path))
+            return gguf_file.list_in_memory_tensors(gguf_file.read_gguf_header(files.path))
         return list(
-            exclude_head_tensors(files, files.separate_tensors if self.separates_experts else files.tensors)
+            exclude_mtp_head_tensors(
+                files, files.separate_tensors if self.separates_experts else files.tensors
+            )
         )
 
     @cached_property
     def quantization_plan(self) -> QuantizationPlan:
-        """How each tensor is quantized while loading."""
+        """The quantization of each tensor at load time."""
         return plan_model_quantization(self.files, self.quantization_mix, self.device)
 
     @property
     def checked_quantization_plan(self) -> QuantizationPlan | None:
-        """The quantization plan for checks. None if nothing is quantized or no header can be read."""
+        """The quantization plan. None if nothing is quantized or no header can be read."""
         wanted = self.spec.layer_mix
         if wanted.base.source is not CheckpointSource.plain or not wanted.quantizes:
             return None
@@ -118,7 +120,7 @@ class LoadPlan:
 
     @property
     def quantization_configs(self) -> dict[str, QuantizationConfig]:
-        """The quantization of each tensor that the load quantizes."""
+        """The quantization config of each tensor that is quantized at load time."""
         is_stored = (
             self.files.stored_format is not None or self.quantization_mix.base.own_layers is OwnLayers.blocks
         )
@@ -126,14 +128,14 @@ class LoadPlan:
 
     @cached_property
     def plain_layers(self) -> PlainLayers:
-        """The linear layers that stay in model.dtype."""
-        return measure_plain_layers(self.files, self.quantization_mix)
+        """The linear layers that stay unquantized, in model.dtype."""
+        return measure_unquantized_layers(self.files, self.quantization_mix)
 
     @cached_property
     def weight_bytes_by_part(self) -> dict[str, int]:
-        """The bytes of the loaded weights by part."""
+        """Bytes of the loaded weights by part of the model."""
         files, lora = self.files, self.spec.lora
-        weights = weight_bytes(
+        weights = compute_weight_nbytes(
             self.tensors,
             self.settings,
             files.stored_format,
@@ -153,17 +155,19 @@ class LoadPlan:
 
     @property
     def converts_dtype(self) -> bool:
-        """Whether plain weights are converted to another dtype."""
+        """Whether unquantized weights are converted from the checkpoint's dtype to another."""
         return find_stored_dtype(self.files.settings) != self.files.dtype
 
     @property
     def is_mapped(self) -> bool:
-        """Whether plain weights stay in the memory-mapped checkpoint. A .gguf file is dequantized."""
+        """Whether unquantized weights stay in the memory-mapped checkpoint. False for a .gguf file,
+        which is dequantized.
+        """
         return not self.files.is_gguf_file and not self.converts_dtype
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes of weights that stay in the memory-mapped checkpoint."""
+        """Bytes of the weights that stay in the memory-mapped checkpoint."""
         weights, base = self.weight_bytes_by_part, self.quantization_mix.base
         if base.own_layers is OwnLayers.blocks:
             return sum(weights.values()) - weights["other"]
@@ -180,25 +184,27 @@ class LoadPlan:
 
     @property
     def uses_scheduler(self) -> bool:
-        """Whether the scheduler decodes with its own attention. A trial at load may reject the model."""
+        """Whether the scheduler will decode with its own attention. A test during the load may still
+        reject the model.
+        """
         return self.attention is Attention.auto
 
     @property
     def uses_kernels(self) -> bool:
-        """Whether the engine's C kernels compute a pass."""
+        """Whether the engine's C kernels compute the forward passes."""
         return self.uses_scheduler and self.device == "cpu" and processor.find_c_compiler() is not None
 
     @property
     def uses_quantized_kernels(self) -> bool:
-        """Whether the C kernels multiply quantized layers without dequantizing whole weights."""
+        """Whether C kernels multiply quantized layers without dequantizing whole weights."""
         return self.uses_kernels and self.quantization_mix.has_kernels(self.files.dtype_bytes)
 
 
-def plan_load(resolved: ResolvedModel) -> LoadPlan:
-    """Plan a model's load from its config and files alone."""
+def plan_model_load(resolved: ResolvedModel) -> LoadPlan:
+    """Plan how to load a model, from the model's config and files alone."""
     return LoadPlan(resolved, resolved.files.device, resolved.files.model.attention)
 
 
 def can_pack_weights(nbytes: float, free_mib: float, max_share: float = PACKED_SHARE) -> bool:
-    """Whether plain weights may be packed, which needs a second copy of them."""
+    """Whether free memory suffices to pack unquantized weights, which needs a second copy of them."""
     return nbytes <= max_share * free_mib * MIB

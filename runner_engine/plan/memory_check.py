@@ -1,4 +1,6 @@
-"""Checks whether a job's weights fit into memory, and suggests fixes if not; no torch."""
+"""Checks whether a job's weights fit into memory, and suggests fixes if they do not. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from runner_base import (
 )
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.resolved_model import ResolvedModel
-from runner_engine.plan.footprint import predict, predict_from_plan
+from runner_engine.plan.footprint import predict_footprint, predict_planned_footprint
 from runner_engine.plan.load_plan import LoadPlan
 from runner_engine.quantization import CHOICES, SMALLEST
 from runner_engine.quantization.base import CheckpointSource
@@ -27,12 +29,14 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def check_memory(plan: LoadPlan, free_memory_mib: Mapping[str, float]) -> list[Note]:
-    """Raise ConfigError if weights do not fit. Returns a note if only completions lack memory."""
+    """Raise ConfigError if the weights do not fit into memory. Returns a note if only the
+    completions need too much memory.
+    """
     resolved, spec, model = plan.resolved, plan.spec, plan.files.model
     if not model.check_memory:
         return []
     try:
-        predicted = predict_from_plan(plan, spec.workload)
+        predicted = predict_planned_footprint(plan, spec.workload)
     except DataError:
         return []  # a damaged header: the load reads it, too, and names the tensor
     if predicted is None:
@@ -42,7 +46,7 @@ def check_memory(plan: LoadPlan, free_memory_mib: Mapping[str, float]) -> list[N
     others = ["of its draft"] * is_drafted + ["of its reference"] * (resolved.second is not None)
     weights = " and ".join(["the weights of this model", *others]) if others else "the weights"
     if predicted.weight_mib > free_mib:
-        need, where = _format_need_and_free(predicted.weight_mib, free_memory_mib)
+        need, where = _format_required_and_free_mib(predicted.weight_mib, free_memory_mib)
         fixes = [*_suggest_smaller_quantization(resolved, free_mib), "a smaller model"]
         if is_drafted:
             fixes.append("generation.speculate=off")
@@ -57,7 +61,7 @@ def check_memory(plan: LoadPlan, free_memory_mib: Mapping[str, float]) -> list[N
             code="too_large",
         )
     if predicted.total_mib > free_mib:
-        need, where = _format_need_and_free(predicted.total_mib, free_memory_mib)
+        need, where = _format_required_and_free_mib(predicted.total_mib, free_memory_mib)
         return [
             note(
                 "memory_short",
@@ -71,8 +75,10 @@ def check_memory(plan: LoadPlan, free_memory_mib: Mapping[str, float]) -> list[N
     return []
 
 
-def _format_need_and_free(required_mib: float, free_memory_mib: Mapping[str, float]) -> tuple[str, str]:
-    """Format required and free MiB with enough digits to show that the need is larger."""
+def _format_required_and_free_mib(
+    required_mib: float, free_memory_mib: Mapping[str, float]
+) -> tuple[str, str]:
+    """Format required and free MiB with so many digits that the difference is visible."""
     write = fixed_decimals_formatter(0)
     more = count_extra_digits([required_mib], sum(free_memory_mib.values()), write)
     rooms = (f"{write(room_mib, more)} MiB of {place}" for place, room_mib in free_memory_mib.items())
@@ -80,20 +86,22 @@ def _format_need_and_free(required_mib: float, free_memory_mib: Mapping[str, flo
 
 
 def _suggest_smaller_quantization(resolved: ResolvedModel, free_mib: float) -> list[str]:
-    """Suggest the smallest quantization, if the weights would then fit."""
+    """Suggest the quantization with the smallest weights, if these would fit into memory."""
     spec, smallest = resolved.spec, CHOICES[SMALLEST]()
     if spec.quantization.source is not CheckpointSource.plain or spec.lora.merges_adapter:
         return []
-    predicted = predict(resolved.with_quantization(smallest), spec.workload)
+    predicted = predict_footprint(resolved.with_quantization(smallest), spec.workload)
     if predicted is None or predicted.weight_mib > free_mib:
         return []
     return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
 
 
 def count_required_gpus(resolved: ResolvedModel, required_mib: float) -> tuple[int, frozenset[int]]:
-    """Return how many GPUs a job with this memory needs, and the GPU numbers that it names.
+    """Return how many GPUs a job with this memory requirement needs, and the GPU indices in the
+    job's config.
 
-    A model that is spread by model.device_map needs as many as hold it, or all of them.
+    A model that model.device_map spreads over GPUs needs enough GPUs to hold the model, or all of
+    them.
     """
     models = [one.files.model for one in (resolved, resolved.second) if one is not None]
     models = [model for model in models if machine.resolve_device_class(model.device) == "cuda"]
@@ -115,7 +123,9 @@ def count_required_gpus(resolved: ResolvedModel, required_mib: float) -> tuple[i
 def limit_free_memory(
     free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None
 ) -> dict[str, float]:
-    """Limit each device's free memory to model.max_memory, under the device's name in messages."""
+    """Limit the free memory of each device to model.max_memory. Keys are the device names used in
+    messages.
+    """
     if max_memory:  # as in accelerate, a place that is not named gets nothing
         free_mib = {
             place: min(room, parse_size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()

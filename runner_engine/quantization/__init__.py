@@ -1,4 +1,6 @@
-"""Quantization formats: one file per library, and the registry of all choices."""
+"""Quantization formats: one file per library, and the registry of all choices of the config
+group `quantization`.
+"""
 
 from __future__ import annotations
 
@@ -40,16 +42,18 @@ SMALLEST = "nf4"  # of those that quantize a plain checkpoint: what to use when 
 
 
 def list_quant_methods() -> tuple[str, ...]:
-    """Return each quant_method that some choice reads from a config.json."""
-    own = [*(CHOICES[name] for name in PLACES), *_iter_unnamed_formats()]
+    """Return each quant_method in a config.json that some quantization choice reads."""
+    own = [*(CHOICES[name] for name in PLACES), *_iter_formats_without_choice()]
     return tuple(dict.fromkeys(choice.method for choice in own if choice.method))
 
 
 def detect_stored_format(config: dict[str, Any]) -> StoredFormat | None:
-    """Detect from a config.json how the weights are quantized. None if they are not."""
+    """Detect from a config.json how the checkpoint's weights are quantized. None if they are
+    unquantized.
+    """
     if not (stored := read_stored_quantization_config(config)):
         return None
-    for choices in ([*CHOICES.values()], [*_iter_unnamed_formats()], CHOICES.iter_plug_in_choices()):
+    for choices in ([*CHOICES.values()], [*_iter_formats_without_choice()], CHOICES.iter_plug_in_choices()):
         formats = [found for choice in choices if (found := choice.parse_stored_format(stored)) is not None]
         if formats:  # of several choices of one library, the one that makes just this
             return next((found for found in formats if found.matched), formats[0])
@@ -59,8 +63,8 @@ def detect_stored_format(config: dict[str, Any]) -> StoredFormat | None:
     )
 
 
-def _iter_unnamed_formats() -> Iterator[type[QuantizationConfig]]:
-    """Yield the config classes that read formats without a choice."""
+def _iter_formats_without_choice() -> Iterator[type[QuantizationConfig]]:
+    """Yield the config classes of stored formats that users cannot select by name."""
     for place in WITHOUT_CHOICE:
         module, _, name = place.partition(":")
         yield getattr(import_module(f"{__name__}.{module}"), name)
@@ -77,6 +81,8 @@ def list_quantized_layer_modules() -> tuple[str, ...]:
 
 
 def mute_library_imports() -> None:
-    """Mute import messages of quantization libraries, which transformers and peft import if installed."""
+    """Mute the import messages of quantization libraries. transformers and peft import these
+    libraries if they are installed.
+    """
     for choice in CHOICES.values():
         choice.library.silence()

@@ -29,7 +29,7 @@ OTHER_LINEAR = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transforme
 
 
 class CheckpointSource(StrEnum):
-    """Which kind of checkpoint a quantization choice loads."""
+    """The kind of checkpoint that a quantization choice loads."""
 
     plain = "plain"  # unquantized ones, which are quantized while loading
     quantized = "quantized"  # only those that its library has quantized
@@ -37,7 +37,7 @@ class CheckpointSource(StrEnum):
 
 
 class OwnLayers(Enum):
-    """Which of the runner's own layer classes hold a choice's weights."""
+    """The layer class of the runner that holds the weights of a quantization choice, if any."""
 
     blocks = auto()  # of a .gguf file
     groups = auto()  # a checkpoint's groups of integers (runner_engine/models/grouped_linear.py)
@@ -46,7 +46,7 @@ class OwnLayers(Enum):
 
 @dataclass(frozen=True)
 class QuantizationLibrary:
-    """The packages that a choice needs, and how to handle their quirks."""
+    """The packages that a quantization choice needs, and workarounds for their peculiarities."""
 
     packages: tuple[str, ...] = ()
     install: str = ""  # the command that installs them
@@ -58,7 +58,7 @@ class QuantizationLibrary:
 
 @dataclass(frozen=True)
 class StoredTensorNames:
-    """Names of tensors in a quantized checkpoint."""
+    """The names of the quantized tensors in a checkpoint."""
 
     codes: tuple[str, ...] = ()  # how those of packed weights end, if not in .weight
     fused_scales: tuple[str, ...] = ()  # how those of scales beside codes of all experts of a layer end
@@ -68,7 +68,9 @@ class StoredTensorNames:
 
 @dataclass(frozen=True)
 class MatmulCosts:
-    """How a choice's linear layers are multiplied, and the memory that this takes."""
+    """How the linear layers of a quantization choice are multiplied, and the memory that a matmul
+    needs.
+    """
 
     unpacked_bytes: int = 0  # of a number in the copy that a product makes of a whole weight; 0: no copy
     has_kernels: bool = False  # the local engine has its own kernels for them, which make no copy
@@ -78,7 +80,9 @@ class MatmulCosts:
 
 @dataclass
 class QuantizationConfig:
-    """No quantization: weights are in model.dtype, or as in the checkpoint."""
+    """The choice `none`, and base class of all others: weights in model.dtype, or in the format of
+    the checkpoint.
+    """
 
     name: ClassVar[str] = "none"
 
@@ -108,38 +112,46 @@ class QuantizationConfig:
     )
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of one linear weight in memory, and of its quantization constants."""
+        """Return the bytes of a linear layer's weight in memory, and the bytes of its quantization
+        constants.
+        """
         return num_weights * dtype_bytes, 0
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return how layers are multiplied by activations of `dtype_bytes` bytes per number."""
+        """Return how layers are multiplied if activations have `dtype_bytes` bytes per number."""
         return MatmulCosts()
 
     @property
     def has_int8_activations(self) -> bool:
-        """Whether our layers round activations to 8 bits, group by group."""
+        """Whether the runner's layers round activations to 8 bits, one group at a time."""
         return False
 
     @property
     def depends_on_batch(self) -> bool:
-        """Whether a sequence's result depends on the other sequences of its batch."""
+        """Whether the output of a sequence depends on the other sequences in its batch."""
         return False
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return the `from_pretrained` arguments that quantize a plain checkpoint."""
+        """Return the `from_pretrained` arguments that quantize an unquantized checkpoint."""
         return {}
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:  # noqa: ARG003
-        """Parse the quantization_config of a config.json. None if another library wrote it."""
+        """Parse the quantization_config section of a config.json. None if the section belongs to another
+        library.
+        """
         return None
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether a model family's linear layers can be quantized, alone or in a mix."""
+        """Whether the linear layers of a model family can be quantized, all at once or layer by layer in
+        a mix.
+        """
         return family not in DERIVED_LINEAR
 
     def require_packages(self, subject: str = "") -> None:
-        """Raise ConfigError if a package is not installed, with the command that installs it."""
+        """Raise ConfigError if a required package is not installed. The message contains the install
+        command.
+        """
         missing = [name for name in self.library.packages if find_spec(name) is None]
         if missing:
             are = "is" if len(missing) == 1 else "are"
@@ -151,22 +163,22 @@ class QuantizationConfig:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The choice's own config keys and values."""
+        """Return the config keys of this quantization choice with their values."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in GENERAL_KEYS}
 
     @property
     def mix_keys(self) -> list[Any]:
-        """The per-layer settings, `skip` and `overrides`. Empty if neither is set."""
+        """Return the per-layer settings `skip` and `overrides`. Empty if neither is set."""
         return [self.skip, self.overrides] if self.is_mixed else []
 
     @property
     def is_mixed(self) -> bool:
-        """Whether some layers have another quantization than the base."""
+        """Whether some layers have another quantization than the rest."""
         return bool(self.skip or self.overrides)
 
     @property
     def label(self) -> str:
-        """The name with its per-layer exceptions: `nf4 (layers.0: none; down_proj: int8)`."""
+        """The name of the choice with its per-layer exceptions: `nf4 (layers.0: none; down_proj: int8)`."""
         parts = [f"{', '.join(self.skip)}: none"] if self.skip else []
         for pattern, value in self.overrides.items():
             parts.append(f"{pattern}: {value.get('name') if isinstance(value, dict) else value}")
@@ -175,17 +187,19 @@ class QuantizationConfig:
 
 @dataclass
 class QuantizedConfig(QuantizationConfig, ABC):
-    """Base of choices that quantize, which must define these methods themselves."""
+    """Base class of the choices that quantize. It makes the methods below mandatory."""
 
     packed: ClassVar[bool] = True
 
     @abstractmethod
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of one linear weight in memory, and of its quantization constants."""
+        """Return the bytes of a linear layer's weight in memory, and the bytes of its quantization
+        constants.
+        """
 
     @abstractmethod
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return how the choice's layers are multiplied."""
+        """Return how the layers of this choice are multiplied."""
 
     @abstractmethod
     def load_arguments(self) -> dict[str, Any]:
@@ -194,7 +208,9 @@ class QuantizedConfig(QuantizationConfig, ABC):
 
 @dataclass
 class Int8ActivationsConfig(QuantizationConfig):
-    """Adds int8_rows: activations are rounded to 8 bits before our layers multiply them."""
+    """Base class of choices with the key int8_rows: activations are rounded to 8 bits before each
+    matmul.
+    """
 
     int8_rows: bool = config_field(False, UNLESS_DEFAULT)
 
@@ -204,23 +220,27 @@ class Int8ActivationsConfig(QuantizationConfig):
         return self.int8_rows
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the weights' costs, with memory for 8-bit activations."""
+        """Return the matmul costs of the weights, including memory for 8-bit activations."""
         return replace(super().describe_matmul_costs(dtype_bytes), may_round_rows=self.int8_rows)
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The weights' keys, without int8_rows, because a checkpoint states nothing about activations."""
+        """Return the config keys without int8_rows, because a checkpoint contains no setting for
+        activations.
+        """
         return {key: value for key, value in super().keys.items() if key != "int8_rows"}
 
     @property
     def label(self) -> str:
-        """The label, with a suffix if activations have 8 bits."""
+        """The name of the choice, with a suffix if activations are rounded to 8 bits."""
         return f"{super().label}, rows in 8 bits" if self.int8_rows else super().label
 
 
 @dataclass(frozen=True)
 class StoredFormat:
-    """How a checkpoint's weights are quantized on disk, in terms of the config group `quantization`."""
+    """The quantization of a checkpoint on disk, expressed in keys of the config group
+    `quantization`.
+    """
 
     method: str  # quant_method of its config.json
     config: QuantizationConfig  # the choice with the checkpoint's own keys, as the loaded model will have it
@@ -232,7 +252,7 @@ class StoredFormat:
     note: Note | None = None  # what of it is not used
 
     def count_weights(self, nbytes: int, dtype: str) -> int:
-        """Return how many weights codes of this dtype encode."""
+        """Return how many weights are encoded in `nbytes` bytes of codes with this dtype."""
         return nbytes * 8 // self.config.tensors.bits_by_type.get(dtype, self.bits)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""BitNet checkpoints: weights of -1, 0 and 1, four per byte, multiplied by int8 activations.
+"""BitNet checkpoints: ternary weights (-1, 0, 1), four per byte, multiplied by int8 activations.
 
 The runner reads them itself (runner_engine/models/layouts/ternary.py). `none` also loads them as
 they are.
@@ -19,7 +19,7 @@ LINEAR_CLASSES = {"bitlinear": "divided", "autobitlinear": "multiplied"}
 
 @dataclass
 class BitnetConfig(GroupedConfig):
-    """A checkpoint of ternary weights (b1.58)."""
+    """A BitNet checkpoint (b1.58) with ternary weights."""
 
     name: ClassVar[str] = "bitnet"
     method: ClassVar[str] = "bitnet"
@@ -35,14 +35,18 @@ class BitnetConfig(GroupedConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. Both layer classes round activations equally."""
+        """Return the layer settings of the checkpoint. Both of BitNet's layer classes round activations
+        in the same way.
+        """
         return GroupSettings(
             "ternary", (2,), -1, rows=LINEAR_CLASSES[stored_config.get("linear_class", "bitlinear")]
         )
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note on an unsupported variant: unpacked weights, or layers with their own norm."""
+        """Return a note if the checkpoint is an unsupported variant: unpacked weights, or layers that
+        contain a norm. None otherwise.
+        """
         linear_class = stored_config.get("linear_class", "bitlinear")
         if linear_class not in LINEAR_CLASSES:
             known = ", ".join(LINEAR_CLASSES)

@@ -1,4 +1,4 @@
-"""bitsandbytes' int8, nf4 and fp4, quantized while loading or stored."""
+"""bitsandbytes' int8, nf4 and fp4: quantized at load time, or stored in the checkpoint."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
 MOST_DIMENSIONS = 3  # of the inputs of bitsandbytes' 8-bit layers
 
 
-def _mute_messages() -> None:
-    """Mute bitsandbytes' messages on import and about each matmul's inputs."""
+def _mute_bitsandbytes_messages() -> None:
+    """Mute the messages that bitsandbytes prints on import and about the inputs of each matmul."""
     for name in ("backends.cpu.ops", "autograd._functions"):
         logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
 
 
 def _iter_scale_tensors(parameter: Any) -> Iterator[Any]:
-    """Yield a parameter's scales: per row for int8, per block for 4 bits, perhaps quantized themselves."""
+    """Yield the tensors with a parameter's scales: per output for int8, per block for 4 bits. The
+    latter may be quantized themselves.
+    """
     yield getattr(parameter, "SCB", None)
     state = getattr(parameter, "quant_state", None)
     if state is not None:
@@ -48,10 +50,10 @@ def _iter_scale_tensors(parameter: Any) -> Iterator[Any]:
 
 @dataclass
 class BitsAndBytesConfig(QuantizedConfig):
-    """Common base of int8, nf4 and fp4."""
+    """Base class of the bitsandbytes choices int8, nf4 and fp4."""
 
     library: ClassVar[QuantizationLibrary] = QuantizationLibrary(
-        ("bitsandbytes",), "pip install bitsandbytes", _mute_messages, _iter_scale_tensors
+        ("bitsandbytes",), "pip install bitsandbytes", _mute_bitsandbytes_messages, _iter_scale_tensors
     )
     method: ClassVar[str] = "bitsandbytes"
     holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
@@ -63,7 +65,7 @@ class BitsAndBytesConfig(QuantizedConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse bits and keys. Early releases wrote no quant_method."""
+        """Parse bits and keys of a stored bitsandbytes checkpoint. Early versions wrote no quant_method."""
         if stored_config.get("quant_method") not in (None, "", cls.method):
             return None
         if stored_config.get("load_in_8bit"):
@@ -89,7 +91,7 @@ class BitsAndBytesConfig(QuantizedConfig):
         return StoredFormat(cls.method, config, 4, name, matched=kind is not FourBitConfig)
 
     def check_device(self, device: str) -> None:
-        """Import bitsandbytes. Raises ConfigError if it cannot run on this device."""
+        """Raise ConfigError if bitsandbytes cannot run on this device. Imports bitsandbytes."""
         self.require_packages()
         try:
             library = importlib.import_module("bitsandbytes.cextension").lib
@@ -102,7 +104,9 @@ class BitsAndBytesConfig(QuantizedConfig):
             raise self._build_unusable_error(reason)
 
     def quantize_layer(self, model: Any, layer: Any) -> torch.nn.Module:
-        """Return bitsandbytes' layer with the same weights, built as transformers builds it while loading."""
+        """Return a bitsandbytes layer with the same weights, identical to the layer that transformers
+        builds during a load.
+        """
         import torch
 
         weight = layer.weight.data
@@ -114,7 +118,7 @@ class BitsAndBytesConfig(QuantizedConfig):
         setattr(model, self.loaded_mark, True)  # PEFT and the count of parameters read it
         device = weight.device
         quantized.weight = type(quantized.weight)(
-            self._move_for_quantization(weight), **self._weight_arguments(quantized)
+            self._move_for_quantization(weight), **self._build_weight_arguments(quantized)
         ).to(device)
         quantized.bias = layer.bias
         quantized.train(layer.training)
@@ -126,12 +130,12 @@ class BitsAndBytesConfig(QuantizedConfig):
         """Return bitsandbytes' layer without weights."""
 
     @abstractmethod
-    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
-        """Return constructor arguments for bitsandbytes' weight class."""
+    def _build_weight_arguments(self, layer: Any) -> dict[str, Any]:
+        """Return the constructor arguments for bitsandbytes' weight class."""
 
     @staticmethod
     def _move_for_quantization(weight: torch.Tensor) -> torch.Tensor:
-        """Return the weight on the device where bitsandbytes starts to quantize it."""
+        """Return the weight on the device on which bitsandbytes expects to quantize it."""
         return weight
 
     def _build_unusable_error(self, reason: object) -> ConfigError:
@@ -146,7 +150,7 @@ class BitsAndBytesConfig(QuantizedConfig):
 
 @dataclass
 class Int8Config(BitsAndBytesConfig):
-    """LLM.int8(): int8 weights, with outlier columns computed separately."""
+    """LLM.int8(): int8 weights and activations, with outlier columns multiplied separately."""
 
     name: ClassVar[str] = "int8"
     loaded_mark: ClassVar[str] = "is_loaded_in_8bit"
@@ -156,11 +160,11 @@ class Int8Config(BitsAndBytesConfig):
         check_value(self.threshold >= 0, "quantization.threshold", self.threshold, "must be 0 or more")
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return one byte per weight, and one float32 scale per output."""
+        """Return one byte per weight, and the bytes of one float32 scale per output."""
         return num_weights, 4 * num_outputs
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs: the dequantized copy is in the activations' dtype.
+        """Return the matmul costs. Weights are dequantized in the dtype of the activations.
 
         Freed blocks of int32 sums and float32 scales stay in memory for a while.
         """
@@ -168,11 +172,13 @@ class Int8Config(BitsAndBytesConfig):
 
     @property
     def depends_on_batch(self) -> bool:
-        """Whether outliers are separated: an outlier in one sequence separates its column for all."""
+        """Whether outlier columns are separated. An outlier in one sequence then affects the whole
+        batch.
+        """
         return self.threshold > 0
 
     def check_device(self, device: str) -> None:
-        """Import bitsandbytes, and mute its message that each matmul casts to float16."""
+        """Import bitsandbytes, and mute its message that each matmul casts its inputs to float16."""
         super().check_device(device)
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
@@ -187,7 +193,7 @@ class Int8Config(BitsAndBytesConfig):
             inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold
         )
 
-    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
+    def _build_weight_arguments(self, layer: Any) -> dict[str, Any]:
         return {"requires_grad": False, "has_fp16_weights": False}
 
     @staticmethod
@@ -195,7 +201,7 @@ class Int8Config(BitsAndBytesConfig):
         return weight.cpu()  # it is quantized on its way to the device
 
     def check_loaded_layers(self, model: torch.nn.Module) -> None:
-        """Let loaded 8-bit layers accept inputs with any number of dimensions."""
+        """Extend loaded 8-bit layers so that they accept inputs with any number of dimensions."""
         from bitsandbytes.nn.modules import Linear8bitLt
 
         for module in model.modules():
@@ -205,10 +211,11 @@ class Int8Config(BitsAndBytesConfig):
 
 @functools.cache
 def _make_any_dimension_class() -> Any:
-    """Return bitsandbytes' 8-bit layer class, extended to inputs with any number of dimensions.
+    """Return a subclass of bitsandbytes' 8-bit layer that accepts inputs with any number of
+    dimensions.
 
-    The library itself fails at more than three, as in the latents of MLA. The class keeps the library's
-    name, by which other code recognises it.
+    bitsandbytes itself fails at more than three dimensions, which occur in the latents of MLA.
+    The class keeps bitsandbytes' class name, by which other code recognises it.
     """
     library: Any = importlib.import_module("bitsandbytes.nn.modules").Linear8bitLt
 
@@ -222,15 +229,17 @@ def _make_any_dimension_class() -> Any:
     return type(library.__name__, (library,), members)
 
 
-def limit_packing(layer: Any) -> None:
-    """Let bitsandbytes pack a 4-bit layer only if its packed CPU kernels can multiply it."""
+def limit_cpu_packing(layer: Any) -> None:
+    """Allow bitsandbytes to pack a 4-bit layer only if its packed CPU kernels can multiply the
+    layer.
+    """
     can_pack = not (layer.in_features % PACKED_INPUTS or layer.out_features % PACKED_OUTPUTS)
     layer.support_avx512bf16_for_cpu &= can_pack and processor.has_bfloat16_matmul()
 
 
 @dataclass
 class FourBitConfig(BitsAndBytesConfig):
-    """Common keys of nf4 and fp4."""
+    """Base class of nf4 and fp4 with their common keys."""
 
     loaded_mark: ClassVar[str] = "is_loaded_in_4bit"
     double_quant: bool = True
@@ -243,7 +252,9 @@ class FourBitConfig(BitsAndBytesConfig):
         )
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return half a byte per weight, plus a scale per block and the table of 16 values."""
+        """Return half a byte per weight, and the bytes of a scale per block and of the table of 16 code
+        values.
+        """
         blocks, table = math.ceil(num_weights / BLOCK), 16 * 4
         if not self.double_quant:
             return math.ceil(num_weights / 2), 4 * blocks + table
@@ -252,7 +263,7 @@ class FourBitConfig(BitsAndBytesConfig):
         return math.ceil(num_weights / 2), blocks + table + nested
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs: the dequantized copy is in compute_dtype.
+        """Return the matmul costs. Weights are dequantized in compute_dtype.
 
         The C kernels multiply only bfloat16, unless the library packs its weights for its own kernels.
         """
@@ -277,32 +288,33 @@ class FourBitConfig(BitsAndBytesConfig):
 
         dtype = getattr(torch, self.compute_dtype.value)
         layer = Linear4bit(inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name)
-        limit_packing(layer)
+        limit_cpu_packing(layer)
         return layer
 
-    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
+    def _build_weight_arguments(self, layer: Any) -> dict[str, Any]:
         kind = {"compress_statistics": self.double_quant, "quant_type": self.name, "module": layer}
         return {"requires_grad": False, **kind}
 
     def check_loaded_layers(self, model: torch.nn.Module) -> None:
-        """Let bitsandbytes pack only layers whose sizes its packed CPU kernels can multiply.
+        """Allow bitsandbytes to pack only layers whose sizes its packed CPU kernels can multiply.
 
-        The others stay as stored, as all layers do on a processor without bfloat16 matmul, and our own
-        kernels multiply them. Instructions that RUNNER_WITHOUT disables are disabled for the library, too:
-        then it packs no weights.
+        All other layers keep the stored layout, like all layers on a processor without bfloat16
+        matmul, and our own kernels multiply them. Instructions that RUNNER_WITHOUT disables are also
+        disabled for bitsandbytes, which then packs no weights.
         """
         from bitsandbytes.nn.modules import Linear4bit
 
         for module in model.modules():
             if isinstance(module, Linear4bit):
-                limit_packing(module)
+                limit_cpu_packing(module)
 
     @contextmanager
     def protect_weights(self, model: torch.nn.Module) -> Iterator[None]:
-        """Context that keeps packed CPU weights packed even if code reads a state dict, as PEFT does.
+        """Context in which packed CPU weights stay packed although PEFT reads the model's state dict.
 
-        For a state dict bitsandbytes unpacks them permanently, and rounds their scales a second time: the
-        next job on this base would get other answers than the first.
+        When a state dict is read, bitsandbytes unpacks the weights permanently and rounds their
+        scales a second time. The next job on the same base model would give other answers than the
+        first.
         """
         states: list[Any] = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
         packed = [state for state in states if getattr(state, "packing_format_for_cpu", False)]
@@ -317,13 +329,13 @@ class FourBitConfig(BitsAndBytesConfig):
 
 @dataclass
 class Nf4Config(FourBitConfig):
-    """4-bit NormalFloat."""
+    """4-bit NormalFloat (nf4) of bitsandbytes."""
 
     name: ClassVar[str] = "nf4"
 
 
 @dataclass
 class Fp4Config(FourBitConfig):
-    """4-bit float."""
+    """4-bit floating point (fp4) of bitsandbytes."""
 
     name: ClassVar[str] = "fp4"

@@ -1,4 +1,6 @@
-"""Optional capabilities of quantization choices: a choice has one if it defines its method."""
+"""Optional capabilities of quantization choices. A choice has a capability if its class defines
+the method of the protocol.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class LayerQuantizer(Protocol):
-    """Capability: quantizes single layers of a loaded model, for a mix. Others quantize whole models only."""
+    """Capability to quantize single layers of a loaded model, for a mix. Other choices quantize
+    whole models only.
+    """
 
     def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
-        """Return a linear layer in this format, perhaps the same object. Unsupported layers are unchanged."""
+        """Return a linear layer quantized in this format. An unsupported layer is returned unchanged."""
 
 
 def can_quantize_layers(config_class: type[QuantizationConfig]) -> bool:
@@ -26,18 +30,20 @@ def can_quantize_layers(config_class: type[QuantizationConfig]) -> bool:
 
 @runtime_checkable
 class BlockFormat(Protocol):
-    """Capability: reads a file whose blocks may stay quantized."""
+    """Capability to read a file whose quantized blocks may stay in memory."""
 
     def get_block_config(self) -> QuantizationConfig | None:
-        """Return the config for a file whose blocks stay quantized. None if they must not."""
+        """Return the config for a file whose blocks stay quantized. None if the blocks must be
+        dequantized.
+        """
 
     def check_dequantized_keys(self) -> None:
-        """Raise ConfigError for keys that only apply to blocks that stay quantized."""
+        """Raise ConfigError for config keys that have no effect if blocks are dequantized."""
 
 
 @runtime_checkable
 class DeviceChecker(Protocol):
-    """Capability: checks the device, because the library does not run on each."""
+    """Capability to check the device. Some quantization libraries support only certain devices."""
 
     def check_device(self, device: str) -> None:
         """Raise ConfigError for an unsupported device, before any weight is read."""
@@ -45,23 +51,25 @@ class DeviceChecker(Protocol):
 
 @runtime_checkable
 class SizeChecker(Protocol):
-    """Capability: checks layer sizes, because not all can be quantized."""
+    """Capability to check layer sizes. Some formats can quantize only certain sizes."""
 
     def find_unquantizable_reason(self, outputs: int, inputs: int, device: str) -> str:
-        """Return why a layer of this size cannot be quantized. Empty if it can."""
+        """Return why a layer of this size cannot be quantized. Empty if it can be quantized."""
 
 
 @runtime_checkable
 class LoadedLayerChecker(Protocol):
-    """Capability: checks loaded layers, because the library's kernels cannot compute all of them."""
+    """Capability to check loaded layers. Some libraries' kernels cannot multiply all layers."""
 
     def check_loaded_layers(self, model: torch.nn.Module) -> None:
-        """Reject layers that the kernels cannot compute, or change them so that they can."""
+        """Raise an error for layers that the library's kernels cannot multiply, or change the layers so
+        that they can.
+        """
 
 
 @runtime_checkable
 class WeightProtector(Protocol):
-    """Capability: protects weights while an adapter is applied to the model."""
+    """Capability to protect weights while an adapter is applied to the model."""
 
     def protect_weights(self, model: torch.nn.Module) -> AbstractContextManager[None]:
-        """Context that protects the weights."""
+        """Context in which applying an adapter does not change the quantized weights."""

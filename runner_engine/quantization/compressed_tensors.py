@@ -1,4 +1,6 @@
-"""Common parts of compressed-tensors formats, which group layers with equal settings."""
+"""Common code for compressed-tensors formats. Their configs define groups of layers with equal
+settings.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,23 @@ BEYOND = ("kv_cache_scheme", "transform_config")
 
 
 class CompressedTensorsConfig(GroupedConfig):
-    """A compressed-tensors checkpoint whose layer groups all have one format."""
+    """A compressed-tensors checkpoint whose layer groups all have the same format."""
 
     method: ClassVar[str] = "compressed-tensors"
     form: ClassVar[str] = ""  # `format` in config.json
 
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
-        """Whether each layer group is in this format."""
+        """Whether every layer group in a quantization_config has this format."""
         return stored_config.get("quant_method") == cls.method and list_group_formats(stored_config) == {
             cls.form
         }
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note on an unsupported feature of the checkpoint, of a layer group or of their combination."""
+        """Return a note on an unsupported feature of the checkpoint, of a layer group, or of a
+        combination of groups. None if supported.
+        """
         if problem := find_unsupported_feature(stored_config):
             return problem
         groups = list(stored_config["config_groups"].values())
@@ -44,25 +48,25 @@ class CompressedTensorsConfig(GroupedConfig):
         return cls.find_combination_problem(groups)
 
     @classmethod
-    def find_weight_problem(cls, weights: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return why a group's weights cannot be read. None if they can."""
+    def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
+        """Return why the weights of a layer group cannot be read. None if they can."""
         return None
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return why a group's activations cannot be rounded as configured. None if they can."""
+        """Return why the activations of a layer group cannot be rounded as configured. None if they can."""
         return None
 
     @classmethod
-    def find_combination_problem(cls, groups: list[dict[str, Any]]) -> Note | None:
-        """Return why these groups cannot be read together. None if they can."""
-        if len({read_activation_mode(group) for group in groups}) > 1:
+    def find_combination_problem(cls, layer_groups: list[dict[str, Any]]) -> Note | None:
+        """Return why these layer groups cannot be read together. None if they can."""
+        if len({read_activation_mode(group) for group in layer_groups}) > 1:
             return note("rows_of_groups_differ")
         return None
 
 
 def list_group_formats(stored_config: dict[str, Any]) -> set[str]:
-    """Return the formats of all layer groups. Empty if there are none."""
+    """Return the formats of all layer groups in a quantization_config. Empty if there are no groups."""
     groups = stored_config.get("config_groups")
     listed = list(groups.values()) if isinstance(groups, dict) else []
     return {
@@ -71,27 +75,33 @@ def list_group_formats(stored_config: dict[str, Any]) -> set[str]:
     }
 
 
-def read_activation_mode(group: dict[str, Any]) -> str:
-    """Return how a group quantizes activations: dynamic, local, static, or empty for not at all."""
-    rows = group.get("input_activations")
+def read_activation_mode(layer_group: dict[str, Any]) -> str:
+    """Return how a layer group quantizes activations: dynamic, local, static, or an empty string if
+    unquantized.
+    """
+    rows = layer_group.get("input_activations")
     if not rows:
         return ""
     dynamic = rows.get("dynamic")
     return "dynamic" if dynamic is True else "local" if dynamic == "local" else "static"
 
 
-def select_keys(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Return the named settings, with defaults for missing ones."""
+def select_settings(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Return the settings with the given names. Missing settings get their defaults."""
     return {key: settings.get(key, default) for key, default in defaults.items()}
 
 
 def note_unsupported_kind(subject: str, settings: dict[str, Any], supported: Note) -> Note:
-    """Return a note that weights or activations of this kind are unsupported, and which are supported."""
+    """Return a note that this kind of weights or activations is unsupported. The note also lists the
+    supported kinds.
+    """
     return note("kind_not_read", what=subject, found=settings, reads=supported)
 
 
 def find_unsupported_feature(stored_config: dict[str, Any]) -> Note | None:
-    """Return a note on features other than quantized layers. None if there are none."""
+    """Return a note on features of the checkpoint beyond quantized layers, which are unsupported.
+    None if there are none.
+    """
     for key in BEYOND:
         if stored_config.get(key):
             return note("has_unread_key", key=key)

@@ -15,7 +15,7 @@ from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
     note_unsupported_kind,
     read_activation_mode,
-    select_keys,
+    select_settings,
 )
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -24,14 +24,14 @@ FUSED = "mxfp4"  # quant_method of gpt-oss's own checkpoints
 
 @dataclass
 class Float4Config(CompressedTensorsConfig):
-    """Common base of NVFP4 and MXFP4."""
+    """Base class of the four-bit float formats NVFP4 and MXFP4."""
 
     tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight_packed",))
     group: ClassVar[int] = 0  # inputs that share a scale
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. All groups quantize activations equally."""
+        """Return the layer settings. All layer groups quantize activations in the same way."""
         return GroupSettings(
             cls.name,
             (4,),
@@ -40,22 +40,24 @@ class Float4Config(CompressedTensorsConfig):
         )
 
     @classmethod
-    def find_weight_problem(cls, weights: dict[str, Any]) -> Note | None:
-        """Return a note unless the weights have the format's group size."""
-        found = select_keys(weights, num_bits=None, type=None, symmetric=True, group_size=None)
+    def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:
+        """Return a note unless the weights have the group size of the format."""
+        found = select_settings(weight_settings, num_bits=None, type=None, symmetric=True, group_size=None)
         if tuple(found.values()) == (4, "float", True, cls.group):
             return None
         return note_unsupported_kind("weights", found, note("reads_float4_groups", group=cls.group))
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return a note, because activations must be unquantized."""
+        """Return a note if activations are quantized, which this format does not support."""
         return note("rows_quantized_too")
 
 
 @dataclass
 class Nvfp4Config(Float4Config):
-    """A compressed-tensors checkpoint in NVFP4: groups of 16 with float8 scales, and one global scale."""
+    """A compressed-tensors checkpoint in NVFP4: groups of 16 with float8 scales, and one global
+    scale per layer.
+    """
 
     name: ClassVar[str] = "nvfp4_pack_quantized"
     form: ClassVar[str] = "nvfp4-pack-quantized"
@@ -64,7 +66,7 @@ class Nvfp4Config(Float4Config):
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
         """Return a note unless activations are rounded to NVFP4."""
-        found = select_keys(activation_settings, num_bits=None, type=None, dynamic=None, group_size=None)
+        found = select_settings(activation_settings, num_bits=None, type=None, dynamic=None, group_size=None)
         if (
             tuple(found.values()) == (4, "float", "local", cls.group)
             and activation_settings.get("symmetric", True) is True
@@ -75,7 +77,9 @@ class Nvfp4Config(Float4Config):
 
 @dataclass
 class Mxfp4Config(Float4Config):
-    """An MXFP4 checkpoint of compressed-tensors or gpt-oss: groups of 32 with powers of two as scales."""
+    """An MXFP4 checkpoint of compressed-tensors or gpt-oss: groups of 32, with powers of two for
+    scales.
+    """
 
     name: ClassVar[str] = "mxfp4_pack_quantized"
     form: ClassVar[str] = "mxfp4-pack-quantized"
@@ -84,12 +88,16 @@ class Mxfp4Config(Float4Config):
 
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
-        """Whether the config is of this format, or gpt-oss's, in which only experts are quantized."""
+        """Whether a quantization_config is compressed-tensors' MXFP4 or gpt-oss's, in which only experts
+        are quantized.
+        """
         return stored_config.get("quant_method") == FUSED or super().matches_config(stored_config)
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note on an unsupported variant. gpt-oss has only one."""
+        """Return a note on an unsupported variant of compressed-tensors. For gpt-oss there is only one
+        variant, which is supported.
+        """
         return None if stored_config.get("quant_method") == FUSED else super().find_refusal(stored_config)
 
     @classmethod

@@ -15,7 +15,7 @@ from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
     note_unsupported_kind,
     read_activation_mode,
-    select_keys,
+    select_settings,
 )
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
@@ -32,7 +32,7 @@ class Float8Config(GroupedConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. Activations stay unquantized, as in transformers on a CPU."""
+        """Return the layer settings. Activations stay unquantized, like in transformers on a CPU."""
         block = _read_block_size(stored_config)
         outputs, group = (-1, -1) if block is None else block
         return GroupSettings("float8_blocks", (8,), group, outputs=outputs)
@@ -59,12 +59,14 @@ class FbgemmFp8Config(GroupedConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:  # noqa: ARG003
-        """Return the layer settings. Activations stay unquantized: only GPU kernels round them."""
+        """Return the layer settings. Activations stay unquantized, because only FBGEMM's GPU kernels
+        round them.
+        """
         return GroupSettings("float8", (8,), -1)
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return None: there is only one variant."""
+        """Return None, because FBGEMM has only one variant, which is supported."""
         return None
 
 
@@ -78,20 +80,20 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings, which all groups share."""
+        """Return the layer settings, which are the same for all layer groups."""
         group = next(iter(stored_config["config_groups"].values()))
-        outputs, inputs = _scale_sharing(group["weights"])
+        outputs, inputs = _read_scale_sharing(group["weights"])
         rows, row_group = read_activation_mode(group), -1
         if rows and group["input_activations"]["strategy"] == "group":
             row_group = group["input_activations"]["group_size"]
         return GroupSettings("float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs)
 
     @classmethod
-    def find_weight_problem(cls, weights: dict[str, Any]) -> Note | None:
-        """Return a note unless the weights are e4m3 with supported group or block sizes."""
-        found = select_keys(weights, num_bits=None, type=None, symmetric=True, strategy=None)
+    def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:
+        """Return a note unless the weights are e4m3 with a supported group or block size."""
+        found = select_settings(weight_settings, num_bits=None, type=None, symmetric=True, strategy=None)
         *kinds, strategy = found.values()
-        group, block = weights.get("group_size"), weights.get("block_structure")
+        group, block = weight_settings.get("group_size"), weight_settings.get("block_structure")
         sizes = {"channel": [], "tensor": [], "group": [group], "block": block}
         if kinds != [8, "float", True] or not isinstance(strategy, str) or strategy not in sizes:
             return note_unsupported_kind("weights", found, note("reads_float8_weights"))
@@ -101,7 +103,7 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
         """Return a note unless activations are dynamic e4m3 per token or group, or static per tensor."""
-        found = select_keys(
+        found = select_settings(
             activation_settings, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None
         )
         *kinds, group = found.values()
@@ -116,9 +118,9 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
         return note_unsupported_kind("rows", found, note("reads_float8_rows"))
 
     @classmethod
-    def find_combination_problem(cls, groups: list[dict[str, Any]]) -> Note | None:
-        """Return a note unless all groups have equal settings."""
-        if any({**group, "targets": 0} != {**groups[0], "targets": 0} for group in groups):
+    def find_combination_problem(cls, layer_groups: list[dict[str, Any]]) -> Note | None:
+        """Return a note unless all layer groups have equal settings."""
+        if any({**group, "targets": 0} != {**layer_groups[0], "targets": 0} for group in layer_groups):
             return note("groups_differ")
         return None
 
@@ -127,21 +129,21 @@ def _read_block_size(stored_config: dict[str, Any]) -> Any:
     return stored_config.get("weight_block_size", [128, 128])
 
 
-def _scale_sharing(weights: dict[str, Any]) -> tuple[int, int]:
-    """Return how many outputs and inputs share a scale. -1: all."""
-    strategy = weights["strategy"]
+def _read_scale_sharing(weight_settings: dict[str, Any]) -> tuple[int, int]:
+    """Return how many outputs and how many inputs share a scale. -1 means all."""
+    strategy = weight_settings["strategy"]
     if strategy == "block":
-        outputs, inputs = weights["block_structure"]
+        outputs, inputs = weight_settings["block_structure"]
         return outputs, inputs
     if strategy == "group":
-        return 1, weights["group_size"]
+        return 1, weight_settings["group_size"]
     return (1 if strategy == "channel" else -1), -1
 
 
-def _are_valid_sizes(values: Any, count: int) -> bool:
-    """Whether values are positive integers, `count` of them, or an empty list."""
-    if not isinstance(values, list):
+def _are_valid_sizes(sizes: Any, count: int) -> bool:
+    """Whether the list has `count` positive integers, or is empty."""
+    if not isinstance(sizes, list):
         return False
-    return not values or (
-        len(values) == count and all(type(value) is int and 0 < value <= MAX_BLOCK for value in values)
+    return not sizes or (
+        len(sizes) == count and all(type(value) is int and 0 < value <= MAX_BLOCK for value in sizes)
     )

@@ -1,4 +1,6 @@
-"""A .gguf file, whose blocks stay quantized or are dequantized while loading."""
+"""The choice for .gguf files, whose quantized blocks stay in memory or are dequantized at load
+time.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from runner_engine.quantization.base import (
 
 @dataclass
 class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
-    """A .gguf file. unpacked: its blocks are dequantized to model.dtype while loading."""
+    """A .gguf file. unpacked: blocks are dequantized to model.dtype at load time."""
 
     name: ClassVar[str] = "gguf"
     unpacked: bool = False
@@ -36,19 +38,21 @@ class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.gguf_blocks",)
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the size of a dequantized weight. Blocks have their own size in the file."""
+        """Return the bytes of a dequantized weight. Weights that stay quantized have the size of their
+        blocks in the file.
+        """
         return num_weights * dtype_bytes, 0
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs: no matmul dequantizes a whole weight."""
+        """Return the matmul costs. No matmul dequantizes a whole weight."""
         return MatmulCosts(may_round_rows=self.int8_rows)
 
     def get_block_config(self) -> QuantizationConfig | None:
-        """Return the config for blocks that stay quantized, or None if unpacked is set."""
+        """Return the config for blocks that stay quantized. None if the key `unpacked` is set."""
         return None if self.unpacked else GgufBlocksConfig(int8_rows=self.int8_rows)
 
     def check_dequantized_keys(self) -> None:
-        """Reject int8_rows: dequantized weights are multiplied in model.dtype."""
+        """Raise ConfigError for int8_rows, because dequantized weights are multiplied in model.dtype."""
         need = (
             "these weights do not stay in their blocks: they do on a CPU, without an adapter and model.device_map, if "
             "docs/models.md names the file's architecture"
@@ -56,7 +60,9 @@ class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
         check_value(not self.int8_rows, "quantization.int8_rows", self.int8_rows, need, "unsupported")
 
     def load_arguments(self) -> dict[str, Any]:
-        """Request dequantized weights, because packed ones need kernels from a hub."""
+        """Return arguments that make transformers dequantize the weights, because packed weights need
+        kernels from a hub.
+        """
         import transformers
 
         kind = getattr(transformers, "GgufConfig", None)  # releases without it always unpack
@@ -65,12 +71,12 @@ class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
 
 @dataclass
 class GgufBlocksConfig(GgufConfig):
-    """A .gguf file whose blocks stay quantized (ResolvedModel.quantization_mix)."""
+    """A .gguf file whose blocks stay quantized (see ResolvedModel.quantization_mix)."""
 
     own_layers: ClassVar[OwnLayers | None] = OwnLayers.blocks
 
     packed: ClassVar[bool] = True
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs: the engine multiplies blocks on every processor."""
+        """Return the matmul costs. The engine multiplies quantized blocks on every processor."""
         return MatmulCosts(0, dtype_bytes in (2, 4), self.int8_rows)

@@ -1,4 +1,4 @@
-"""Checkpoints of group-quantized integers: GPTQ, AWQ, AutoRound.
+"""Checkpoints with group-quantized integer weights: GPTQ, AWQ and AutoRound.
 
 The runner reads them itself (runner_engine/models/grouped_linear.py). `none` also loads them as
 they are.
@@ -32,7 +32,9 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """Layer settings from a config.json. A layer's tensors may have other bits and groups."""
+    """Quantization settings of layers from a config.json. The tensors of a single layer may have
+    other bits and group sizes.
+    """
 
     layout: str  # its name in runner_engine/models/loading/stored_groups.py
     bits: tuple[int, ...]
@@ -46,7 +48,7 @@ class GroupSettings:
 
 @dataclass
 class GroupedConfig(QuantizedConfig):
-    """Common base of group-quantized checkpoint formats."""
+    """Base class of checkpoint formats with group-quantized weights."""
 
     source: ClassVar[CheckpointSource] = CheckpointSource.quantized
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped_linear",)
@@ -54,23 +56,27 @@ class GroupedConfig(QuantizedConfig):
     own_layers: ClassVar[OwnLayers | None] = OwnLayers.groups
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes in model.dtype of an unquantized weight. Quantized ones are as large as on disk."""
+        """Return the bytes of an unquantized weight in model.dtype. Quantized weights have the same size
+        in memory and on disk.
+        """
         return num_weights * dtype_bytes, 0
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs: the dequantized copy is in the activations' dtype.
+        """Return the matmul costs. Weights are dequantized in the dtype of the activations.
 
-        The engine multiplies groups on every processor.
+        The engine multiplies group-quantized weights on every processor.
         """
         return MatmulCosts(dtype_bytes, dtype_bytes in (2, 4))
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return no arguments, because the checkpoint contains the settings."""
+        """Return no arguments, because the checkpoint contains the quantization settings."""
         return {}
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the format. An unsupported variant has a refusal note."""
+        """Parse the format of a checkpoint. For an unsupported variant, the result contains a note with
+        the reason.
+        """
         if not cls.matches_config(stored_config):
             return None
         refusal = cls.find_refusal(stored_config)
@@ -91,19 +97,19 @@ class GroupedConfig(QuantizedConfig):
 
     @classmethod
     def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:  # noqa: ARG003
-        """Return the tensor layout, and whether zero points are stored minus one."""
+        """Return the name of the tensor layout, and whether zero points are stored minus one."""
         return cls.method, False
 
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
-        """Whether a quantization_config is of this format."""
+        """Whether a quantization_config describes this format."""
         return stored_config.get("quant_method") == cls.method
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return why the runner cannot read a checkpoint of this method. None if it can."""
+        """Return why the runner cannot read a checkpoint of this format. None if it can."""
         return (
-            _note_unless_known(stored_config, "data_type", ("int",))
+            _note_unsupported_setting(stored_config, "data_type", ("int",))
             if stored_config.get("data_type") is not None
             else None
         )
@@ -118,17 +124,23 @@ class GptqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:
-        """Return the packing. Only gptq_v2 stores zero points unchanged."""
+        """Return the tensor layout. Only gptq_v2 stores zero points unchanged; older versions store them
+        minus one.
+        """
         return cls.method, (
             stored_config.get("checkpoint_format") or stored_config.get("format")
         ) != "gptq_v2"
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note for layouts made for the kernels of one GPU."""
+        """Return a note for weight layouts that were made for the kernels of a specific GPU. None
+        otherwise.
+        """
         key = "checkpoint_format" if stored_config.get("checkpoint_format") is not None else "format"
         return (
-            None if stored_config.get(key) is None else _note_unless_known(stored_config, key, GPTQ_FORMATS)
+            None
+            if stored_config.get(key) is None
+            else _note_unsupported_setting(stored_config, key, GPTQ_FORMATS)
         )
 
 
@@ -141,18 +153,20 @@ class AwqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note for layouts made for the kernels of one GPU."""
+        """Return a note for weight layouts that were made for the kernels of a specific GPU. None
+        otherwise.
+        """
         key = "version" if stored_config.get("version") is not None else "format"
         return (
             None
             if stored_config.get(key) is None
-            else _note_unless_known(stored_config, key, ("gemm", "GEMM"))
+            else _note_unsupported_setting(stored_config, key, ("gemm", "GEMM"))
         )
 
 
 @dataclass
 class AutoRoundConfig(Int8ActivationsConfig, GroupedConfig):
-    """A checkpoint quantized by AutoRound, packed as GPTQ or AWQ."""
+    """A checkpoint quantized by AutoRound, with tensors packed like GPTQ or AWQ."""
 
     name: ClassVar[str] = "auto_round"
     method: ClassVar[str] = "auto-round"
@@ -163,43 +177,49 @@ class AutoRoundConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note unless only weights are quantized, to integers."""
+        """Return a note unless the weights are quantized to integers and the activations are
+        unquantized.
+        """
         if type(rows := stored_config.get("act_bits", 16)) is not int or rows < 16:
             return note("rows_of_fewer_bits", bits=rows)
         named = (
             None
             if stored_config.get("packing_format") is None
-            else _note_unless_known(stored_config, "packing_format", tuple(ROUND_FORMATS))
+            else _note_unsupported_setting(stored_config, "packing_format", tuple(ROUND_FORMATS))
         )
         return named or super().find_refusal(stored_config)
 
 
-def _note_unless_known(stored_config: dict[str, Any], key: str, known: tuple[str, ...]) -> Note | None:
+def _note_unsupported_setting(
+    stored_config: dict[str, Any], key: str, supported_values: tuple[str, ...]
+) -> Note | None:
     value = stored_config.get(key)
-    if value in known:
+    if value in supported_values:
         return None
-    return note("setting_not_read", key=key, value=value, known=", ".join(known))
+    return note("setting_not_read", key=key, value=value, known=", ".join(supported_values))
 
 
-def parse_bits(value: object, key: str) -> int:
-    """Parse a number of bits that the kernels support. Raises ConfigError for any other."""
-    if type(value) is not int or value not in BITS:
+def parse_bits(bits: object, key: str) -> int:
+    """Parse a number of bits. Raises ConfigError for a number that the kernels do not support."""
+    if type(bits) is not int or bits not in BITS:
         raise ConfigError(
-            f"quantization_config.{key}={value!r}: a whole number from 2 to 8 expected",
+            f"quantization_config.{key}={bits!r}: a whole number from 2 to 8 expected",
             key="config.json",
             code="damaged",
         )
-    return value
+    return bits
 
 
-def parse_group_size(value: object) -> int:
-    """Parse how many inputs share a scale, -1 for all. Raises ConfigError for invalid values."""
-    if value is None:
+def parse_group_size(group_size: object) -> int:
+    """Parse the number of inputs that share a scale; -1 means all. Raises ConfigError for invalid
+    numbers.
+    """
+    if group_size is None:
         return -1
-    if type(value) is not int or (value != -1 and value < 1):
+    if type(group_size) is not int or (group_size != -1 and group_size < 1):
         raise ConfigError(
-            f"quantization_config.group_size={value!r}: -1, or a whole number from 1, expected",
+            f"quantization_config.group_size={group_size!r}: -1, or a whole number from 1, expected",
             key="config.json",
             code="damaged",
         )
-    return value
+    return group_size

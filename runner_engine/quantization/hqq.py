@@ -31,7 +31,7 @@ SMALLEST_RANGE, LARGEST_INVERSE = 1e-4, 2e4  # of a group: keeps its scale withi
 
 @dataclass
 class HqqConfig(Int8ActivationsConfig, LoadTimeGroupsConfig):
-    """HQQ groups along inputs, with scales and zero points in model.dtype."""
+    """HQQ with groups along the inputs, and scales and zero points in model.dtype."""
 
     name: ClassVar[str] = "hqq"
     method: ClassVar[str] = "hqq"
@@ -40,11 +40,13 @@ class HqqConfig(Int8ActivationsConfig, LoadTimeGroupsConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse bits and group size of a checkpoint by the package hqq. Unsupported variants are refused."""
+        """Parse bits and group size of a checkpoint written by the package hqq. For an unsupported
+        variant, the result contains a note.
+        """
         return StoredHqqConfig.parse_stored_format(stored_config)
 
     def quantize_weight(self, weight: torch.Tensor) -> CodedGroups:
-        """Quantize a weight like hqq's default solver for groups along inputs."""
+        """Quantize a weight like the default solver of the package hqq, with groups along the inputs."""
         import torch
 
         outputs, top = weight.shape[0], 2**self.bits - 1
@@ -75,7 +77,7 @@ class HqqConfig(Int8ActivationsConfig, LoadTimeGroupsConfig):
 
 @dataclass
 class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
-    """A checkpoint quantized by HQQ with groups along inputs."""
+    """A checkpoint quantized by HQQ with groups along the inputs."""
 
     name: ClassVar[str] = "hqq"
     method: ClassVar[str] = "hqq"
@@ -86,7 +88,7 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse bits and group size. Of several in a checkpoint, the first counts."""
+        """Parse bits and group size. If a checkpoint has several settings, the first are returned."""
         found = super().parse_stored_format(stored_config)
         if found is None or found.refusal:
             return found
@@ -96,14 +98,14 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the bits. Group sizes follow from the tensors' shapes."""
+        """Return the layer settings with the bits. Group sizes follow from the shapes of the tensors."""
         return GroupSettings(
             "hqq", tuple(settings["nbits"] for settings in _list_weight_settings(stored_config)), -1
         )
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note unless groups are along inputs, with unquantized scales and zero points."""
+        """Return a note unless groups are along the inputs and scales and zero points are unquantized."""
         for settings in _list_weight_settings(stored_config):
             if type(bits := settings.get("nbits")) is not int or bits not in STORED_BITS:
                 known = ", ".join(map(str, STORED_BITS))
@@ -119,7 +121,9 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
 
 
 def _list_weight_settings(stored_config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the weight settings in a config.json: one for all layers, or one per kind of layer."""
+    """Return the weight settings in a config.json: one entry for all layers, or one entry per kind
+    of layer.
+    """
     config = stored_config.get("quant_config")
     several = [config] if isinstance(config, dict) and "weight_quant_params" in config else config
     if isinstance(several, dict):

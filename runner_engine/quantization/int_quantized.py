@@ -1,4 +1,4 @@
-"""compressed-tensors' int-quantized checkpoints: llm-compressor's W8A8 and W8A16.
+"""compressed-tensors' int-quantized checkpoints: W8A8 and W8A16 of llm-compressor.
 
 The runner reads them itself (runner_engine/models/layouts/int8.py). `none` also loads them as they
 are.
@@ -15,7 +15,7 @@ from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
     note_unsupported_kind,
     read_activation_mode,
-    select_keys,
+    select_settings,
 )
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -29,20 +29,20 @@ class IntQuantizedConfig(CompressedTensorsConfig):
     tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight",))
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs. W8A8 rounds activations."""
+        """Return the matmul costs. W8A8 also rounds the activations."""
         return replace(super().describe_matmul_costs(dtype_bytes), may_round_rows=True)
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. All groups quantize activations equally."""
+        """Return the layer settings. All layer groups quantize activations in the same way."""
         return GroupSettings(
             "int8", (8,), -1, rows=read_activation_mode(next(iter(stored_config["config_groups"].values())))
         )
 
     @classmethod
-    def find_weight_problem(cls, weights: dict[str, Any]) -> Note | None:
+    def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:
         """Return a note unless weights are symmetric int8 per output or per tensor."""
-        found = select_keys(weights, num_bits=None, type="int", symmetric=True, strategy=None)
+        found = select_settings(weight_settings, num_bits=None, type="int", symmetric=True, strategy=None)
         if list(found.values()) in [[8, "int", True, one] for one in ("channel", "tensor")]:
             return None
         return note_unsupported_kind("weights", found, note("reads_int8_weights"))
@@ -50,7 +50,7 @@ class IntQuantizedConfig(CompressedTensorsConfig):
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
         """Return a note unless activations are int8, dynamic per token or static per tensor."""
-        found = select_keys(
+        found = select_settings(
             activation_settings, num_bits=None, type="int", dynamic=None, strategy=None, symmetric=True
         )
         *kinds, symmetric = found.values()

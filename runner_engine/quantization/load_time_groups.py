@@ -1,4 +1,6 @@
-"""Common base of choices that quantize plain weights into our own group-quantized layers."""
+"""Base class of choices that quantize unquantized weights at load time into our own group-
+quantized layers.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ BITS = (2, 3, 4, 5, 6, 8)
 
 @dataclass
 class CodedGroups:
-    """A weight as unsigned integers: (code - zero point) * scale of its group."""
+    """A weight in unsigned integer codes: (code - zero point) * scale, with one zero point and scale
+    per group.
+    """
 
     codes: torch.Tensor  # uint8 [outputs, inputs]
     scales: torch.Tensor  # [outputs, groups], in float32 or in 16 bits
@@ -34,7 +38,9 @@ class CodedGroups:
 
 @dataclass
 class LoadTimeGroupsConfig(QuantizedConfig):
-    """Group-quantized integers, made while loading and stored bit-packed (models/loading/made_groups.py)."""
+    """Weights that are quantized at load time to group-quantized integers and stored bit-packed
+    (models/loading/made_groups.py).
+    """
 
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped_linear",)
     own_layers: ClassVar[OwnLayers | None] = OwnLayers.made_groups
@@ -62,33 +68,37 @@ class LoadTimeGroupsConfig(QuantizedConfig):
 
     @property
     def rounds_activations(self) -> bool:
-        """Whether activations are rounded to int8, too."""
+        """Whether activations are rounded to int8 in addition to the weights."""
         return False
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of the codes, and of the scales and zero points of all groups."""
+        """Return the bytes of the packed codes, and the bytes of the scales and zero points of all
+        groups.
+        """
         zero_point = dtype_bytes if self.zero_point_bytes is None else self.zero_point_bytes
         return 4 * num_outputs * -(
             -num_weights // num_outputs * self.bits // 32
         ), num_weights // self.group_size * (dtype_bytes + zero_point)
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether a family's linear layers are torch's own class."""
+        """Whether the linear layers of a model family are instances of torch's own class."""
         return family not in DERIVED_LINEAR | OTHER_LINEAR
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs: the dequantized copy is in the activations' dtype.
+        """Return the matmul costs. Weights are dequantized in the dtype of the activations.
 
-        The engine multiplies groups on every processor.
+        The engine multiplies group-quantized weights on every processor.
         """
         return MatmulCosts(dtype_bytes, dtype_bytes in (2, 4))
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return no arguments, because the runner quantizes weights as transformers reads them."""
+        """Return no arguments, because the runner itself quantizes each weight that transformers reads."""
         return {}
 
     def find_unquantizable_reason(self, outputs: int, inputs: int, device: str) -> str:
-        """Return an error text if the inputs are not whole groups. Empty otherwise."""
+        """Return an error text if the number of inputs is no multiple of the group size. Empty
+        otherwise.
+        """
         if not inputs % self.group_size:
             return ""
         fits = next((size for size in (128, 64, 32, 16, 8) if not inputs % size), None)
@@ -99,9 +109,11 @@ class LoadTimeGroupsConfig(QuantizedConfig):
         )
 
     def extract_stored_groups(self, weight: Any) -> CodedGroups | None:
-        """Extract the codes of a weight that the library has loaded. None for other weights."""
+        """Return the codes, scales and zero points of a weight that the library has loaded. None for
+        other kinds of weights.
+        """
         return None
 
     @abstractmethod
     def quantize_weight(self, weight: torch.Tensor) -> CodedGroups:
-        """Quantize a weight [outputs, inputs], bit for bit like the library."""
+        """Quantize a weight [outputs, inputs]. The result is bit-identical to that of the library."""

@@ -44,12 +44,14 @@ class ModelOptConfig(GroupedConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the algorithm. No choice makes such a checkpoint."""
+        """Parse the quantization algorithm of a stored checkpoint. No choice of the runner produces such
+        checkpoints.
+        """
         if not cls.matches_config(stored_config):
             return None
         refusal, algorithm = cls.find_refusal(stored_config), read_quantization_algorithm(stored_config)
         name = f"{cls.name} {algorithm}" if algorithm else cls.name
-        unused = None if refusal else _note_kv_scales(stored_config)
+        unused = None if refusal else _note_unsupported_kv_quantization(stored_config)
         return StoredFormat(
             METHOD,
             cls(),
@@ -62,17 +64,19 @@ class ModelOptConfig(GroupedConfig):
 
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
-        """Whether the method is modelopt. Some programs append the algorithm to it."""
+        """Whether the quant_method is modelopt. Some programs append the name of the algorithm."""
         return str(stored_config.get("quant_method", "")).startswith(METHOD)
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. Each layer's tensors tell its format."""
+        """Return the layer settings. The format of each layer follows from its tensors."""
         return GroupSettings(METHOD, (_find_most_common_bits(stored_config),), -1, unused=cls.tensors.notes)
 
     @classmethod
     def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note on an unsupported algorithm of the checkpoint or of a layer."""
+        """Return a note on an unsupported quantization algorithm of the checkpoint or of a layer. None
+        if supported.
+        """
         algorithm = read_quantization_algorithm(stored_config)
         if not algorithm:
             return note("no_algorithm")
@@ -94,12 +98,12 @@ class ModelOptConfig(GroupedConfig):
 
 
 def read_quantization_algorithm(stored_config: dict[str, Any]) -> str:
-    """Return the name of a checkpoint's algorithm in upper case."""
+    """Return the name of a checkpoint's quantization algorithm in upper case."""
     return str(stored_config.get("quant_algo") or "").upper()
 
 
 def read_layer_algorithms(stored_config: dict[str, Any]) -> dict[str, str]:
-    """Return each layer's algorithm in a mixed-precision checkpoint."""
+    """Return the quantization algorithm of each layer in a mixed-precision checkpoint."""
     listed = stored_config.get("quantized_layers")
     layers = listed.items() if isinstance(listed, dict) else ()
     return {
@@ -108,7 +112,9 @@ def read_layer_algorithms(stored_config: dict[str, Any]) -> dict[str, str]:
 
 
 def merge_hf_quant_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Add the quantization section of hf_quant_config.json to a config, if that file exists."""
+    """Return a model's config with the quantization section of hf_quant_config.json added, if that
+    file exists.
+    """
     file = folder / OWN_FILE
     if not file.exists():
         return config
@@ -128,13 +134,13 @@ def merge_hf_quant_config(folder: Path, config: dict[str, Any]) -> dict[str, Any
 
 
 def _find_most_common_bits(stored_config: dict[str, Any]) -> int:
-    """Return the bits of most layers' codes. If layers differ, experts decide."""
+    """Return the bits per code of most layers. If layers differ, the experts' bits are returned."""
     layers = read_layer_algorithms(stored_config)
     of_experts = [name for path, name in layers.items() if ".experts" in path]
     names = of_experts or [*layers.values()] or [read_quantization_algorithm(stored_config)]
     return BITS.get(max(names, key=names.count), 8)
 
 
-def _note_kv_scales(stored_config: dict[str, Any]) -> Note | None:
-    """Return a note if keys and values should be stored quantized."""
+def _note_unsupported_kv_quantization(stored_config: dict[str, Any]) -> Note | None:
+    """Return a note if the checkpoint requests quantized keys and values. None otherwise."""
     return note("kv_scales_unused") if stored_config.get("kv_cache_scheme") else None

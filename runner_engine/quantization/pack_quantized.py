@@ -14,7 +14,7 @@ from runner_engine.quantization.base import Int8ActivationsConfig, StoredTensorN
 from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
     note_unsupported_kind,
-    select_keys,
+    select_settings,
 )
 from runner_engine.quantization.grouped import GroupSettings, parse_bits, parse_group_size
 
@@ -29,22 +29,24 @@ class PackQuantizedConfig(Int8ActivationsConfig, CompressedTensorsConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. Layer groups may have different bits."""
+        """Return the layer settings. Layer groups may have different numbers of bits."""
         weights = [one["weights"] for one in stored_config["config_groups"].values()]
         several = tuple(dict.fromkeys(parse_bits(weight.get("num_bits"), "num_bits") for weight in weights))
         return GroupSettings("packed", several, parse_group_size(weights[0].get("group_size")))
 
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
-        """Whether the config is of this format with unquantized activations. Others use it by mistake."""
+        """Whether a quantization_config has this format and unquantized activations. Some checkpoints
+        state the format by mistake.
+        """
         if not super().matches_config(stored_config):
             return False
         listed = [one for one in stored_config["config_groups"].values() if isinstance(one, dict)]
         return not any(one.get("input_activations") or one.get("output_activations") for one in listed)
 
     @classmethod
-    def find_weight_problem(cls, weights: dict[str, Any]) -> Note | None:
+    def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:
         """Return a note unless weights are integers with a scale per group or output."""
-        found = select_keys(weights, type="int", strategy="group")
+        found = select_settings(weight_settings, type="int", strategy="group")
         is_read = found["type"] == "int" and found["strategy"] in ("group", "channel")
         return None if is_read else note_unsupported_kind("weights", found, note("reads_int_groups"))

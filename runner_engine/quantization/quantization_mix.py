@@ -25,7 +25,9 @@ Make = Callable[[str, type[QuantizationConfig], dict[str, Any]], QuantizationCon
 
 @dataclass(frozen=True)
 class QuantizationMix:
-    """The quantization of each linear layer, by path. The longest matching override pattern wins."""
+    """The quantization of each linear layer, by module path. If several override patterns match, the
+    longest is used.
+    """
 
     base: QuantizationConfig
     overrides: Mapping[str, QuantizationConfig]
@@ -33,7 +35,8 @@ class QuantizationMix:
 
     @staticmethod
     def from_config(config: QuantizationConfig, build_override: Make | None = None) -> QuantizationMix:
-        """Parse patterns and overrides. Raises ConfigError for invalid ones, before any file is read.
+        """Parse the patterns in `skip` and `overrides`. Raises ConfigError for invalid patterns, before
+        any file is read.
 
         `build_override` builds an override with keys; None: the keys have the choice's types already.
         """
@@ -76,7 +79,7 @@ class QuantizationMix:
 
     @property
     def quantizing_configs(self) -> tuple[QuantizationConfig, ...]:
-        """The configs that quantize layers in memory, or the base if none does."""
+        """The configs that quantize layers in memory. If there are none, only the base config."""
         packed = [choice for choice in (self.base, *self.overrides.values()) if choice.packed]
         return tuple(packed) or (self.base,)
 
@@ -86,49 +89,53 @@ class QuantizationMix:
         return self.quantizing_configs[0].packed
 
     def has_kernels(self, dtype_bytes: int) -> bool:
-        """Whether the local engine has its own kernels for all layers."""
+        """Whether the runner's own kernels can multiply all layers on the local engine."""
         return all(
             choice.describe_matmul_costs(dtype_bytes).has_kernels for choice in self.quantizing_configs
         )
 
-    def select_layer_config(self, path: str, is_head: bool = False) -> QuantizationConfig:
-        """Return a layer's quantization. A head stays unquantized unless an override names it."""
-        if any(self.matches(pattern, path) for pattern in self.base.skip):
+    def select_layer_config(self, layer_path: str, is_head: bool = False) -> QuantizationConfig:
+        """Return the quantization of a layer. The head stays unquantized unless an override names it."""
+        if any(self.matches(pattern, layer_path) for pattern in self.base.skip):
             return NONE
-        matching = [pattern for pattern in self.overrides if self.matches(pattern, path)]
+        matching = [pattern for pattern in self.overrides if self.matches(pattern, layer_path)]
         if not matching:
             return NONE if is_head else self.base
         most = max(map(_count_literal_characters, matching))
         best = [pattern for pattern in matching if _count_literal_characters(pattern) == most]
         if any(self.overrides[pattern] != self.overrides[best[0]] for pattern in best):
             raise ConfigError(
-                f"{' and '.join(best)} say different things about {path}, and none of them is "
+                f"{' and '.join(best)} say different things about {layer_path}, and none of them is "
                 "longer, i.e. more specific: give one of them more of the path",
                 key="quantization.overrides",
                 code="ambiguous",
             )
         return self.overrides[best[0]]
 
-    def check_patterns(self, paths: Iterable[str], heads: Iterable[str], tied: bool) -> None:
-        """Reject patterns that match no linear layer, and a quantized head that is tied to the embedding."""
-        layers, heads = list(paths), list(heads)
+    def check_patterns(
+        self, layer_paths: Iterable[str], head_paths: Iterable[str], is_head_tied: bool
+    ) -> None:
+        """Raise ConfigError for patterns that match no linear layer, and for a quantized head that is
+        tied to the embedding.
+        """
+        layers, head_paths = list(layer_paths), list(head_paths)
         for pattern in self.base.skip:
-            if not any(self.matches(pattern, path) for path in [*layers, *heads]):
+            if not any(self.matches(pattern, path) for path in [*layers, *head_paths]):
                 raise ConfigError(
-                    self._format_no_match(pattern, [*layers, *heads]),
+                    self._format_no_match(pattern, [*layers, *head_paths]),
                     key="quantization.skip",
                     code="not_found",
                 )
         for pattern, choice in self.overrides.items():
             if any(self.matches(pattern, path) for path in layers):
                 continue
-            if not any(self.matches(pattern, path) for path in heads):
+            if not any(self.matches(pattern, path) for path in head_paths):
                 raise ConfigError(
-                    self._format_no_match(pattern, [*layers, *heads]),
+                    self._format_no_match(pattern, [*layers, *head_paths]),
                     key="quantization.overrides",
                     code="not_found",
                 )
-            if tied and choice.packed:
+            if is_head_tied and choice.packed:
                 raise ConfigError(
                     f"{pattern} is tied to the embedding in this model, which is not a linear "
                     "layer and stays in model.dtype: leave it out",
@@ -137,16 +144,18 @@ class QuantizationMix:
                 )
         for path in layers:
             self.select_layer_config(path)
-        for path in heads:
+        for path in head_paths:
             self.select_layer_config(path, is_head=True)
 
-    def matches(self, pattern: str, path: str) -> bool:
-        """Whether a pattern matches the end of a layer's path, or a module above it."""
-        return self._patterns[pattern].fullmatch(path) is not None
+    def matches(self, pattern: str, layer_path: str) -> bool:
+        """Whether a pattern matches a layer's path, or the path of a module that contains the layer."""
+        return self._patterns[pattern].fullmatch(layer_path) is not None
 
-    def with_matching_patterns(self, paths: Iterable[str]) -> QuantizationConfig:
-        """Return the base config with only the patterns that match a path, for a model with fewer layers."""
-        known, base = list(paths), self.base
+    def with_matching_patterns(self, layer_paths: Iterable[str]) -> QuantizationConfig:
+        """Return the base config with only those patterns that match one of the layers, for a model with
+        fewer layers.
+        """
+        known, base = list(layer_paths), self.base
 
         def matches_any(pattern: str) -> bool:
             return any(self.matches(pattern, path) for path in known)
@@ -164,16 +173,16 @@ class QuantizationMix:
         )
 
 
-def _parse_override(pattern: str, value: Any, build_override: Make) -> QuantizationConfig:
-    """Parse an override: a choice's name, or a dictionary with name and keys."""
+def _parse_override(pattern: str, override: Any, build_override: Make) -> QuantizationConfig:
+    """Parse the quantization of an override: a choice's name, or a dictionary with a name and keys."""
     key = f"quantization.overrides.{pattern}"
-    keys = dict(value) if isinstance(value, dict) else {"name": value}
+    keys = dict(override) if isinstance(override, dict) else {"name": override}
     name = keys.pop("name", None)
     if name is None:
         raise ConfigError(
             "give a choice, such as int8, or {name: nf4, double_quant: false}",
             key=key,
-            value=value,
+            value=override,
             code="missing",
         )
     kind = CHOICES[name] if name in CHOICES.list_names() else None
@@ -193,7 +202,7 @@ def _parse_override(pattern: str, value: Any, build_override: Make) -> Quantizat
             key=key,
             code="unknown_choice",
         )
-    return build_override(pattern, kind, dict(value)) if keys else kind()
+    return build_override(pattern, kind, dict(override)) if keys else kind()
 
 
 def _build_from_keys(
@@ -203,7 +212,9 @@ def _build_from_keys(
 
 
 def _compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Return a regular expression that matches a module's path from any dot on, and all paths below."""
+    """Compile a pattern to a regular expression that matches a module's path from any dot on, and
+    all modules below.
+    """
     inner = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.compile(rf"(.*\.)?{inner}(\..*)?", re.DOTALL)
 

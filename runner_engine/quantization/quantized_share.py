@@ -1,4 +1,5 @@
-"""Measures which share of a model's parameters a quantization covers, from headers or loaded layers.
+"""Measures the share of a model's parameters that is quantized, from file headers or loaded
+layers.
 
 Libraries quantize linear layers. All other weights stay in model.dtype: a mixture's router, experts
 that cannot be separated (runner_engine/experts/), convolutions, norms, embeddings, the head.
@@ -25,9 +26,9 @@ UNFIT_AT_MOST = (
 
 @dataclass(frozen=True)
 class QuantizedShare:
-    """Counts of quantized and all parameters. Tied ones count once.
+    """Counts of quantized parameters and of all parameters. Tied parameters count once.
 
-    Parameters in blocks are all but embeddings, head and last norm.
+    Parameters in decoder blocks are all except embeddings, head and last norm.
     """
 
     quantized: int
@@ -40,7 +41,7 @@ class QuantizedShare:
 
     @property
     def of_blocks(self) -> float:
-        """Quantized share of the parameters in blocks."""
+        """Quantized share of the parameters in decoder blocks."""
         return self.quantized_in_blocks / self.in_blocks if self.in_blocks else 0.0
 
     @property
@@ -50,13 +51,13 @@ class QuantizedShare:
 
     @property
     def of_requested(self) -> float:
-        """Quantized share of the parameters in blocks that should be quantized. 1 if none should."""
+        """Quantized share of the block parameters that should be quantized. 1 if none should be."""
         wanted = self.in_blocks - self.named
         return self.quantized_in_blocks / wanted if wanted > 0 else 1.0
 
     @property
     def of_bytes(self) -> float | None:
-        """Share of the weights' bytes in memory that quantized ones take. None if unknown."""
+        """Share of the weights' memory that quantized weights occupy. None if unknown."""
         return self.quantized_bytes / self.all_bytes if self.all_bytes else None
 
     @property
@@ -65,31 +66,33 @@ class QuantizedShare:
 
 
 def check_quantized_share(
-    label: str, share: QuantizedShare, plain_matrices: Mapping[str, int], allow_partial: bool
+    label: str, share: QuantizedShare, unquantized_matrices: Mapping[str, int], allow_partial: bool
 ) -> None:
-    """Raise ConfigError if a quantization covers too few weights.
+    """Raise ConfigError if too few weights are quantized.
 
-    plain_matrices: number of weights in each plain matrix.
+    unquantized_matrices: the number of weights in each unquantized matrix.
     """
     if share.of_requested >= REFUSED_BELOW or allow_partial:
         return
     if not share.quantized:
         raise ConfigError(
             f"quantization={label} would quantize nothing: it takes none of the classes that hold "
-            f"{list_plain_kinds(select_in_blocks(plain_matrices))} in this "
+            f"{list_unquantized_kinds(select_block_matrices(unquantized_matrices))} in this "
             "model: use quantization=none, or another quantization",
             code="no_effect",
         )
     raise ConfigError(
         f"quantization={label} would quantize only {share.description}, and leave "
-        f"{list_plain_kinds(select_in_blocks(plain_matrices))} as they "
+        f"{list_unquantized_kinds(select_block_matrices(unquantized_matrices))} as they "
         "are: use quantization=none, or quantization.allow_partial=true to run it nevertheless",
         code="unsupported",
     )
 
 
-def note_low_share(label: str, share: QuantizedShare, plain_matrices: Mapping[str, int]) -> list[Note]:
-    """Return a note if a quantization leaves much of the model unquantized."""
+def note_low_quantized_share(
+    label: str, share: QuantizedShare, unquantized_matrices: Mapping[str, int]
+) -> list[Note]:
+    """Return a note if much of the model stays unquantized."""
     if share.of_requested >= NOTED_BELOW:
         return []
     return [
@@ -97,23 +100,24 @@ def note_low_share(label: str, share: QuantizedShare, plain_matrices: Mapping[st
             "quantizes_only",
             label=label,
             share=share.description,
-            kinds=list_plain_kinds(select_in_blocks(plain_matrices)),
+            kinds=list_unquantized_kinds(select_block_matrices(unquantized_matrices)),
         )
     ]
 
 
-def select_in_blocks(plain_matrices: Mapping[str, int]) -> dict[str, int]:
-    """Return the tensors or modules that are in blocks."""
-    return {name: numbers for name, numbers in plain_matrices.items() if re.search(r"\.\d+\.", name)}
+def select_block_matrices(unquantized_matrices: Mapping[str, int]) -> dict[str, int]:
+    """Return only those tensors or modules that are in decoder blocks."""
+    return {name: numbers for name, numbers in unquantized_matrices.items() if re.search(r"\.\d+\.", name)}
 
 
-def list_plain_kinds(plain_matrices: Mapping[str, int], max_kinds: int = KINDS_SHOWN) -> str:
-    """List the unquantized kinds, largest first: `model.layers.*.mlp.experts, model.embed_tokens`.
+def list_unquantized_kinds(unquantized_matrices: Mapping[str, int], max_kinds: int = KINDS_SHOWN) -> str:
+    """List the kinds of unquantized matrices, largest first: `model.layers.*.mlp.experts,
+    model.embed_tokens`.
 
     Names that differ only in numbers are one kind, and so are the matrices of experts.
     """
     kinds: Counter[str] = Counter()
-    for name, numbers in plain_matrices.items():
+    for name, numbers in unquantized_matrices.items():
         kinds[_generalize_path(name)] += numbers
     shown = [kind for kind, _ in kinds.most_common(max_kinds)]
     rest = len(kinds) - max_kinds
@@ -127,10 +131,12 @@ def _generalize_path(name: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".*", before + experts.removesuffix("."))
 
 
-def check_unquantizable(
+def check_few_unquantizable(
     quantization_name: str, unquantizable: Mapping[str, tuple[str, int]], block_weights: int
 ) -> None:
-    """Raise ConfigError if unquantizable layers are more than a few. unfit: reason and weights by path."""
+    """Raise ConfigError if more than a few layers cannot be quantized. unquantizable: reason and
+    number of weights by path.
+    """
     if sum(numbers for _, numbers in unquantizable.values()) > UNFIT_AT_MOST * block_weights:
         path, (reason, _) = next(iter(unquantizable.items()))
         raise ConfigError(f"{path} {reason}", key="quantization", value=quantization_name, code="unsupported")

@@ -1,4 +1,6 @@
-"""torchao: int8 weights with or without int8 activations, and float8 weights, at load time or stored."""
+"""torchao: int8 weights with or without int8 activations, and float8 weights, quantized at load
+time or stored.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +36,18 @@ SILENCED = {
 INTX_WITH_ROWS = "Int8DynamicActivationIntxWeightConfig"
 
 
-def _mute_messages() -> None:
-    """Mute torchao's import messages. A logger keeps an equal filter only once."""
+def _mute_torchao_messages() -> None:
+    """Mute the messages that torchao logs on import. Repeated calls add the log filter only once."""
     for name in SILENCED:
         logging.getLogger(name).addFilter(_is_not_muted)
 
 
 @dataclass
 class TorchaoConfig(QuantizedConfig):
-    """Common base of torchao choices: int8 weights with one scale per output."""
+    """Base class of the torchao choices. By default: int8 weights with one scale per output."""
 
     library: ClassVar[QuantizationLibrary] = QuantizationLibrary(
-        ("torchao",), "pip install 'runner-llm[torchao]'", _mute_messages
+        ("torchao",), "pip install 'runner-llm[torchao]'", _mute_torchao_messages
     )
     method: ClassVar[str] = "torchao"
     # the layers remain torch's, only their weights are replaced
@@ -54,12 +56,14 @@ class TorchaoConfig(QuantizedConfig):
     config_type: ClassVar[str] = ""  # the class of torchao that a checkpoint of the choice names
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return one byte per weight, plus a float32 scale and int8 zero point per output."""
+        """Return one byte per weight, and the bytes of a float32 scale and int8 zero point per output."""
         return num_weights, 5 * num_outputs
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the torchao type, and whether this choice makes exactly that."""
+        """Parse the torchao type of a stored checkpoint, and whether this choice produces exactly the
+        same type.
+        """
         if stored_config.get("quant_method") != cls.method:
             return None
         kind = (stored_config.get("quant_type") or {}).get("default") or {}
@@ -68,11 +72,13 @@ class TorchaoConfig(QuantizedConfig):
         return StoredFormat(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether a family's linear layers are torch's, or for whole models derived from it."""
+        """Whether a family's linear layers are of torch's own class. For whole models, derived classes
+        are also supported.
+        """
         return family not in OTHER_LINEAR and not (layer_by_layer and family in DERIVED_LINEAR)
 
     def quantize_layer(self, model: Any, layer: torch.nn.Module) -> torch.nn.Module:
-        """Replace the weight by torchao's, which supports only torch's own linear layers."""
+        """Replace a layer's weight by torchao's. Only torch's own linear layers are supported."""
         import torch
         from torchao.quantization import quantize_
 
@@ -82,14 +88,16 @@ class TorchaoConfig(QuantizedConfig):
 
     @contextmanager
     def protect_weights(self, model: torch.nn.Module) -> Iterator[None]:
-        """Context that mutes PEFT's warning on merging, because nothing is merged here."""
+        """Context that mutes PEFT's warning about merging into torchao weights, because nothing is
+        merged here.
+        """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*instantiated without `get_apply_tensor_subclass`")
             yield
 
     @classmethod
     def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
-        """Whether a stored torchao config has the keys that this choice sets."""
+        """Whether a stored torchao config has exactly the keys that this choice sets."""
         row = {"_type": "PerRow"}
         each = keys.get("granularity") or row
         return all(
@@ -106,9 +114,9 @@ class TorchaoInt8Config(TorchaoConfig):
     config_type: ClassVar[str] = "Int8WeightOnlyConfig"
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs: the dequantized copy is in the activations' dtype.
+        """Return the matmul costs. Weights are dequantized in the dtype of the activations.
 
-        There are kernels if that is bfloat16.
+        C kernels exist if that dtype is bfloat16.
         """
         return MatmulCosts(dtype_bytes, dtype_bytes == 2)
 
@@ -132,15 +140,17 @@ class TorchaoFloat8Config(TorchaoConfig):
     config_type: ClassVar[str] = "Float8WeightOnlyConfig"
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return one byte per weight, and one float32 scale per output."""
+        """Return one byte per weight, and the bytes of one float32 scale per output."""
         return num_weights, 4 * num_outputs
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs: the dequantized copy is in the activations' dtype."""
+        """Return the matmul costs. Weights are dequantized in the dtype of the activations."""
         return MatmulCosts(dtype_bytes)
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config, which must not change settings of torch's compiler."""
+        """Return transformers' config object, with which torchao must not change the settings of torch's
+        compiler.
+        """
         from torchao.quantization import Float8WeightOnlyConfig
         from transformers import TorchAoConfig
 
@@ -161,11 +171,15 @@ class Int8DynamicConfig(TorchaoConfig):
     config_type: ClassVar[str] = "Int8DynamicActivationInt8WeightConfig"
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the costs, including torchao's reordered copy on a GPU. torch copies less on a CPU."""
+        """Return the matmul costs, including the reordered copy that torchao makes on a GPU. On a CPU
+        torch copies less.
+        """
         return MatmulCosts(1, has_kernels=True)
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config, which must not change settings of torch's compiler."""
+        """Return transformers' config object, with which torchao must not change the settings of torch's
+        compiler.
+        """
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
         from transformers import TorchAoConfig
 
@@ -184,7 +198,7 @@ class Int8DynamicConfig(TorchaoConfig):
 
 @dataclass
 class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
-    """Weight-only integers of 2 to 8 bits, rounded to the nearest, with a scale per group of inputs."""
+    """Weight-only integers of 2 to 8 bits, rounded to nearest, with one scale per group of inputs."""
 
     name: ClassVar[str] = "torchao_intx"
 
@@ -198,7 +212,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
     int8_rows: bool = False
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether a family's linear layers are torch's own class."""
+        """Whether the linear layers of a model family are instances of torch's own class."""
         return LoadTimeGroupsConfig.supports_family(self, family, layer_by_layer)
 
     @property
@@ -207,7 +221,9 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         return self.int8_rows
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes. A symmetric weight has a single zero point."""
+        """Return the bytes of the codes and of the quantization constants. A symmetric weight has a
+        single zero point.
+        """
         codes, constants = LoadTimeGroupsConfig.compute_weight_nbytes(
             self, num_outputs, num_weights, dtype_bytes
         )
@@ -215,7 +231,9 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse bits and groups. Other torchao formats are left to the library."""
+        """Parse bits and group size of a stored checkpoint. None for other torchao formats, which
+        torchao itself loads.
+        """
         kind = (stored_config.get("quant_type") or {}).get("default") or {}
         keys, has_rows = kind.get("_data") or {}, kind.get("_type") == INTX_WITH_ROWS
         if stored_config.get("quant_method") == cls.method and has_rows:
@@ -225,14 +243,14 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
             keys = {"weight_dtype": keys.get("weight_dtype"), **others}
         is_own = (
             has_rows
-            and _unwrap_data(keys.get("act_mapping_type")) == "ASYMMETRIC"
+            and _unwrap_typed_json(keys.get("act_mapping_type")) == "ASYMMETRIC"
             and cls._has_default_keys(keys)
         )
         found = super().parse_stored_format(stored_config)
         if found is None or not (found.matched or is_own):
             return found
         bits, group, mapping = (
-            _unwrap_data(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
+            _unwrap_typed_json(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
         )
         own = cls(
             bits=int(bits.removeprefix("int")),
@@ -253,9 +271,10 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         return self._convert_to_unsigned(made)
 
     def extract_stored_groups(self, weight: Any) -> CodedGroups | None:
-        """Extract the codes of a loaded torchao weight. Raises ValueError if it contradicts the config.
+        """Return codes, scales and zero points of a loaded torchao weight. Raises ValueError if they
+        contradict the config.
 
-        None: another kind of weight.
+        None for any other kind of weight.
         """
         import torch
         from torchao.quantization import IntxUnpackedToInt8Tensor
@@ -285,7 +304,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         return self._convert_to_unsigned(weight)
 
     def _convert_to_unsigned(self, weight: Any) -> CodedGroups:
-        """Shift codes and zero points to unsigned integers."""
+        """Shift the signed codes and zero points of a weight to unsigned integers."""
         import torch
 
         middle = 2 ** (self.bits - 1)
@@ -297,10 +316,11 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
     @classmethod
     def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
         kind, group, mapping = (
-            _unwrap_data(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
+            _unwrap_typed_json(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
         )
         others = [
-            _unwrap_data(keys.get(key)) for key in ("intx_choose_qparams_algorithm", "intx_packing_format")
+            _unwrap_typed_json(keys.get(key))
+            for key in ("intx_choose_qparams_algorithm", "intx_packing_format")
         ]
         size = group.get("group_size") if isinstance(group, dict) else None
         return (
@@ -314,8 +334,8 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         )
 
 
-def _unwrap_data(value: Any) -> Any:
-    """Unwrap a value that torchao's JSON stores with its type."""
+def _unwrap_typed_json(value: Any) -> Any:
+    """Unwrap a value that torchao stores in JSON together with its type."""
     return value.get("_data") if isinstance(value, dict) else value
 
 

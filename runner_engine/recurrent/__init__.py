@@ -1,4 +1,4 @@
-"""Recurrent layers (state space models, linear attention), and the states of sequences.
+"""Recurrent layers (state space models, linear attention), and the recurrent states of sequences.
 
 Each kind of layer is a module of `mixers/` that the table `MIXERS` names.
 """
@@ -14,7 +14,12 @@ from runner_engine.recurrent.mixer import (
     create_mixers,
 )
 from runner_engine.recurrent.mixer_parts import MixerParts
-from runner_engine.recurrent.sequence_states import SavedStates, SequenceStates, Shapes, state_nbytes
+from runner_engine.recurrent.sequence_states import (
+    SavedStates,
+    SequenceStates,
+    Shapes,
+    recurrent_state_nbytes,
+)
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # what a kind of layer is
@@ -31,7 +36,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "SequenceStates",  # the states of rows, by slot: enter, leave, put, reading
     "SavedStates",  # copies of some of them
     "Shapes",  # of the states of each layer
-    "state_nbytes",  # the memory of one row's states
+    "recurrent_state_nbytes",  # the memory of one row's states
     # what several of them need
     "convolve",  # a causal convolution of each channel, with its last inputs as its state
 ]

@@ -1,5 +1,5 @@
-"""Splits segments of tokens into chunks that are computed together, without padding to the
-longest segment.
+"""Splits token segments into chunks that are computed together, without padding to the longest
+segment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CHUNK = 64  # tokens whose effects on each other are computed by one matmul
 
 
 class Chunk(NamedTuple):
-    """The chunks with the same index in their segments: all first chunks, all second chunks, …"""
+    """All chunks with the same index within their segments: all first chunks, or all second chunks, …"""
 
     segments: Tensor  # which segments have one
     rows: slice  # where their chunks are among all
@@ -24,8 +24,10 @@ class Chunk(NamedTuple):
 def split_into_chunks(
     segments: Segments, device: torch.device, chunk_size: int = CHUNK
 ) -> tuple[Tensor, list[Chunk]]:
-    """Return the token indices of each chunk [chunks, size], padded with −1, and the chunks by
-    index.
+    """Split token segments into chunks.
+
+    Returns the token indices of each chunk [chunks, size], padded with −1, and the chunks grouped
+    by index.
     """
     rows: list[Tensor] = []
     chunks: list[Chunk] = []
@@ -42,13 +44,13 @@ def split_into_chunks(
 
 
 def gather_tokens(values: Tensor, indices: Tensor) -> Tensor:
-    """Return the values of the tokens at these indices, zeros for −1."""
+    """Return the values of the tokens at these indices. Index −1 gives zeros."""
     found = values[indices.clamp(min=0)]
     return found.masked_fill_((indices < 0).view(*indices.shape, *[1] * (values.dim() - 1)), 0)
 
 
 def scatter_tokens(values: Tensor, indices: Tensor, num_tokens: int) -> Tensor:
-    """Rearrange values of chunks [chunks, size, …] to tokens [tokens, …]."""
+    """Reorder values of chunks [chunks, size, …] into values of tokens [tokens, …]."""
     result = values.new_empty((num_tokens, *values.shape[2:]))
     is_token = indices >= 0
     result[indices[is_token]] = values[is_token]

@@ -1,5 +1,6 @@
-"""Convolutions and recurrences of layers in C (kernels/recurrent.h), for states on a CPU.
-One call per layer.
+"""Convolutions and recurrences of recurrent layers in C, for states on a CPU (kernels/recurrent.h).
+
+Each layer takes one C call.
 
 A layer's constants are prepared once, in float32. Sums have one order in every pass: a
 sequence's bits depend neither on other sequences nor on how its prompt was chunked.
@@ -36,30 +37,30 @@ LIMITLESS = 3e38  # more than any time step
 
 
 def is_silu(activation: Activation) -> bool:
-    """Whether an activation is SiLU, the only one that C computes."""
+    """Whether an activation is SiLU, the only activation in the C kernels."""
     return type(activation).__name__ in ("SiLU", "SiLUActivation") or activation is torch.nn.functional.silu
 
 
 def find_kernels(like: Tensor, *widths: int) -> native.Kernels | None:
-    """Return the kernels if they support the tensor's device and dtype and these widths."""
+    """Return the C kernels if they support the tensor's device and dtype and these widths. Otherwise None."""
     is_here = like.device.type == "cpu" and like.dtype in native.FORMATS
     fits = all(width % STATE_LANES == 0 for width in widths)
     return native.load_kernels() if is_here and fits else None
 
 
 class _CStruct:
-    """A C structure, and the tensors that it points to."""
+    """A C structure, together with the tensors that its pointers refer to."""
 
     def __init__(self, structure: Structure) -> None:
         self.structure, self._kept = structure, list[Tensor]()
 
     @property
     def address(self) -> int:
-        """Address of the structure for C."""
+        """Memory address of the C structure."""
         return addressof(self.structure)
 
     def set_pointers(self, struct: Structure, **tensors: Tensor | None) -> None:
-        """Point the structure's fields to float32 copies of tensors."""
+        """Set pointers of a C structure to float32 copies of tensors, and keep these copies alive."""
         for name, tensor in tensors.items():
             if tensor is not None:
                 self._kept.append(tensor.detach().float().contiguous())
@@ -78,7 +79,7 @@ def _fill_convolution(
 
 
 class CompiledConvolution:
-    """A causal convolution of channels with its activation, in C."""
+    """A causal convolution per channel with its activation, computed in C."""
 
     def __init__(self, kernels: native.Kernels, weight: Tensor, bias: Tensor | None, has_silu: bool) -> None:
         self.kernels, self.dtype = kernels, weight.dtype
@@ -90,12 +91,12 @@ class CompiledConvolution:
     def create_if_supported(
         cls, weight: Tensor, bias: Tensor | None, has_silu: bool
     ) -> CompiledConvolution | None:
-        """Create the convolution, or return None if C does not support it."""
+        """Create the convolution, or return None if the C kernels do not support it."""
         kernels = find_kernels(weight, weight.shape[0])
         return cls(kernels, weight, bias, has_silu) if kernels and weight.shape[1] <= MAX_CONVOLVED else None
 
     def __call__(self, inputs: Tensor, state: Tensor, segments: Segments) -> Tensor:
-        """Like `convolve`, for inputs that are contiguous per token."""
+        """Convolve inputs that are contiguous per token, and update the convolution state."""
         tokens, channels = inputs.shape
         if inputs.stride(1) != 1:
             raise ValueError(f"inputs with strides {inputs.stride()}: those of a row need to be contiguous")
@@ -104,7 +105,7 @@ class CompiledConvolution:
             "convolve",
             self.dtype,
             self.layer.address,
-            *_table_address(segments),
+            *_segment_table_address(segments),
             tokens,
             len(state),
             inputs.data_ptr(),
@@ -116,7 +117,7 @@ class CompiledConvolution:
 
 
 class CompiledMamba2:
-    """The part of a Mamba-2 layer between its two projections, in C."""
+    """The part of a Mamba-2 layer between its two projections, computed in C."""
 
     def __init__(self, kernels: native.Kernels, module: Any) -> None:
         self.kernels, self.dtype = kernels, module.conv1d.weight.dtype
@@ -140,7 +141,7 @@ class CompiledMamba2:
 
     @classmethod
     def create_if_supported(cls, module: Any) -> CompiledMamba2 | None:
-        """Create the layer, or return None if C does not support it."""
+        """Create the compiled layer, or return None if the C kernels do not support it."""
         weight, inner = module.conv1d.weight, module.num_heads * module.head_dim
         kernels = find_kernels(weight, weight.shape[0], module.head_dim, inner // module.n_groups)
         fits = (
@@ -151,7 +152,7 @@ class CompiledMamba2:
         return cls(kernels, module) if kernels and fits else None
 
     def __call__(self, projected: Tensor, conv_state: Tensor, state: Tensor, segments: Segments) -> Tensor:
-        """Return the gated results [tokens, inner] for the input projection's output."""
+        """Return the gated results [tokens, inner] for the output of the input projection."""
         tokens, channels = len(projected), self.structure.conv.channels
         inner = self.heads * self.width
         out = projected.new_empty((tokens, inner))
@@ -162,7 +163,7 @@ class CompiledMamba2:
             "scan_heads",
             self.dtype,
             self.layer.address,
-            *_table_address(segments),
+            *_segment_table_address(segments),
             tokens,
             len(state),
             native.get_tensor_address(projected, self.dtype, tokens, inner + channels + self.heads),
@@ -175,7 +176,7 @@ class CompiledMamba2:
 
 
 class CompiledMamba:
-    """Mamba's recurrence and its gate, in C."""
+    """Mamba's recurrence and output gate, computed in C."""
 
     def __init__(
         self, kernels: native.Kernels, dtype: torch.dtype, decay: Tensor, skip: Tensor, groups: int
@@ -191,7 +192,7 @@ class CompiledMamba:
     def create_if_supported(
         cls, like: Tensor, decay: Tensor, skip: Tensor, groups: int
     ) -> CompiledMamba | None:
-        """Create the recurrence with a decay [N, C], or return None if C does not support it."""
+        """Create the recurrence with a decay [N, C], or return None if the C kernels do not support it."""
         size, channels = decay.shape
         kernels = find_kernels(like, channels // groups) if size % CHANNEL_TILE == 0 else None
         return cls(kernels, like.dtype, decay, skip, groups) if kernels else None
@@ -206,7 +207,7 @@ class CompiledMamba:
         state: Tensor,
         segments: Segments,
     ) -> Tensor:
-        """Return the gated results [tokens, C].
+        """Return the gated results [tokens, C] of Mamba's recurrence.
 
         step_logits: time steps before softplus. keys and queries: [tokens, groups, N].
         """
@@ -224,7 +225,7 @@ class CompiledMamba:
             "scan_channels",
             self.dtype,
             self.layer.address,
-            *_table_address(segments),
+            *_segment_table_address(segments),
             tokens,
             len(state),
             native.get_tensor_address(inputs, self.dtype, tokens, channels),
@@ -241,7 +242,7 @@ class CompiledMamba:
 
 
 class CompiledRgLru:
-    """The recurrence of RG-LRU with its gates, in C."""
+    """The RG-LRU recurrence with its gates, computed in C."""
 
     def __init__(self, kernels: native.Kernels, dtype: torch.dtype, rate: Tensor) -> None:
         self.kernels, self.dtype = kernels, dtype
@@ -249,8 +250,9 @@ class CompiledRgLru:
 
     @classmethod
     def create_if_supported(cls, like: Tensor, rate: Tensor) -> CompiledRgLru | None:
-        """Create the recurrence, or return None if C does not support it. The log decay is rate *
-        gate.
+        """Create the recurrence, or return None if the C kernels do not support it.
+
+        The log decay is rate * gate.
         """
         kernels = find_kernels(like, len(rate))
         return cls(kernels, like.dtype, rate) if kernels else None
@@ -259,14 +261,15 @@ class CompiledRgLru:
         self,
         inputs: Tensor,
         input_gates: Tensor,
-        open_gates: Tensor,
-        gates: Tensor,
+        decay_gates: Tensor,
+        output_gates: Tensor,
         state: Tensor,
         started: Tensor,
         segments: Segments,
     ) -> Tensor:
-        """Return the gated results [tokens, C]. input_gates and open_gates are before their
-        sigmoids.
+        """Return the gated results [tokens, C].
+
+        input_gates, decay_gates: values before the sigmoid.
         """
         tokens, channels = inputs.shape
         out = inputs.new_empty((tokens, channels))
@@ -275,12 +278,12 @@ class CompiledRgLru:
             self.dtype,
             self.rate.data_ptr(),
             channels,
-            *_table_address(segments),
+            *_segment_table_address(segments),
             tokens,
             len(state),
             *(
                 native.get_tensor_address(of, self.dtype, tokens, channels)
-                for of in (inputs, input_gates, open_gates, gates)
+                for of in (inputs, input_gates, decay_gates, output_gates)
             ),
             native.get_tensor_address(state, torch.float32, *state.shape),
             native.get_tensor_address(started, torch.float32, len(state), 1),
@@ -290,7 +293,7 @@ class CompiledRgLru:
 
 
 class CompiledDeltaRule:
-    """The gated delta rule with the norm and gate of its results, in C."""
+    """The gated delta rule with the norm and gate of its results, computed in C."""
 
     def __init__(
         self, kernels: native.Kernels, dtype: torch.dtype, shape: DeltaLayer, weight: Tensor
@@ -303,7 +306,7 @@ class CompiledDeltaRule:
     def create_if_supported(
         cls, like: Tensor, heads: tuple[int, int], dims: tuple[int, int], decays_per_head: int, norm: Any
     ) -> CompiledDeltaRule | None:
-        """Create the delta rule, or return None if C does not support it.
+        """Create the delta rule, or return None if the C kernels do not support it.
 
         heads: numbers of key and value heads. dims: sizes of a key and a value. decays_per_head:
         per token. norm: the family's norm module.
@@ -318,24 +321,26 @@ class CompiledDeltaRule:
         return cls(kernels, like.dtype, shape, norm.weight)
 
     def __call__(
-        self, mixed: Tensor, decay: Tensor, beta: Tensor, gate: Tensor, state: Tensor, segments: Segments
+        self, convolved: Tensor, decay: Tensor, beta: Tensor, gate: Tensor, state: Tensor, segments: Segments
     ) -> Tensor:
-        """Return the gated results [tokens, heads * V].
+        """Return the gated results [tokens, heads * V] of the gated delta rule.
 
-        mixed: convolved queries, keys and values [tokens, …]. decay: float32 [tokens, heads(,
+        convolved: convolved queries, keys and values [tokens, …]. decay: float32 [tokens, heads(,
         K)]. beta: float32 [tokens, heads]. gate: [tokens, heads, V].
         """
-        tokens, shape = len(mixed), self.shape
+        tokens, shape = len(convolved), self.shape
         inner = shape.heads * shape.value_dim
-        out = mixed.new_empty((tokens, inner))
+        out = convolved.new_empty((tokens, inner))
         self.kernels(
             "delta_rule",
             self.dtype,
             self.layer.address,
-            *_table_address(segments),
+            *_segment_table_address(segments),
             tokens,
             len(state),
-            native.get_tensor_address(mixed, self.dtype, tokens, 2 * shape.key_heads * shape.key_dim + inner),
+            native.get_tensor_address(
+                convolved, self.dtype, tokens, 2 * shape.key_heads * shape.key_dim + inner
+            ),
             native.get_tensor_address(
                 decay.reshape(tokens, -1), torch.float32, tokens, shape.heads * shape.decays
             ),
@@ -347,5 +352,5 @@ class CompiledDeltaRule:
         return out
 
 
-def _table_address(segments: Segments) -> tuple[int, int]:
+def _segment_table_address(segments: Segments) -> tuple[int, int]:
     return segments.table.data_ptr(), len(segments.slots)

@@ -1,5 +1,6 @@
-"""Causal convolution per channel, used in most recurrent layers. Its state is its last
-inputs.
+"""Causal convolution per channel, used in most recurrent layers.
+
+The state holds the last inputs of the convolution.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from runner_engine.recurrent.mixer import Segments, StateShape
 
 
 def conv_state_shape(weight: Tensor) -> StateShape:
-    """Return the state shape of a convolution with weights [C, K]: its last inputs, [K - 1, C]."""
+    """Return the shape of the convolution state for weights [C, K]: the last K - 1 inputs, [K - 1, C]."""
     channels, width = weight.shape
     return StateShape((width - 1, channels), weight.dtype)
 
@@ -19,7 +20,7 @@ def conv_state_shape(weight: Tensor) -> StateShape:
 def convolve(
     inputs: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, segments: Segments
 ) -> Tensor:
-    """Convolve each channel's inputs [tokens, C] with its weights [C, K].
+    """Convolve inputs [tokens, C] causally per channel with weights [C, K], and update the state.
 
     state: the K - 1 inputs before each segment, [slots, K - 1, C], the latest at the end. It
     is updated to the last inputs of the segment.
@@ -42,7 +43,7 @@ def convolve(
 
 
 def _convolve_valid(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve inputs [..., K - 1 + n, C] and return only the last n positions, [..., n, C]."""
+    """Convolve inputs [..., K - 1 + n, C] and return only the last n positions: [..., n, C]."""
     count = inputs.shape[-2] - weight.shape[1] + 1
     total = inputs[..., :count, :] * weight[:, 0]
     for at in range(1, weight.shape[1]):

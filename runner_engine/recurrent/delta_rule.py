@@ -1,5 +1,6 @@
-"""Gated delta rule: each head's state [K, V] decays, forgets a key's old value, and stores
-its new value.
+"""Gated delta rule: each head has a state [K, V] that maps keys to values.
+
+Per token, the state decays, and the new value replaces the old value of its key.
 
 For each token: S ← exp(decay) S; S ← S + k (beta (v - kᵀS))ᵀ; result = Sᵀq. A chunk of
 tokens needs a few matmuls: inside it, the corrections solve a triangular system, because
@@ -23,7 +24,7 @@ SMALL_CHUNK = 16  # where the decay is by dimension, whose products of pairs are
 
 @dataclass(frozen=True)
 class DeltaRuleInputs:
-    """Inputs of the delta rule per token. Keys have length 1, and queries are scaled."""
+    """Inputs of the gated delta rule per token. Keys have length 1, and queries are scaled."""
 
     query: Tensor  # [tokens, heads, K]
     key: Tensor  # the same
@@ -32,13 +33,14 @@ class DeltaRuleInputs:
     beta: Tensor  # [tokens, heads]
 
     def map_tensors(self, transform: Callable[[Tensor], Tensor]) -> DeltaRuleInputs:
-        """Return a copy with `transform` applied to every tensor."""
+        """Return a copy of the inputs with `transform` applied to every tensor."""
         return DeltaRuleInputs(*(transform(getattr(self, one.name)) for one in fields(self)))
 
 
 def apply_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segments) -> Tensor:
-    """Return the delta rule's results [tokens, heads, V], and update the states [slots, heads,
-    K, V].
+    """Compute the gated delta rule. Returns results [tokens, heads, V].
+
+    Updates the states [slots, heads, K, V].
     """
     before = segments.read_states(state)
     if segments.max_count == 1:
@@ -50,8 +52,9 @@ def apply_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segments)
 
 
 def delta_rule_step(inputs: DeltaRuleInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Process one token per sequence. Returns results [sequences, heads, V] and new states
-    [sequences, heads, K, V].
+    """Compute the delta rule for one token per sequence.
+
+    Returns results [sequences, heads, V] and new states [sequences, heads, K, V].
     """
     decay = inputs.decay[..., None, None] if inputs.decay.dim() == 2 else inputs.decay[..., None]
     state = state * decay.exp()
@@ -62,8 +65,9 @@ def delta_rule_step(inputs: DeltaRuleInputs, state: Tensor) -> tuple[Tensor, Ten
 
 
 def chunked_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-    """Process the tokens of each segment in chunks. Returns results [tokens, heads, V] and new
-    states.
+    """Compute the delta rule for the tokens of each segment in chunks.
+
+    Returns results [tokens, heads, V] and new states.
 
     The last chunk of a segment is padded with tokens without key, decay and beta, which
     change nothing.
@@ -91,20 +95,25 @@ def chunked_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segment
     return scatter_tokens(results.transpose(1, 2), places, len(inputs.query)), state
 
 
-def _pair_matrices(cut: DeltaRuleInputs) -> tuple[Tensor, Tensor]:
-    """Return weights between tokens i and earlier tokens j of a chunk, for keys and for queries:
-    [..., i, j].
+def _pair_matrices(chunk_inputs: DeltaRuleInputs) -> tuple[Tensor, Tensor]:
+    """Return the weights between each token i and earlier tokens j of a chunk: [..., i, j].
+
+    The first matrix is for keys, the second for queries.
     """
-    total = cut.decay.cumsum(2)
-    later = torch.ones(cut.key.shape[2], cut.key.shape[2], dtype=torch.bool, device=cut.key.device).triu(1)
-    weighted = cut.key * cut.beta[..., None]
+    total = chunk_inputs.decay.cumsum(2)
+    later = torch.ones(
+        chunk_inputs.key.shape[2], chunk_inputs.key.shape[2], dtype=torch.bool, device=chunk_inputs.key.device
+    ).triu(1)
+    weighted = chunk_inputs.key * chunk_inputs.beta[..., None]
     if total.dim() == 3:
         between = (total[..., :, None] - total[..., None, :]).masked_fill(later, -torch.inf).exp()
-        keys = cut.key.transpose(2, 3)
-        return (weighted @ keys) * between, (cut.query @ keys) * between
+        keys = chunk_inputs.key.transpose(2, 3)
+        return (weighted @ keys) * between, (chunk_inputs.query @ keys) * between
     between = (
         (total[..., :, None, :] - total[..., None, :, :]).masked_fill(later[..., None], -torch.inf).exp()
     )
-    decayed = between * cut.key[..., None, :, :]
-    known, attended = (torch.einsum("chik,chijk->chij", one, decayed) for one in (weighted, cut.query))
+    decayed = between * chunk_inputs.key[..., None, :, :]
+    known, attended = (
+        torch.einsum("chik,chijk->chij", one, decayed) for one in (weighted, chunk_inputs.query)
+    )
     return known, attended

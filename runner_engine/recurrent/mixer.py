@@ -1,5 +1,5 @@
-"""Interface of recurrent layers: the shapes of their states, and how they process a pass's
-tokens.
+"""Interface of recurrent layers: shapes of their states, and computation over the tokens of a
+forward pass.
 
 A pass is a flat list of tokens of several sequences. A sequence's state in a layer is a
 few tensors with one slot per sequence. A new sequence's state is zero. A mixer is created
@@ -46,25 +46,25 @@ MIXERS = {  # the class of a layer: the module of mixers/ that computes it
 
 
 class UnsupportedMixer(Exception):
-    """A recurrent layer has a form that our mixers do not compute. The message names the form."""
+    """Raised for a recurrent layer in an unsupported form. The message names the form."""
 
 
 @dataclass(frozen=True)
 class StateShape:
-    """Shape and dtype of one state tensor of a sequence in one layer."""
+    """Shape and dtype of one recurrent state tensor of a sequence in one layer."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor for one sequence."""
+        """Bytes of the state tensor of one sequence."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The tokens of a pass by slot. Tokens of a segment are adjacent and in order.
+    """Token segments of a forward pass, one per KV slot. Tokens of a segment are adjacent and in order.
 
     No two segments have the same slot, and together they cover all tokens.
     """
@@ -76,40 +76,41 @@ class Segments:
     is_decoded: bool = False  # the tokens are those that were picked last, and not of prompts
 
     @classmethod
-    def from_counts(cls, slots: Sequence[int], counts: Sequence[int], is_decoded: bool = False) -> Segments:
-        """Create adjacent segments with these token counts."""
-        firsts = [0, *accumulate(counts)][:-1]
-        is_step = all(count == 1 for count in counts) and list(slots) == list(range(len(slots)))
-        return cls(list(slots), firsts, list(counts), is_step, is_decoded)
+    def from_counts(
+        cls, slots: Sequence[int], token_counts: Sequence[int], is_decoding: bool = False
+    ) -> Segments:
+        """Create adjacent token segments with these token counts, one per slot."""
+        firsts = [0, *accumulate(token_counts)][:-1]
+        is_step = all(count == 1 for count in token_counts) and list(slots) == list(range(len(slots)))
+        return cls(list(slots), firsts, list(token_counts), is_step, is_decoding)
 
     @cached_property
     def max_count(self) -> int:
-        """Number of tokens of the longest segment."""
+        """Number of tokens in the longest segment."""
         return max(self.counts)
 
     @cached_property
     def has_equal_counts(self) -> bool:
-        """Whether all segments have the same number of tokens, so that nothing is padded."""
+        """Whether all segments have the same number of tokens. Then no padding is needed."""
         return min(self.counts) == self.max_count
 
     @cached_property
     def _padded_indices(self) -> Tensor:
-        """Index of each token in the padded layout, [tokens]."""
+        """Index of each token in the padded layout: [tokens]."""
         pairs = enumerate(self.counts)
         return torch.tensor([at * self.max_count + step for at, count in pairs for step in range(count)])
 
     @cached_property
     def table(self) -> Tensor:
-        """C table int32 [4, segments]: slots, first tokens, token counts, and whether tokens were
-        decoded.
+        """Table for the C kernels, int32 [4, segments].
+
+        Contains slots, first tokens, token counts, and whether tokens were decoded.
         """
         is_decoded = [self.is_decoded for _ in self.slots]
         return torch.tensor([self.slots, self.firsts, self.counts, is_decoded], dtype=torch.int32)
 
     def pad(self, values: Tensor) -> Tensor:
-        """Arrange values of tokens [tokens, …] as [segments, longest, …], with zeros after shorter
-        segments.
-        """
+        """Arrange token values [tokens, …] as [segments, longest, …], with zeros after shorter segments."""
         shape = (len(self.counts), self.max_count, *values.shape[1:])
         if self.has_equal_counts:
             return values.reshape(shape)
@@ -118,24 +119,25 @@ class Segments:
         return result.view(shape)
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """Arrange values [segments, longest, …] as tokens [tokens, …]."""
+        """Arrange padded values [segments, longest, …] as token values [tokens, …]."""
         numbers = padded.reshape(-1, *padded.shape[2:])
         return numbers if self.has_equal_counts else numbers[self._padded_indices.to(padded.device)]
 
     def token_counts(self, device: torch.device) -> Tensor:
-        """Return the number of tokens of each segment, [segments]."""
+        """Return the number of tokens of each segment as a tensor [segments]."""
         return torch.tensor(self.counts, device=device)
 
     def read_states(self, state: Tensor) -> Tensor:
-        """Return the states of the segments' slots, [segments, …]. In a decoding step this is a
-        view, not a copy.
+        """Return the states of the segments' slots: [segments, …].
+
+        In a decoding step the result is a view, not a copy.
         """
         return (
             state[: len(self.slots)] if self.is_step else state[torch.tensor(self.slots, device=state.device)]
         )
 
     def write_states(self, state: Tensor, new_states: Tensor) -> None:
-        """Write the state of each segment to its slot."""
+        """Write the new state of each segment to its slot."""
         if self.is_step:
             state[: len(self.slots)] = new_states
         else:
@@ -143,14 +145,14 @@ class Segments:
 
 
 class Mixer(ABC):
-    """A recurrent layer, created once from a layer of the model."""
+    """A recurrent layer for continuous batching, created from a module of the model."""
 
     states: tuple[StateShape, ...]
     in_pair = False  # whether the family's layer returns a pair, whose first one is the result
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Parts for the fused forward, or None if only `forward` can compute the layer."""
+        """Modules and settings for the fused forward pass, or None if only `forward` computes the layer."""
         return None
 
     @abstractmethod
@@ -175,8 +177,9 @@ def create_mixer(module: nn.Module) -> Mixer | None:
 
 
 def create_mixers(model: nn.Module) -> dict[nn.Module, Mixer]:
-    """Create the mixers of a model's recurrent layers, by the module that each replaces, in
-    model order.
+    """Create the mixers of a model's recurrent layers, in model order.
+
+    The keys are the modules that the mixers replace.
     """
     made = {module: create_mixer(module) for module in model.modules()}
     return {module: mixer for module, mixer in made.items() if mixer is not None}

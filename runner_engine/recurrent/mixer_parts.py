@@ -1,5 +1,5 @@
-"""The parts of a recurrent layer for the fused forward: its linear layers, and what C
-computes between them.
+"""A recurrent layer for the fused forward pass: linear layers, and the C structure for the
+computation between them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runner_engine.kernels.state_structures import MIXER_MATRICES, FusedMixer, M
 
 @dataclass(frozen=True)
 class MixerParts:
-    """A recurrent layer's parts, as kernels/mixers.h computes them.
+    """Linear layers and settings of a recurrent layer, for the C kernels (kernels/mixers.h).
 
     `into` are the input projections. Their outputs have the order of mixer_structs.h.
     """
@@ -31,11 +31,14 @@ class MixerParts:
 
     @property
     def is_supported(self) -> bool:
-        """Whether the C structure has room for all input matrices."""
+        """Whether the C structure has room for all input matrices of the layer."""
         return len(self.into) <= MIXER_MATRICES
 
     def build_struct(self, layer_index: int) -> FusedMixer:
-        """Build the C structure. layer_index: index among the recurrent layers."""
+        """Build the C structure of the layer.
+
+        layer_index: index among the recurrent layers.
+        """
         width, inner = sum(layer.out_features for layer in self.into), self.out.in_features
         floats = {name: numbers.data_ptr() for name, numbers in self.floats.items()}
         numbers = (self.kind, layer_index, width, inner, self.by_key_heads)

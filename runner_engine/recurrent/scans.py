@@ -1,4 +1,4 @@
-"""Linear recurrences over the tokens of a pass in torch, shared by state space layers.
+"""Linear recurrences over the tokens of a forward pass in torch, shared by state space layers.
 
 Segments may have any lengths: nothing is padded to the longest. States are float32, and
 slots without a segment do not change.
@@ -17,31 +17,32 @@ from runner_engine.recurrent.mixer import Segments
 
 def scan_heads(
     inputs: Tensor,
-    steps: Tensor,
+    time_steps: Tensor,
     decay: Tensor,
     keys: Tensor,
     queries: Tensor,
     state: Tensor,
     segments: Segments,
 ) -> Tensor:
-    """Run a recurrence with one decay per head (SSD, Mamba-2). Returns each head's results
-    [tokens, H, P].
+    """Compute a linear recurrence with one decay per head (SSD, Mamba-2).
 
-    inputs: [tokens, H, P]; steps: the lengths of time steps [tokens, H]; decay: negative [H];
+    Returns the results of each head [tokens, H, P].
+
+    inputs: [tokens, H, P]; time_steps: the lengths of time steps [tokens, H]; decay: negative [H];
     keys (B) and queries (C): [tokens, G, N], each for H / G heads. For each token, state
     [slots, H, N, P] becomes exp(step * decay) * state + step * key * input, and the result is
     query * state.
     """
-    inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
+    inputs, time_steps, keys, queries = (numbers.float() for numbers in (inputs, time_steps, keys, queries))
     if segments.max_count == 1:
-        return _scan_heads_step(inputs, steps, decay, keys, queries, state, segments)
+        return _scan_heads_single_token(inputs, time_steps, decay, keys, queries, state, segments)
     places, chunks = split_into_chunks(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
-    weighted = gather_tokens(inputs * steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
+    weighted = gather_tokens(inputs * time_steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
     # [chunks, G, Q, N]
     keys, queries = (gather_tokens(numbers, places).transpose(1, 2) for numbers in (keys, queries))
     # in float64, since small differences of large sums are what counts
-    sums = gather_tokens(steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
+    sums = gather_tokens(time_steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
     apart = (sums[..., :, None] - sums[..., None, :]).tril().exp().tril().float()
     scores = (queries @ keys.transpose(2, 3)).repeat_interleave(per_group, dim=1)
     results = (scores * apart) @ weighted
@@ -58,9 +59,9 @@ def scan_heads(
     return scatter_tokens(results.transpose(1, 2), places, len(inputs))
 
 
-def _scan_heads_step(
+def _scan_heads_single_token(
     inputs: Tensor,
-    steps: Tensor,
+    time_steps: Tensor,
     decay: Tensor,
     keys: Tensor,
     queries: Tensor,
@@ -70,8 +71,8 @@ def _scan_heads_step(
     current = segments.read_states(state)
     per_group = inputs.shape[1] // keys.shape[1]
     keys, queries = (numbers.repeat_interleave(per_group, dim=1) for numbers in (keys, queries))
-    current.mul_((steps * decay).exp()[:, :, None, None])
-    current.add_((keys * steps[..., None])[..., None] * inputs[:, :, None, :])
+    current.mul_((time_steps * decay).exp()[:, :, None, None])
+    current.add_((keys * time_steps[..., None])[..., None] * inputs[:, :, None, :])
     if not segments.is_step:
         segments.write_states(state, current)
     return (queries[:, :, None, :] @ current)[:, :, 0]
@@ -79,28 +80,28 @@ def _scan_heads_step(
 
 def scan_channels(
     inputs: Tensor,
-    steps: Tensor,
+    time_steps: Tensor,
     decay: Tensor,
     keys: Tensor,
     queries: Tensor,
     state: Tensor,
     segments: Segments,
 ) -> Tensor:
-    """Run a recurrence with one decay per state element (Mamba-1). Returns results [tokens, C].
+    """Compute a linear recurrence with one decay per state element (Mamba-1). Returns results [tokens, C].
 
-    inputs and steps: [tokens, C]; decay: negative [N, C]; keys (B) and queries (C): [tokens,
+    inputs and time_steps: [tokens, C]; decay: negative [N, C]; keys (B) and queries (C): [tokens,
     G, N], each for C / G channels. For each token, state [slots, N, C] becomes exp(step *
     decay) * state + step * key * input, and the result is the sum of query * state over N.
     """
-    inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
-    weighted, per_group = inputs * steps, inputs.shape[1] // keys.shape[1]
+    inputs, time_steps, keys, queries = (numbers.float() for numbers in (inputs, time_steps, keys, queries))
+    weighted, per_group = inputs * time_steps, inputs.shape[1] // keys.shape[1]
     keys, queries = (numbers.transpose(1, 2) for numbers in (keys, queries))  # [tokens, N, G]
     results = torch.empty_like(inputs)
 
     def update_state(current: Tensor, tokens: Tensor | slice) -> None:
         """Update the states with one token of each segment."""
         key, query = (numbers[tokens].repeat_interleave(per_group, dim=2) for numbers in (keys, queries))
-        current.mul_((steps[tokens][:, None] * decay).exp_()).add_(key * weighted[tokens][:, None])
+        current.mul_((time_steps[tokens][:, None] * decay).exp_()).add_(key * weighted[tokens][:, None])
         results[tokens] = (current * query).sum(1)
 
     _scan_token_by_token(state, segments, update_state)
@@ -108,7 +109,10 @@ def scan_channels(
 
 
 def scan_elements(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segments) -> Tensor:
-    """Compute state = decay * state + input for each token, [tokens, C]. state: [slots, C]."""
+    """Compute state = decay * state + input for each token.
+
+    Returns results [tokens, C]. state: [slots, C].
+    """
     inputs, decay = inputs.float(), decay.float()
     results = torch.empty_like(inputs)
 
@@ -124,8 +128,8 @@ def scan_elements(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segmen
 def _scan_token_by_token(
     state: Tensor, segments: Segments, update_state: Callable[[Tensor, Tensor | slice], None]
 ) -> None:
-    """Update states token by token: all segments' first tokens, then all second tokens, and so
-    on.
+    """Update states token by token: first with the first tokens of all segments, then with all second
+    tokens.
     """
     if segments.max_count == 1:
         current = segments.read_states(state)

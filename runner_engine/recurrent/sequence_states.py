@@ -1,5 +1,6 @@
-"""Recurrent states of sequences: one slot of each tensor per sequence, moved together with
-its KV slot.
+"""Recurrent states of sequences: one slot per sequence in each state tensor.
+
+States move together with the sequence's KV slot.
 
 A state covers the tokens that were read into it, and cannot be truncated. So each slot
 stores their number, and a pass that would continue from another token raises an error.
@@ -25,14 +26,17 @@ Shapes = tuple[tuple[StateShape, ...], ...]  # of the states of each layer that 
 BROKEN = -1  # tokens of a state that a pass has left half changed
 
 
-def state_nbytes(shapes: Shapes) -> int:
-    """Return the memory of one sequence's states."""
+def recurrent_state_nbytes(shapes: Shapes) -> int:
+    """Return the bytes of one sequence's recurrent states."""
     return sum(shape.nbytes for of_layer in shapes for shape in of_layer)
 
 
 @dataclass(frozen=True)
 class SavedStates:
-    """Copies of states, because a rejected draft cannot be removed from a state."""
+    """Copies of recurrent states.
+
+    They are needed because rejected draft tokens cannot be removed from a state.
+    """
 
     slots: list[int]
     read: list[int]  # as of RowStates
@@ -40,9 +44,7 @@ class SavedStates:
 
 
 class SequenceStates:
-    """Recurrent states of sequences in all layers, by slot. Active sequences have the first
-    slots.
-    """
+    """Recurrent states of sequences in all layers, by slot. Active sequences occupy the first slots."""
 
     def __init__(self, shapes: Shapes, device: torch.device) -> None:
         self.shapes, self.device = shapes, device
@@ -57,25 +59,25 @@ class SequenceStates:
         self.segments: Segments | None = None  # of the pass that reads tokens into them
         self._addresses: Tensor | None = None  # as long as the tensors stay where they are
 
-    def insert_slots(self, first_slot: int, count: int, expected_sequences: int) -> None:
+    def insert_slots(self, first_slot: int, num_slots: int, expected_sequences: int) -> None:
         """Insert `count` empty slots at first_slot. Later slots move behind them."""
         used = len(self.read)
-        if used + count > self.slots:
+        if used + num_slots > self.slots:
             self._grow(
                 max(
-                    used + count,
+                    used + num_slots,
                     min(expected_sequences, 2 * self.slots) if self.slots else expected_sequences,
                 )
             )
         for slot in reversed(range(first_slot, used)):
-            self._copy_slot(slot, slot + count)
-        self.read[first_slot:first_slot] = [0] * count
+            self._copy_slot(slot, slot + num_slots)
+        self.read[first_slot:first_slot] = [0] * num_slots
         self.most_used = max(self.most_used, len(self.read))
-        for tensor in self._tensors:
-            tensor[first_slot : first_slot + count] = 0
+        for tensor in self._all_state_tensors:
+            tensor[first_slot : first_slot + num_slots] = 0
 
     def remove_slot(self, slot: int, num_active: int) -> None:
-        """Remove a slot. The last active sequence moves into it, and later slots move up."""
+        """Remove a slot. The last active sequence moves to the free slot, and later slots move up."""
         for source, target in (
             (num_active - 1, slot),
             *((behind, behind - 1) for behind in range(num_active, len(self.read))),
@@ -86,33 +88,34 @@ class SequenceStates:
         del self.read[num_active - 1]
 
     def copy_from(self, slot: int, source_states: SequenceStates, source_slot: int = 0) -> None:
-        """Copy a slot's states from a slot of another store."""
-        for tensor, source in zip(self._tensors, source_states._tensors, strict=True):
+        """Copy recurrent states into a slot from a slot of another store."""
+        for tensor, source in zip(self._all_state_tensors, source_states._all_state_tensors, strict=True):
             tensor[slot] = source[source_slot]
         self.read[slot] = source_states.read[source_slot]
 
     def save(self, slots: Sequence[int]) -> SavedStates:
-        """Return copies of the states of these slots."""
+        """Return copies of the recurrent states in these slots."""
         at = torch.tensor(slots, dtype=torch.int64, device=self.device)
         read = [self.read[slot] for slot in slots]
-        return SavedStates(list(slots), read, [tensor[at] for tensor in self._tensors])
+        return SavedStates(list(slots), read, [tensor[at] for tensor in self._all_state_tensors])
 
     def restore(self, saved: SavedStates, slots: Sequence[int]) -> None:
-        """Restore saved states of some slots."""
+        """Restore saved recurrent states into these slots."""
         for slot in slots:
             at = saved.slots.index(slot)
             self.read[slot] = saved.read[at]
-            for tensor, source in zip(self._tensors, saved.tensors, strict=True):
+            for tensor, source in zip(self._all_state_tensors, saved.tensors, strict=True):
                 tensor[slot] = source[at]
 
     @contextmanager
     def track_pass(
-        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoded: bool = False
+        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoding: bool = False
     ) -> Iterator[None]:
-        """Context of a pass that reads counts[i] tokens into slots[i]. Checks that each state is up
-        to date.
+        """Context of a forward pass that processes counts[i] tokens in slots[i].
 
-        starts: how many tokens of the sequence come before them. is_decoded: none of them belongs
+        Checks that each state is up to date.
+
+        starts: how many tokens of the sequence come before them. is_decoding: none of them belongs
         to a prompt.
         """
         for slot, start in zip(slots, starts, strict=True):
@@ -120,7 +123,7 @@ class SequenceStates:
                 raise RuntimeError(
                     f"the state in slot {slot} stands for {self.read[slot]} tokens, and not for {start}"
                 )
-        self.segments = Segments.from_counts(slots, counts, is_decoded)
+        self.segments = Segments.from_counts(slots, counts, is_decoding)
         for slot in slots:
             self.read[slot] = BROKEN
         try:
@@ -132,13 +135,13 @@ class SequenceStates:
 
     @contextmanager
     def replace_layers(self, mixers: Mapping[nn.Module, Mixer]) -> Iterator[None]:
-        """Replace a model's recurrent layers by mixers during the current pass."""
+        """Replace a model's recurrent layers by mixers inside the context."""
         if self.segments is None:
             raise RuntimeError("no states are read in this pass")
         before = {module: vars(module).get("forward") for module in mixers}
         try:
             for (module, mixer), states in zip(mixers.items(), self.layers, strict=True):
-                module.forward = partial(_mixer_forward, mixer, states, self.segments)
+                module.forward = partial(_forward_with_mixer, mixer, states, self.segments)
             yield
         finally:
             for module, forward in before.items():
@@ -148,7 +151,10 @@ class SequenceStates:
                     module.forward = forward
 
     def tensor_addresses(self) -> Tensor:
-        """Return each layer's tensor addresses for C: int64 [layers, LAYER_STATES], padded with 0."""
+        """Return the memory addresses of each layer's state tensors for C.
+
+        int64 [layers, LAYER_STATES], padded with 0.
+        """
         if self._addresses is None:
             missing = [0] * LAYER_STATES
             found = [
@@ -159,32 +165,32 @@ class SequenceStates:
         return self._addresses
 
     @property
-    def _tensors(self) -> list[Tensor]:
+    def _all_state_tensors(self) -> list[Tensor]:
         return [tensor for of_layer in self.layers for tensor in of_layer]
 
     def _allocate(self, shape: StateShape, slots: int) -> Tensor:
         return torch.zeros((slots, *shape.shape), dtype=shape.dtype, device=self.device)
 
-    def _grow(self, slots: int) -> None:
+    def _grow(self, num_slots: int) -> None:
         """Make room for more sequences, one layer at a time. On a CPU, unwritten slots take no
         memory.
         """
         used = len(self.read)
         for of_layer, shapes in zip(self.layers, self.shapes, strict=True):
             for at, (old, shape) in enumerate(zip(of_layer, shapes, strict=True)):
-                of_layer[at] = self._allocate(shape, slots)
+                of_layer[at] = self._allocate(shape, num_slots)
                 of_layer[at][:used] = old[:used]
         self._addresses = None
-        self.slots = slots
+        self.slots = num_slots
 
-    def _copy_slot(self, source: int, target: int) -> None:
-        for tensor in self._tensors:
-            tensor[target] = tensor[source]
+    def _copy_slot(self, source_slot: int, target_slot: int) -> None:
+        for tensor in self._all_state_tensors:
+            tensor[target_slot] = tensor[source_slot]
 
 
-def _mixer_forward(
+def _forward_with_mixer(
     mixer: Mixer, states: Sequence[Tensor], segments: Segments, hidden_states: Tensor, *_: Any, **__: Any
 ) -> Any:
-    """Replaces the forward of a model's recurrent layer, for a flat pass [1, tokens, width]."""
+    """Replacement for the `forward` of a model's recurrent layer, for tokens [1, tokens, width]."""
     result = mixer.forward(hidden_states[0], states, segments)[None]
     return (result, None) if mixer.in_pair else result

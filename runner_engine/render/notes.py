@@ -1,4 +1,4 @@
-"""Texts of the engine's notes and reasons, by code."""
+"""Message texts of the engine's notes and reasons, by code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from runner_base.render.notes import Template, render_note
 
 
 def render_engine_note(note: Note) -> str:
-    """Return a note of the engine as text."""
     return render_note(note, NOTES)
 
 
@@ -49,7 +48,9 @@ def _format_replaced_rope(
     return f"rope={rope} with factor {factor:g} replaces the model's own {before}{of_length}{hint}"
 
 
-def _format_draft(tokens: int, model: str | None, quantization: str | None, layers: int | None) -> str:
+def _format_draft_description(
+    tokens: int, model: str | None, quantization: str | None, layers: int | None
+) -> str:
     parts = [
         (f"a draft model proposes {tokens} tokens per step: {'the same model' if model is None else model}")
     ]
@@ -278,7 +279,7 @@ OF_SETTINGS: dict[str, Template] = {
     "first_tokens": "the first {count} tokens of a sequence in the model's dtype",
     "own_head_guesses": "the model's own head (MTP) proposes {tokens} tokens per step",
     "followed_before": "up to {tokens} tokens per step, copied from what followed the same tokens earlier",
-    "draft_guesses": _format_draft,
+    "draft_guesses": _format_draft_description,
 }
 
 # why an adapter is refused

@@ -1,4 +1,4 @@
-"""Messages of the C kernels' errors, by error name."""
+"""Message texts of errors in the C kernels, by error name."""
 
 REFUSALS = {
     "NO_TOKENS": "the request has no tokens, or asks for no logits",

@@ -1,4 +1,4 @@
-"""The interface of engines and sessions: requests in, events out.
+"""Interface of engines and sessions: requests in, events out.
 
 Each name is imported at first use: most of them need neither torch nor transformers, and
 a few do.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runner_engine.sessions.base import Prompt as Prompt
     from runner_engine.sessions.base import Request as Request
     from runner_engine.sessions.base import RequestId as RequestId
-    from runner_engine.sessions.base import check_scorable as check_scorable
+    from runner_engine.sessions.base import check_scorable_prompt as check_scorable_prompt
     from runner_engine.sessions.base import prompt_sha256 as prompt_sha256
     from runner_engine.sessions.base import request_sha256 as request_sha256
     from runner_engine.sessions.base import require_capabilities as require_capabilities
@@ -66,7 +66,7 @@ PLACES = {
     "prompt_sha256": "base",  # the hash of a prompt
     # what an engine can do and has done
     "Capability": "base",  # what an engine may be able to do; known before a load
-    "check_scorable": "base",  # rejects a chat whose template begins the thinking, where it is to be scored
+    "check_scorable_prompt": "base",  # rejects a chat whose template begins the thinking, where it is to be scored
     "MissingCapability": "base",  # raised where an engine cannot do what is asked
     "NoChatTemplate": "base",  # raised for a chat to a model without a template
     "EngineReport": "base",  # what was loaded: metrics, facts and notes

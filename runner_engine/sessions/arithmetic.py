@@ -1,5 +1,5 @@
-"""FLOP and bytes that a loaded model needs for its tokens, and this machine's limits.
-Imports no torch.
+"""FLOP and bytes per token of a loaded model, and the measured limits of this machine. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class HardwareRates:
-    """Highest rates measured on this machine: matmuls, and reading memory."""
+    """Highest measured rates of this machine: matmul speed and memory read bandwidth."""
 
     matrix_gflop_per_s: float
     read_gb_per_s: float
@@ -20,9 +20,7 @@ class HardwareRates:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A batch of prompts of equal length, with an optional shared prefix, and a number of new
-    tokens.
-    """
+    """A batch of prompts of equal length, an optional shared prefix, and a number of new tokens."""
 
     batch_size: int
     prompt_tokens: int
@@ -49,37 +47,41 @@ class ModelArithmetic:
     expert_bytes: int = 0  # of weight_bytes, those of experts of which each token uses a few
     touched: Callable[[float], float] | None = None  # the share of them that a step of so many rows uses
 
-    def prefill_gflop(self, shape: BatchShape) -> float:
-        """Return the GFLOP of prefilling the prompts. A shared prefix counts once."""
-        own = shape.prompt_tokens - shape.shared_tokens
-        tokens = shape.shared_tokens + shape.batch_size * own
-        pairs = _triangular_number(shape.shared_tokens)
-        pairs += shape.batch_size * (
-            _triangular_number(shape.prompt_tokens) - _triangular_number(shape.shared_tokens)
+    def prefill_gflop(self, batch: BatchShape) -> float:
+        """Return the GFLOP for prefilling the prompts of a batch. A shared prefix counts once."""
+        own = batch.prompt_tokens - batch.shared_tokens
+        tokens = batch.shared_tokens + batch.batch_size * own
+        pairs = _triangular_number(batch.shared_tokens)
+        pairs += batch.batch_size * (
+            _triangular_number(batch.prompt_tokens) - _triangular_number(batch.shared_tokens)
         )
-        flop = 2 * (self.layer_parameters * tokens + self.head_parameters * shape.batch_size)
+        flop = 2 * (self.layer_parameters * tokens + self.head_parameters * batch.batch_size)
         return (flop + self.attention_flop * pairs) / GIGA
 
-    def decode_gflop(self, shape: BatchShape) -> float:
-        """Return the GFLOP of all new tokens after the first of each sequence."""
-        steps = shape.new_tokens - 1
-        pairs = steps * shape.prompt_tokens + _triangular_number(steps)
-        each = 2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
-        return shape.batch_size * each / GIGA
+    def decode_gflop(self, batch: BatchShape) -> float:
+        """Return the GFLOP for decoding all new tokens of a batch.
 
-    def decode_gb(self, shape: BatchShape) -> float:
-        """Return the least GB that decoding reads: per step all weights once and each sequence's KV
-        cache.
+        The first token of each sequence belongs to prefill.
+        """
+        steps = batch.new_tokens - 1
+        pairs = steps * batch.prompt_tokens + _triangular_number(steps)
+        each = 2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
+        return batch.batch_size * each / GIGA
+
+    def decode_gb(self, batch: BatchShape) -> float:
+        """Return the minimum GB that decoding a batch reads.
+
+        Each step reads all weights once and each sequence's KV cache.
 
         For a mixture, a step reads the experts that its sequences would use if all were chosen
         equally often.
         """
-        steps = shape.new_tokens - 1
-        own = shape.prompt_tokens - shape.shared_tokens
+        steps = batch.new_tokens - 1
+        own = batch.prompt_tokens - batch.shared_tokens
         cached = steps * (
-            shape.shared_tokens + shape.batch_size * own
-        ) + shape.batch_size * _triangular_number(steps)
-        untouched = 0.0 if self.touched is None else self.expert_bytes * (1 - self.touched(shape.batch_size))
+            batch.shared_tokens + batch.batch_size * own
+        ) + batch.batch_size * _triangular_number(steps)
+        untouched = 0.0 if self.touched is None else self.expert_bytes * (1 - self.touched(batch.batch_size))
         return ((self.weight_bytes - untouched) * steps + self.kv_bytes * cached) / GIGA
 
 

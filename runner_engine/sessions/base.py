@@ -1,5 +1,4 @@
-"""Data exchanged between engines and callers: requests, events, and a report of what was
-loaded.
+"""Data exchanged between engines and callers: requests, events, and reports on loaded models.
 
 session.py defines the sessions that take requests; contract.py defines engines.
 """
@@ -18,11 +17,11 @@ from runner_base.errors import Code
 from runner_base.notes import Note
 from runner_base.result import Response
 from runner_base.thinking import find_open_tag
-from runner_engine.settings.sampling import OPEN, Sampling, is_number
+from runner_engine.settings.sampling import OPEN, Sampling, is_number_of_type
 
 
 class Capability(StrEnum):
-    """What an engine may support beyond completing a text."""
+    """A feature that an engine may support, besides completing a text."""
 
     token_ids = "prompts of token ids"
     chat = "chat prompts"
@@ -45,7 +44,7 @@ class Capability(StrEnum):
 
 
 class MissingCapability(ConfigError):
-    """An engine lacks required capabilities."""
+    """Raised if an engine lacks required capabilities."""
 
     def __init__(self, subject: str, missing: list[Capability], offered: Iterable[Capability]) -> None:
         self.missing = missing
@@ -57,14 +56,14 @@ class MissingCapability(ConfigError):
 
 
 def require_capabilities(offered: frozenset[Capability], subject: str, needed: Iterable[Capability]) -> None:
-    """Raise MissingCapability unless all needed capabilities are offered."""
+    """Raise MissingCapability unless an engine offers all needed capabilities."""
     if missing := sorted(set(needed) - offered):
         raise MissingCapability(subject, missing, offered)
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One message (turn) of a conversation."""
 
     role: str  # system, user, assistant or tool
     content: str
@@ -76,8 +75,9 @@ class Message:
     name: str | None = None  # and the function that was called; None: no earlier turn tells it
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the turn in the format of chat templates and files. Templates decide which thinking
-        they use.
+        """Return the message in the format of chat templates and files.
+
+        The chat template decides which thinking it uses.
 
         Blank lines between thinking and content are dropped, as in templates that split a text.
         """
@@ -92,56 +92,60 @@ class Message:
 
     @staticmethod
     def from_tool_schemas(schemas: Iterable[Mapping[str, Any]]) -> Message:
-        """Create the first message of a chat, which offers tools: name, description, parameters
-        (JSON schema).
+        """Create the first message of a chat, which offers tools.
+
+        Each schema has name, description and parameters (JSON schema).
         """
         return OfferedTools.from_schemas(schemas)
 
 
 @dataclass(frozen=True)
 class OfferedTools(Message):
-    """The tools that a chat offers: its first message, which templates receive separately from
-    the turns.
+    """First message of a chat that offers tools.
+
+    Chat templates receive it separately from the other messages.
     """
 
     @classmethod
     def from_schemas(cls, schemas: Iterable[Mapping[str, Any]]) -> OfferedTools:
-        """Create the message that offers these tools: name, description, parameters (JSON schema)."""
+        """Create the message that offers these tools.
+
+        Each schema has name, description and parameters (JSON schema).
+        """
         tools = [{"type": "function", "function": dict(schema)} for schema in schemas]
         return cls("tools", json.dumps(tools, ensure_ascii=False))
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """The tools in the format of chat templates."""
+        """The offered tools in the format of chat templates."""
         tools: list[dict[str, Any]] = json.loads(self.content)
         return tools
 
 
 class NoChatTemplate(ConfigError):
-    """The model has no chat template."""
+    """Raised if the model has no chat template."""
 
 
 Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or token ids as they are
 
 
 def prompt_sha256(prompt: str | Sequence[int]) -> str:
-    """Return the fingerprint of a prompt after the chat template: text, or token ids."""
+    """Return the SHA-256 fingerprint of a prompt after the chat template (text or token ids)."""
     text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def request_sha256(prompt: str | Sequence[int], request: Request) -> str:
-    """Return the fingerprint of a request's input: the prompt after the chat template, and its
-    branches.
-    """
+    """Return the SHA-256 fingerprint of a request's prompt and branches, after the chat template."""
     return prompt_sha256(
         json.dumps([prompt, request.branches], ensure_ascii=False) if request.branches else prompt
     )
 
 
-def check_scorable(prompt: Prompt, rendered_prompt: object) -> None:
-    """Raise ConfigError for a chat whose template opens thinking, because a scored text would
-    count as thinking.
+def check_scorable_prompt(prompt: Prompt, rendered_prompt: object) -> None:
+    """Raise ConfigError for a chat whose template opens thinking.
+
+    A scored continuation would count as thinking, not as the answer.
     """
     tag = None if isinstance(prompt, str) else find_open_tag(rendered_prompt)
     if tag is not None:
@@ -158,23 +162,28 @@ RequestId = int | str
 
 @dataclass(frozen=True)
 class PartialAnswers:
-    """Tokens of an interrupted request's answers, one tuple per choice. Valid for the same
-    prompt only.
+    """Tokens of an interrupted request's answers, one tuple per choice.
+
+    Valid only for the same prompt.
     """
 
     prompt_sha256: str
     tokens: tuple[tuple[int, ...], ...]
 
     def tokens_for_prompt(self, prompt_sha256: str, num_choices: int) -> Sequence[tuple[int, ...]]:
-        """Return the tokens of each choice if the prompt is the same. Otherwise return empty tuples."""
+        """Return the tokens of each choice if the fingerprint of the prompt matches.
+
+        Otherwise returns empty tuples.
+        """
         is_same = prompt_sha256 == self.prompt_sha256 and len(self.tokens) == num_choices
         return self.tokens if is_same else [()] * num_choices
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to complete. `id` names it in the completion and, with the seed, decides its
-    random numbers.
+    """One prompt to complete.
+
+    `id` identifies the request in completions. Together with the seed, it determines random numbers.
 
     With branches, each text follows the prompt in its own branch, and each branch is
     completed. Limit and stop strings apply to each of them. With a continuation, nothing is
@@ -220,7 +229,7 @@ class Request:
 
     @property
     def effective_random_id(self) -> RequestId:
-        """The id that decides the random numbers, together with the seed and the choice."""
+        """Id that determines the random numbers, together with the seed and the choice."""
         return self.id if self.random_id is None else self.random_id
 
     @property
@@ -258,13 +267,13 @@ class Request:
 
     def __post_init__(self) -> None:
         limit, top = self.max_new_tokens, self.top_logprobs
-        check_value(is_number(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
-        ok = limit is None or (is_number(limit, int) and limit >= 1)
+        check_value(is_number_of_type(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
+        ok = limit is None or (is_number_of_type(limit, int) and limit >= 1)
         check_value(
             ok, "request.max_new_tokens", limit, "must be 1 or more, or none for the generation group's"
         )
         budget = self.thinking_tokens
-        ok = budget is None or (is_number(budget, int) and budget >= 0)
+        ok = budget is None or (is_number_of_type(budget, int) and budget >= 0)
         check_value(
             ok, "request.thinking_tokens", budget, "must be 0 or more, or none for the generation group's"
         )
@@ -309,8 +318,9 @@ class Delta:
 
 @dataclass
 class Completion(Response):
-    """The result of a request or of one of its n choices. Its text has no stop string and no
-    special tokens.
+    """Result of a request, or of one of its n choices.
+
+    The text contains no stop string and no special tokens.
 
     For a request with branches, `branches` contains their texts in order, and the answer's
     text is empty. For a request with a continuation, the answer's `token_ids` are its tokens.
@@ -343,7 +353,7 @@ Event = Delta | Completion
 
 @dataclass
 class EngineReport:
-    """Describes the loaded model: numbers in `metrics`, texts in `facts`."""
+    """Describes a loaded model: numbers in `metrics`, texts in `facts`."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)

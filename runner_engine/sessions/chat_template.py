@@ -1,5 +1,4 @@
-"""Renders conversations with a model's chat template, within limits of time, memory and
-output.
+"""Renders conversations with a model's chat template, with limits on time, memory and output.
 
 A template is a program that comes with a checkpoint, so another process renders it
 (template_child.py). The process starts with the first conversation and serves all models.
@@ -29,8 +28,8 @@ from transformers import PreTrainedTokenizerBase
 from runner_base import MIB, ConfigError, check_value, child_process
 from runner_engine.checkpoints.chat_templates import (
     ALTERNATIVES,
-    check_supports_tools,
-    format_missing_template,
+    check_template_supports_tools,
+    format_missing_template_error,
 )
 from runner_engine.sessions import template_child
 from runner_engine.sessions.base import NoChatTemplate
@@ -44,7 +43,10 @@ MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # appended to a message that is to be cont
 
 @dataclass(frozen=True)
 class RenderLimits:
-    """Limits for rendering one conversation. Real templates need less than a thousandth of them."""
+    """Limits on time, memory and output for rendering one conversation.
+
+    Real templates need less than a thousandth of them.
+    """
 
     cpu_s: float = 2.0  # CPU time, so that a busy machine makes no difference
     wall_s: float = 60.0
@@ -71,8 +73,9 @@ class ChatTemplate:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """Render a conversation to text. It ends with the start of an answer, or with an open last
-        message.
+        """Render a conversation to text.
+
+        The text ends with the start of an answer, or with an unfinished last message.
 
         tools: functions that the template offers in its own format. A template without such a
         format is rejected.
@@ -80,11 +83,11 @@ class ChatTemplate:
         Raises ConfigError if the template rejects the conversation or reaches a limit.
         """
         if not self.tokenizer.chat_template:
-            raise NoChatTemplate(format_missing_template(self.model_name), code="unsupported")
+            raise NoChatTemplate(format_missing_template_error(self.model_name), code="unsupported")
         if not turns:
             raise ConfigError("a conversation needs at least one message", code="empty")
         if type(self.tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
-            return self._render_with_own_code(turns, continue_final_message, tools)
+            return self._render_with_tokenizer_code(turns, continue_final_message, tools)
         messages = [dict(turn) for turn in turns]
         if continue_final_message:
             messages[-1]["content"] += MARK
@@ -93,7 +96,7 @@ class ChatTemplate:
         except ValueError as error:  # several templates, none of them the default
             raise ConfigError(str(error), key=self.name, code="ambiguous") from error
         if tools is not None:
-            check_supports_tools(template, self.model_name)
+            check_template_supports_tools(template, self.model_name)
         values = {
             "messages": messages,
             "tools": tools,
@@ -108,18 +111,23 @@ class ChatTemplate:
             raise ConfigError(f"{self.name} refuses {roles}: {text}", code="refused")
         if outcome != TEXT:
             raise ConfigError(
-                f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}",
+                f"{self.name} {self._describe_reached_limit(outcome, text)}: fix it, or {ALTERNATIVES}",
                 code="failed" if outcome == DIED else "too_large",
             )
-        return _cut_at_mark(text, turns[-1]["content"], self.name) if continue_final_message else text
+        return (
+            _cut_after_last_message(text, turns[-1]["content"], self.name) if continue_final_message else text
+        )
 
-    def _render_with_own_code(
+    def _render_with_tokenizer_code(
         self,
         turns: Sequence[Mapping[str, Any]],
         continue_final_message: bool,
         tools: Sequence[Mapping[str, Any]] | None,
     ) -> str:
-        """Render with the tokenizer's own code. The user trusts this code, so there are no limits."""
+        """Render a conversation with the tokenizer's own Python code.
+
+        The user trusts this code, so there are no limits.
+        """
         continued: dict[str, Any] = {"continue_final_message": True} if continue_final_message else {}
         if tools is not None:
             continued["tools"] = tools
@@ -132,8 +140,8 @@ class ChatTemplate:
         )
         return text
 
-    def _limit_message(self, outcome: bytes, reason: str) -> str:
-        """Describe the limit that the template has reached."""
+    def _describe_reached_limit(self, outcome: bytes, reason: str) -> str:
+        """Describe the rendering limit that the chat template has reached."""
         limits = self.limits
         return {
             TOO_LONG: f"did not end within {limits.cpu_s:g} s of CPU time",
@@ -148,7 +156,7 @@ TOO_LONG, DIED = b"l", b"x"  # outcomes: the process ended at its time limit, or
 
 
 class _RenderProcess:
-    """One process that renders conversations."""
+    """A child process that renders conversations."""
 
     def __init__(self, limits: RenderLimits) -> None:
         numbers = (limits.cpu_s, limits.memory_mib * MIB, limits.characters)
@@ -167,7 +175,10 @@ class _RenderProcess:
         )
 
     def render(self, conversation: bytes, wall_s: float) -> tuple[bytes, str]:
-        """Render a conversation. Returns the outcome, and the text or an error message."""
+        """Render a conversation in the child process.
+
+        Returns the outcome, and the text or an error message.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         deadline = time.monotonic() + wall_s
@@ -186,8 +197,9 @@ class _RenderProcess:
         return answer[:1], answer[1:].decode("utf-8", "surrogatepass")
 
     def _read_bytes(self, nbytes: int, deadline: float) -> bytes:
-        """Read `nbytes` bytes. Raises EOFError if the process has ended, and TimeoutError after the
-        deadline.
+        """Read `nbytes` bytes of the child process.
+
+        Raises EOFError if the process has ended, and TimeoutError after the deadline.
         """
         assert self.process.stdout is not None
         descriptor, chunks = self.process.stdout.fileno(), bytearray()
@@ -212,7 +224,7 @@ class _RenderProcess:
 
 
 class _RenderPool:
-    """Rendering processes, each with the limits that it was started with."""
+    """Pool of rendering processes, each started with certain limits."""
 
     def __init__(self) -> None:
         # the one that was idle longest comes first; the float: since when
@@ -221,11 +233,12 @@ class _RenderPool:
         self._timer: threading.Timer | None = None
 
     def render(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
-        """Render a conversation in one of the processes. Returns the outcome, and the text or an
-        error message.
+        """Render a conversation in a process of the pool.
+
+        Returns the outcome, and the text or an error message.
         """
         with self._room:
-            renderer = self._take_process(limits)
+            renderer = self._take_or_start_process(limits)
             is_usable = False
             try:
                 outcome, text = renderer.render(dumps((template, values)), limits.wall_s)
@@ -238,7 +251,7 @@ class _RenderPool:
                     renderer.kill()
         return outcome, text
 
-    def _take_process(self, limits: RenderLimits) -> _RenderProcess:
+    def _take_or_start_process(self, limits: RenderLimits) -> _RenderProcess:
         with suppress(IndexError):
             while True:
                 own_limits, renderer, _ = self._idle.pop()
@@ -248,14 +261,14 @@ class _RenderPool:
         return _RenderProcess(limits)
 
     def _schedule_idle_end(self) -> None:
-        """Start a timer that ends processes that stay idle."""
+        """Start a timer that ends idle rendering processes."""
         if self._timer is None:
-            self._timer = threading.Timer(IDLE_S, self._end_expired)
+            self._timer = threading.Timer(IDLE_S, self._end_expired_processes)
             self._timer.daemon = True
             self._timer.start()
 
-    def _end_expired(self) -> None:
-        """End processes that were idle for IDLE_S seconds."""
+    def _end_expired_processes(self) -> None:
+        """End rendering processes that were idle for IDLE_S seconds."""
         self._timer = None
         with suppress(IndexError):
             while time.monotonic() - self._idle[0][2] >= IDLE_S:
@@ -275,7 +288,7 @@ _renderers = _RenderPool()
 
 
 def _reset_after_fork() -> None:
-    """Drop the rendering processes in a forked child. They belong to the parent process."""
+    """Forget the rendering processes in a forked child, because they belong to the parent process."""
     _renderers.__init__()  # type: ignore[misc]
 
 
@@ -295,8 +308,8 @@ def _to_plain_value(value: Any) -> Any:
     return f"<{type(value).__name__}>"
 
 
-def _cut_at_mark(text: str, last_message: str, template_name: str) -> str:
-    """Remove what the template has appended to a message that is to be continued."""
+def _cut_after_last_message(text: str, last_message: str, template_name: str) -> str:
+    """Remove the text that the chat template appends to a message that the model continues."""
     if last_message.strip() not in text or MARK.strip() not in text:
         raise ConfigError(
             f"{template_name} leaves out the last message, or a part of it, so it cannot be continued",
@@ -307,8 +320,9 @@ def _cut_at_mark(text: str, last_message: str, template_name: str) -> str:
 
 
 def check_template_values(values: Mapping[str, Any], tokenizer: Any, model_name: str) -> Mapping[str, Any]:
-    """Return the user's values for the chat template. Raises ConfigError for a name that it does
-    not read.
+    """Return the user's values for the chat template.
+
+    Raises ConfigError for a name that the template does not use.
     """
     for key in values:
         is_read = re.search(rf"\b{key}\b", str(tokenizer.chat_template or "")) is not None

@@ -1,5 +1,4 @@
-"""The interface that every task uses: open a session, submit requests, step, read the
-events.
+"""Interface of engines for all tasks: open a session, submit requests, step, and read events.
 
 session.py defines sessions. `run_requests` steps a session until its requests have ended.
 `complete_requests` is the shortest way from a list of requests to their completions.
@@ -22,35 +21,42 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """A model that completes prompts. It loads when a session is opened, or when `load` is
-    called.
+    """A model that completes prompts.
+
+    The model is loaded when a session is opened, or when `load` is called.
     """
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What the engine supports. Known before the model is loaded."""
+        """Features that the engine supports. Known before the model is loaded."""
 
     @property
     def stats(self) -> EngineStats:
-        """Totals so far."""
+        """Statistics of the engine since its creation."""
 
     def load(self) -> EngineReport:
-        """Load the model unless it is loaded, and report what was loaded."""
+        """Load the model unless it is loaded, and describe the loaded model."""
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt after the chat template (text, or the given ids) and its token ids."""
+        """Return the prompt after the chat template and its token ids.
+
+        The prompt is a text, or token ids if the request gives them.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids as they read inside a longer text, with special tokens."""
+        """Decode token ids in the middle of a longer text, with special tokens."""
 
     def open(self, batch_size: int | None = None) -> Session:
-        """Open a session. batch_size: maximum number of sequences; None uses the generation group's."""
+        """Open a session.
+
+        batch_size: maximum number of sequences; None uses the value of the config group generation.
+        """
 
     def arithmetic(self) -> ModelArithmetic | None:
         """Return the loaded model's FLOP and bytes per token, or None if unknown."""
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the model's weights."""
 
 
 Listener = Callable[[list[Event]], bool | None]
@@ -60,24 +66,24 @@ def run_requests(
     session: Session,
     requests: Iterable[Request],
     listener: Listener,
-    allowed_active: Callable[[int], int] | None = None,
+    max_active: Callable[[int], int] | None = None,
 ) -> None:
     """Submit requests and step the session until all have ended or the listener returns False.
 
     The listener receives the events of each step, also if there are none. It may submit
-    further requests and cancel any. allowed_active: returns how many requests may be active
+    further requests and cancel any. max_active: returns how many requests may be active
     after so many have ended, for a caller that may stop early; None submits all at once. A
     signal waits for the end of a step, after the listener has received its events.
     """
     remaining, submitted = deque(requests), 0
-    with heap.freezing_existing_objects():
+    with heap.freeze_existing_objects():
         while True:
             signals.raise_if_interrupt_dropped()
             with signals.defer_until_step_ends():
                 room = (
                     len(remaining)
-                    if allowed_active is None
-                    else allowed_active(submitted - session.num_active) - session.num_active
+                    if max_active is None
+                    else max_active(submitted - session.num_active) - session.num_active
                 )
                 for _ in range(min(room, len(remaining))):
                     session.submit(remaining.popleft())
@@ -92,9 +98,7 @@ def complete_requests(
     batch_size: int | None = None,
     listener: Listener | None = None,
 ) -> list[Completion]:
-    """Run requests in a new session, and return their completions in the order in which they
-    ended.
-    """
+    """Run requests in a new session. Returns their completions in the order in which they ended."""
     done: list[Completion] = []
 
     def collect_completions(events: list[Event]) -> bool | None:

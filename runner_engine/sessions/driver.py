@@ -1,4 +1,4 @@
-"""A thread that steps a session for many callers, and sends each request's events to its
+"""A thread that steps a session for many callers, and sends the events of each request to its
 listener.
 
 Servers and programs use it. A task with a list of requests needs no other thread and
@@ -29,7 +29,7 @@ IDLE_CHECK_S = 1.0  # how often an idle driver checks whether it should end
 
 
 class Driver:
-    """Loads an engine and steps its session in one thread. Any thread may submit and cancel."""
+    """Loads an engine and steps its session in one thread. Any thread may submit and cancel requests."""
 
     def __init__(self, engine: Engine, batch_size: int | None = None) -> None:
         self.engine, self._batch_size = engine, batch_size
@@ -61,7 +61,7 @@ class Driver:
 
     @property
     def num_active(self) -> int:
-        """Number of active requests."""
+        """Number of active requests in the driver."""
         return 0 if self._session is None else self._session.num_active
 
     def submit(self, request: Request, listener: Listener) -> None:
@@ -69,8 +69,9 @@ class Driver:
         self.submit_all([request], listener)
 
     def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
-        """Submit requests that enter in the same step, so that their answers do not depend on
-        timing.
+        """Submit requests together for the same step.
+
+        Then their answers do not depend on timing.
         """
         while True:
             with self._replacing:
@@ -85,21 +86,25 @@ class Driver:
                     raise
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next forward pass. Its completions have the finish reason
-        `cancelled`.
+        """Cancel a request before the next forward pass.
+
+        Its completions have the finish reason `cancelled`.
         """
         if self._session is not None:
             self._session.cancel(request_id)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """End all requests, close the engine, and wait for the thread."""
+        """End all requests, close the engine, and wait for the driver's thread."""
         self.stop()
         if self._session is not None:
             self._session.close()
         self._thread.join(timeout_s)
 
     def stop(self) -> None:
-        """Ask the thread to end soon. Takes no lock, so that the garbage collector may call it."""
+        """Ask the driver's thread to end soon.
+
+        Takes no lock, so that the garbage collector may call this method.
+        """
         self._closing = True
 
     def __enter__(self) -> Self:
@@ -132,7 +137,7 @@ class Driver:
         self.engine.close()
 
     def _step_session(self, session: Session) -> None:
-        """Take a step if requests are active. Raises if the engine cannot continue."""
+        """Step the session if requests are active. Raises if the engine cannot continue."""
         if not session.wait_for_requests(IDLE_CHECK_S):
             session.check()
             return
@@ -155,8 +160,9 @@ _living: weakref.WeakSet[Driver] = weakref.WeakSet()
 
 @atexit.register
 def _close_all_drivers() -> None:
-    """Wait for all drivers at exit. Ending a thread inside a pass or an import would abort or
-    hang.
+    """Wait for all drivers at exit.
+
+    Ending a thread during a forward pass or an import would abort or hang.
     """
     try:
         for driver in list(_living):

@@ -1,4 +1,4 @@
-"""Scores of a continuation's tokens."""
+"""Log-probabilities and scores of the tokens of a continuation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class TokenScores:
-    """One entry per scored token. Logarithms are natural."""
+    """Scores of a continuation, one entry per scored token. Logarithms are natural."""
 
     logprobs: list[float] = field(default_factory=list)
     # whether the token is the model's most probable one

@@ -1,4 +1,4 @@
-"""The base class of sessions: any thread submits and cancels, one thread steps."""
+"""Base class of sessions: any thread submits and cancels requests, and one thread steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS_TO_STOP = 10  # a server's answers end a little after they are cancelled
 
 
 class Session(ABC):
-    """Counts active requests, and queues submitted ones until the next step takes them.
+    """Counts active requests, and queues submitted requests until the next step.
 
     A subclass defines how a request is admitted (in the submitting thread, so that errors are
     raised there), what a step does, and what is freed when the session closes.
@@ -48,49 +48,53 @@ class Session(ABC):
 
     @abstractmethod
     def _admit(self, request: Request) -> Any:
-        """Check and prepare a request. Runs in the submitting thread, possibly during a step."""
+        """Validate and prepare a request.
+
+        Runs in the submitting thread, possibly during a step.
+        """
 
     @abstractmethod
     def _advance(self, arrived: list[Any], cancelled: set[RequestId]) -> list[Event]:
-        """Add new requests, end cancelled ones, and do one unit of work."""
+        """Add new requests, end cancelled requests, and do one unit of work, such as a forward pass."""
 
     @abstractmethod
     def _drop(self) -> None:
-        """Free all active requests."""
+        """Free all active requests of the session."""
 
     def check(self) -> None:  # noqa: B027
         """Raise the error that has ended the engine, if there is one."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is active."""
+        """Whether the session has no active request."""
         return not self._left
 
     @property
     def is_closed(self) -> bool:
-        """Whether the session takes no more requests."""
+        """Whether the session accepts no more requests."""
         return self._closed
 
     @property
     def num_active(self) -> int:
-        """Number of active requests."""
+        """Number of active requests in the session."""
         return len(self._left)
 
     def announce_prompts(self, requests: Sequence[Request]) -> None:  # noqa: B027
-        """Let new requests share prefixes with the prompts of requests that are already answered.
+        """Let new requests share prefixes with the prompts of already answered requests.
 
         How keys and values are split changes the last bits of sums. So a resumed job gives the
         same tokens as an uninterrupted one.
         """
 
     def submit(self, request: Request) -> None:
-        """Submit a request at any time. Raises ConfigError if it cannot be served or its id is
-        active.
+        """Submit a request at any time.
+
+        Raises ConfigError if the request cannot be served or its id is active.
         """
         self.submit_all([request])
 
     def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
-        """Submit requests that enter in the same step. None is submitted if one cannot be served.
+        """Submit requests together for the same step. If one cannot be served, none is submitted.
 
         The listener also receives their events, which `step` returns.
         """
@@ -98,7 +102,7 @@ class Session(ABC):
             require_capabilities(self._capabilities, f"request {request.id}", request.required_capabilities)
         entering: set[RequestId] = set()
         with self._changed:
-            self._check_open()
+            self._raise_if_closed()
             for request in requests:
                 if request.id in self._left or request.id in self._admitting or request.id in entering:
                     raise ConfigError(
@@ -110,7 +114,7 @@ class Session(ABC):
         try:
             admitted = [self._admit(request) for request in requests]
             with self._changed:
-                self._check_open()
+                self._raise_if_closed()
                 self._left |= {request.id: request.n for request in requests}
                 if listener is not None:
                     self._listeners |= dict.fromkeys(entering, listener)
@@ -128,9 +132,7 @@ class Session(ABC):
                 self._cancelled.add(request_id)
 
     def is_cancelled(self, request_id: RequestId) -> bool:
-        """Whether a request was cancelled while it is being admitted, so that its preparation may
-        stop.
-        """
+        """Whether a request was cancelled during its preparation, so that the preparation may stop."""
         return request_id in self._cancelled
 
     def cancel_all(self) -> None:
@@ -149,7 +151,7 @@ class Session(ABC):
         return ended
 
     def step(self) -> list[Event]:
-        """Do one unit of work, such as a forward pass, in the calling thread. Returns its events."""
+        """Do one unit of work, such as a forward pass, in the calling thread. Returns the new events."""
         with self._driving:
             with self._changed:
                 arrived, self._arrived = self._arrived, []
@@ -162,13 +164,13 @@ class Session(ABC):
                 listeners = [self._listeners.get(event.id) for event in events]
                 for event in events:
                     if isinstance(event, Completion):
-                        self._count_completion(event.id)
+                        self._count_completed_request(event.id)
         for listener, event in zip(listeners, events, strict=True):
             if listener is not None:
                 notify_listener(listener, event)
         return events
 
-    def _count_completion(self, request_id: RequestId) -> None:
+    def _count_completed_request(self, request_id: RequestId) -> None:
         self._left[request_id] -= 1
         if not self._left[request_id]:
             del self._left[request_id]
@@ -184,7 +186,7 @@ class Session(ABC):
             return bool(self._left)
 
     def close(self) -> None:
-        """Wait for the running step, drop all requests without events, and reject further ones.
+        """Wait for the running step, drop all requests without events, and reject new requests.
 
         `take_listeners` returns the listeners of the dropped requests.
         """
@@ -208,13 +210,16 @@ class Session(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_open(self) -> None:
+    def _raise_if_closed(self) -> None:
         if self._closed:
             raise ConfigError("this session is closed: open another one", code="failed")
 
 
 def notify_listener(listener: Listener, event: Event | Exception) -> None:
-    """Pass an event to a listener. Its exceptions are logged and do not affect other requests."""
+    """Pass an event to a listener.
+
+    Exceptions of the listener are logged and do not affect other requests.
+    """
     try:
         listener(event)
     except Exception:

@@ -18,8 +18,9 @@ BY_PLACE = ("drafted_at", "accepted_at")  # totals, too, by the place in a guess
 
 @dataclass
 class EngineStats:
-    """Totals, current values and peaks of an engine. Subtract two snapshots to measure an
-    interval.
+    """Totals, current values and peaks of an engine.
+
+    The difference of two snapshots describes an interval.
     """
 
     load_s: float = 0.0
@@ -75,7 +76,7 @@ class EngineStats:
         return replace(later, **totals, **highest, notes=notes, row_shortages=shortages)
 
     def peak_memory_metrics(self, weight_mib: float | None) -> dict[str, float]:
-        """Return the model's peak memory in MiB by kind. Empty if the engine cannot know it."""
+        """Return the model's peak memory in MiB by kind. Empty if the engine cannot measure it."""
         if weight_mib is None or not self.peak_activation_bytes:
             return {}
         parts = {"kv_peak_mib": self.peak_kv_bytes / MIB, "activation_mib": self.peak_activation_bytes / MIB}
@@ -85,7 +86,7 @@ class EngineStats:
 
     @property
     def speed_metrics(self) -> dict[str, float]:
-        """Metrics of speed and speculative decoding. Empty if the engine cannot measure its model."""
+        """Return metrics of speed and speculative decoding. Empty if the engine cannot measure its model."""
         if not self.prefill_s:
             return {}
         # else no row went on
@@ -102,7 +103,7 @@ class EngineStats:
 
     @property
     def acceptance_metrics(self) -> dict[str, float]:
-        """Share of accepted draft tokens, by position in the draft.
+        """Share of accepted draft tokens, in total and by position in the draft.
 
         Draft tokens after a rejected one are not counted. Empty unless tokens are drafted at
         every step.
@@ -118,13 +119,13 @@ class EngineStats:
 
     @property
     def busy_shares(self) -> list[float]:
-        """Share of the active time that each process spent computing."""
+        """Share of the active time that each process of the engine spent computing."""
         seconds = self.prefill_s + self.decode_s
         return [min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes]
 
     @property
     def process_metrics(self) -> dict[str, float]:
-        """Metrics over all processes. Empty for an engine with a single process."""
+        """Metrics over all processes of the engine. Empty for a single process."""
         if not self.processes:
             return {}
         peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.busy_shares
@@ -137,45 +138,44 @@ class EngineStats:
             metrics["gpu_mib"] = max(process["gpu_mib"] for process in self.processes)
         return metrics
 
-    def build_tables(self, parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-        """Return a table of servers, or of parts with their processes' busy share and memory."""
+    def build_tables(self, model_parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+        """Return a table of servers, or a table of model parts with process memory and busy share."""
         tables = {"the servers of the model": self.servers} if self.servers else {}
         if not self.processes:
             return tables
         busy, peaks = self.busy_shares, [process["peak_rss_mib"] for process in self.processes]
         rows = [
-            part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]} for part in parts
+            part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]}
+            for part in model_parts
         ]
         return tables | {"the parts of the model": rows}
 
     @property
     def prefill_tok_per_s(self) -> float:
-        """Computed prompt tokens per second. Tokens of a shared prefix count once."""
+        """Prefilled prompt tokens per second. Tokens of a shared prefix count once."""
         return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_tok_per_s(self) -> float:
-        """New tokens per second over all sequences, without the first token of each."""
+        """Decoded tokens per second over all sequences, without the first token of each sequence."""
         return self.decode_tokens / self.decode_s if self.decode_s else 0.0
 
 
 def add_counts(left: Sequence[int], right: Sequence[int], sign: int = 1) -> list[int]:
-    """Return the elementwise sum of two lists of different lengths, or with sign -1 their
-    difference.
-    """
+    """Return the elementwise sum (or with sign -1, difference) of two lists of different lengths."""
     return [first + sign * second for first, second in zip_longest(left, right, fillvalue=0)]
 
 
 @dataclass
 class SequenceCount:
-    """One decoder's share of the engine's sequence counts."""
+    """Number of sequences of one decoder, added to the engine's counts."""
 
     stats: EngineStats
     alive: int = 0
     waiting: int = 0
 
     def update(self, alive: int, waiting: int) -> None:
-        """Set how many sequences the decoder has now, and update the engine's counts."""
+        """Set the decoder's number of sequences, and update the engine's counts."""
         self.stats.rows_alive += alive - self.alive
         self.stats.rows_waiting += waiting - self.waiting
         self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)

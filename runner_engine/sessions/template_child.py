@@ -1,5 +1,6 @@
-"""Child process that renders chat templates. chat_template.py starts it by this file's path
-with `python -S`.
+"""Child process that renders chat templates.
+
+chat_template.py starts this file by its path, with `python -S`.
 
 A template is a program that comes with a checkpoint. Jinja's sandbox keeps it from files
 and Python's internals, but limits neither its time nor its memory: a single product of
@@ -34,14 +35,15 @@ TEXT, REFUSED, MEMORY, DEPTH, SIZE = b"t", b"r", b"m", b"d", b"s"
 
 
 class Generation(Extension):
-    """Jinja extension for `{% generation %}`, which marks the assistant's text. It has no effect
-    here.
+    """Jinja extension for `{% generation %}` blocks, which mark the assistant's text.
+
+    Here, the blocks have no effect.
     """
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
     def parse(self, parser: Any) -> Any:
-        """Replace the block by its content."""
+        """Replace the `{% generation %}` block by its content."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
         return jinja2.nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
@@ -51,7 +53,10 @@ class Generation(Extension):
 
 
 class Dict:
-    """Creates dictionaries, without the attributes of the type `dict`."""
+    """Replacement for `dict` in chat templates.
+
+    Creates dictionaries, but lacks the attributes of the type `dict`.
+    """
 
     def __call__(self, *values: Any, **named: Any) -> dict[Any, Any]:
         return dict(*values, **named)
@@ -61,7 +66,10 @@ class Dict:
 
 
 class Namespace(jinja2.utils.Namespace):
-    """Attributes that a template may set, except names that begin with an underscore."""
+    """Replacement for Jinja `namespace`: attributes that a template may set.
+
+    Names that begin with an underscore are rejected.
+    """
 
     def __init__(*args: Any, **named: Any) -> None:
         self, args = args[0], args[1:]  # a template may set an attribute `self`
@@ -90,19 +98,19 @@ def tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """Write a value as JSON, without Jinja's HTML escapes."""
+    """Jinja filter that converts a value to JSON, without Jinja's HTML escapes."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
 def raise_template_error(message: str) -> NoReturn:
-    """Raise a template error. Templates call this function to reject a conversation."""
+    """Raise a template error. Chat templates call this function to reject a conversation."""
     raise jinja2.exceptions.TemplateError(message)
 
 
 def create_environment() -> ImmutableSandboxedEnvironment:
-    """Create the Jinja environment in which transformers compiles chat templates."""
+    """Create a Jinja environment like the one in which transformers compiles chat templates."""
     env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -120,7 +128,7 @@ def compile_template(template: str) -> jinja2.Template:
 
 
 def render_template(template: str, values: dict[str, Any], max_characters: int) -> tuple[bytes, str]:
-    """Render a template. Returns the outcome, and the text or an error message."""
+    """Render a chat template. Returns the outcome, and the text or an error message."""
     try:
         text = compile_template(template).render(**values)
     except MemoryError:
@@ -133,7 +141,7 @@ def render_template(template: str, values: dict[str, Any], max_characters: int) 
 
 
 def main() -> None:
-    """Render each conversation from stdin until it is closed."""
+    """Render each conversation that arrives on stdin, until stdin is closed."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         # they are for the runner, which closes stdin when it ends
         signal.signal(number, signal.SIG_IGN)

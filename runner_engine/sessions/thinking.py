@@ -28,7 +28,7 @@ _THINKS = re.compile(r"think|thought|reasoning(?!_)", re.IGNORECASE)
 
 
 class ThinkingBudget(NamedTuple):
-    """Token budgets of a sequence's thinking and of its answer afterwards."""
+    """Token limits for the thinking of a sequence and for the answer after thinking."""
 
     tokens: int
     answer_tokens: int
@@ -37,7 +37,7 @@ class ThinkingBudget(NamedTuple):
 
 @dataclass
 class ThinkingState:
-    """A sequence's progress through thinking and answer."""
+    """State of a sequence between thinking and answer: open tag, token counts and forced tokens."""
 
     opened_by: Tag | None = None  # the prompt ended in this opening tag
     budget: ThinkingBudget | None = None  # None: it thinks as long as it wants
@@ -57,22 +57,22 @@ class ThinkingState:
         self.tag = self.opened_by
 
     def reset_copy(self) -> ThinkingState:
-        """Return the state before the sequence's first token."""
+        """Return the thinking state from before the sequence's first token."""
         return ThinkingState(self.opened_by, self.budget)
 
     @property
     def is_thinking_at_start(self) -> bool:
-        """Whether the sequence's text begins inside thinking."""
+        """Whether the generated text begins inside thinking, because the prompt opened a thinking tag."""
         return self.opened_by is not None
 
     @property
     def used_tokens(self) -> int:
-        """Number of thinking tokens so far."""
+        """Number of thinking tokens generated so far."""
         return self.tokens + (self.seen - self.begins_at if self.tag is not None else 0)
 
 
 class ThinkingTracker:
-    """Updates the thinking states of sequences token by token."""
+    """Updates the thinking states of sequences, token by token."""
 
     def __init__(self, tokenizer: Any, tags: Tags, decode_tokens: Callable[[Sequence[int]], str]) -> None:
         self.tokenizer, self.tags, self.raw_text = tokenizer, tags, decode_tokens
@@ -81,7 +81,7 @@ class ThinkingTracker:
         self._ends: dict[tuple[Tag, str | None], list[int]] = {}
 
     def update(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """Update a thinking state with new tokens, and set which tokens must follow.
+        """Update a thinking state with new tokens, and set the tokens that must come next.
 
         Stops before a token that differs from the forced one, because a resumed answer may have
         had another budget.
@@ -93,10 +93,10 @@ class ThinkingTracker:
             return
         self._force_end_if_spent(state, tokens)
         while state.seen < len(tokens) and state.forced[:1] in ([], [tokens[state.seen]]):
-            self._read_token(state, tokens)
+            self._process_next_token(state, tokens)
             self._force_end_if_spent(state, tokens)
 
-    def _read_token(self, state: ThinkingState, tokens: Sequence[int]) -> None:
+    def _process_next_token(self, state: ThinkingState, tokens: Sequence[int]) -> None:
         """Update a thinking state with one more token."""
         token = tokens[state.seen]
         state.seen += 1
@@ -131,7 +131,7 @@ class ThinkingTracker:
         state.tag, state.answer_from = None, state.seen - was_undecided
 
     def accept_closing_tag(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """Accept the closing tag at the end of the tokens, whatever follows it."""
+        """End the thinking at a closing tag that ends the tokens, without waiting for the next token."""
         text = self.raw_text(tokens[: state.seen])
         if state.tag is None or not text.endswith(state.tag.closing):
             return
@@ -142,7 +142,7 @@ class ThinkingTracker:
         state.answer_from, state.spans = state.seen, state.spans + 1
 
     def _force_end_if_spent(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """Force the tokens that end the thinking if its budget is spent."""
+        """Force the tokens that end thinking if the thinking budget is spent."""
         budget = state.budget
         if budget is None or state.tag is None or state.forced or state.used_tokens < budget.tokens:
             return
@@ -155,11 +155,11 @@ class ThinkingTracker:
             True,
         )
 
-    def end_token_ids(self, tag: Tag, end: str | None) -> list[int]:
-        """Return a copy of the tokens that end a thinking."""
-        known = self._ends.get((tag, end))
+    def end_token_ids(self, tag: Tag, end_text: str | None) -> list[int]:
+        """Return a new list of the token ids that end thinking."""
+        known = self._ends.get((tag, end_text))
         if known is None:
-            known = self._ends[tag, end] = thinking_end_tokens(self.tokenizer, tag, end)
+            known = self._ends[tag, end_text] = thinking_end_tokens(self.tokenizer, tag, end_text)
         return [*known]
 
     def _can_end_tag(self, token: int) -> bool:
@@ -177,17 +177,17 @@ class ThinkingTracker:
         )
 
 
-def thinking_end_text(tag: Tag, end: str | None) -> str:
+def thinking_end_text(tag: Tag, user_text: str | None) -> str:
     """Return the text that ends thinking. The closing tag is appended if the user's text lacks
     it.
     """
-    text = end or ""
+    text = user_text or ""
     return text if tag.cut_text in text else text + tag.cut_text
 
 
-def thinking_end_tokens(tokenizer: Any, tag: Tag, end: str | None) -> list[int]:
-    """Return the tokens that end thinking."""
-    text = thinking_end_text(tag, end)
+def thinking_end_tokens(tokenizer: Any, tag: Tag, user_text: str | None) -> list[int]:
+    """Return the token ids that end thinking."""
+    text = thinking_end_text(tag, user_text)
     name = str(getattr(tokenizer, "name_or_path", "the model"))
     before = encode_text(tokenizer, "a", add_special_tokens=False, model_name=name)
     # alone, some texts begin with another space
@@ -198,8 +198,9 @@ def thinking_end_tokens(tokenizer: Any, tag: Tag, end: str | None) -> list[int]:
 
 
 def find_thinking_tags(generation: GenerationConfig, tokenizer: Any = None) -> Tags:
-    """Return the thinking tags of the config, or else the usual ones and those that the model
-    names.
+    """Return the thinking tags from the config.
+
+    Without a config value, returns the usual tags and those of the model.
 
     A model names tags in its chat template and among its tokenizer's added tokens.
     """

@@ -1,1 +1,3 @@
-"""Config dataclasses that the engine reads. The runner's schema is composed of them."""
+"""Config dataclasses that the engine reads. The runner's Hydra schema is composed of these
+classes.
+"""

@@ -1,4 +1,4 @@
-"""The named choices of each config group that the engine reads."""
+"""Lists the choices of each config group that the engine reads, by name."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ from runner_engine.settings.sampling import (
     NEUTRAL,
     PARAMETERS,
     SamplingKeys,
-    active_parameters,
-    check_sampling,
+    get_effective_parameters,
+    validate_sampling,
 )
 from runner_engine.settings.speculation import INERT, SpeculationConfig
 
@@ -38,7 +38,9 @@ IGNORED_ONLY_IN_SAMPLING = ("typical_p",)
 
 
 def reject_scheduler_features(generation: GenerationConfig, reason: str) -> None:
-    """Raise ConfigError for features that need the scheduler: a quantized KV cache, or steady speculation."""
+    """Raise ConfigError for settings that only the scheduler supports: a quantized KV cache, or
+    drafting at every step.
+    """
     if generation.speculation.drafts_every_step:
         raise ConfigError(
             f"only the scheduler of the local engine (decoding: in a "
@@ -59,7 +61,8 @@ def reject_scheduler_features(generation: GenerationConfig, reason: str) -> None
 
 @dataclass(kw_only=True)
 class GenerationConfig(SamplingKeys):
-    """How completions are sampled; temperature 0 means greedy.
+    """Config group `generation`: sampling settings of completions. Temperature 0 means greedy
+    decoding.
 
     None means the value in the model's generation_config.json.
     """
@@ -94,9 +97,9 @@ class GenerationConfig(SamplingKeys):
             need,
         )
         check_thinking_settings(self)
-        check_sampling("generation.", self)
+        validate_sampling("generation.", self)
         is_greedy = self.temperature == 0
-        idle = active_parameters(self, lambda parameter: not parameter.for_greedy) if is_greedy else {}
+        idle = get_effective_parameters(self, lambda parameter: not parameter.for_greedy) if is_greedy else {}
         if idle:
             words, off = (
                 " and ".join(f"generation.{name}={value:g}" for name, value in values.items())
@@ -110,7 +113,7 @@ class GenerationConfig(SamplingKeys):
 
     @property
     def kv_cache_config(self) -> KvCache:
-        """How keys and values are stored."""
+        """The parsed storage format of keys and values."""
         return KvCache.parse(self.kv_cache)
 
     @property
@@ -120,11 +123,13 @@ class GenerationConfig(SamplingKeys):
 
     @property
     def max_total_new_tokens(self) -> int:
-        """Maximum tokens of thinking and answer together."""
+        """Maximum number of new tokens in thinking and answer together."""
         return self.max_new_tokens + (self.thinking_tokens or 0)
 
     def with_model_defaults(self, model_settings: Mapping[str, Any]) -> GenerationConfig:
-        """Replace each None by the model's own setting, or else a neutral value. Greedy stays greedy."""
+        """Replace each None by the model's own setting, or by a neutral value. Greedy decoding stays
+        greedy.
+        """
         chosen: dict[str, Any] = {}
         for key, neutral in NEUTRAL.items():
             default = model_settings.get(key) if self.temperature or PARAMETERS[key].for_greedy else None
@@ -132,7 +137,7 @@ class GenerationConfig(SamplingKeys):
         return replace(self, **chosen)
 
     def describe(self, model_settings: Mapping[str, Any]) -> str:
-        """Describe the sampling parameters, and mark those that come from the model."""
+        """Describe the sampling parameters, and mark those that come from the model's own settings."""
         effective = self.with_model_defaults(model_settings)
         words = [f"temperature {self.temperature:g}" if self.temperature else "greedy"]
         for key, neutral in NEUTRAL.items():
@@ -144,26 +149,26 @@ class GenerationConfig(SamplingKeys):
 
     @property
     def needs_published_settings(self) -> bool:
-        """Whether settings must still be read from the model's own files."""
+        """Whether some settings must still be read from the model's files."""
         return False
 
     def with_published_settings(
         self,
-        values: Mapping[str, float],
+        published_values: Mapping[str, float],
         sources: Mapping[str, Note],
         file_name: str,
         max_new_tokens: int | None,
     ) -> GenerationConfig:
-        """Fill unset keys from the model's files. This class has none to fill."""
+        """Return this config unchanged, because this class takes no setting from the model's files."""
         return self
 
     @property
     def sources_description(self) -> str:
-        """Describe the source of each setting that no key sets. Empty if there is none."""
+        """A description of the source of each setting that the user has not set. Empty if there is none."""
         return ""
 
     def ignored_settings_notes(self, model_settings: Mapping[str, Any]) -> list[Note]:
-        """Return notes on the model's own settings that the engines do not support."""
+        """Return notes on settings in the model's own config that the engines do not support."""
         ignored = {
             key: model_settings[key]
             for key, off in IGNORED_SETTINGS.items()
@@ -180,7 +185,7 @@ OF_PUBLISHER = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(kw_only=True)
 class ModelGeneration(GenerationConfig):
-    """Samples with the publisher's settings for all unset keys."""
+    """Generation config that takes all unset keys from the publisher's recommended settings."""
 
     name: ClassVar[str] = "model"
     max_new_tokens: int = config_field(0, constraint=at_least(0, " (0: what the model's files say)"))
@@ -192,29 +197,31 @@ class ModelGeneration(GenerationConfig):
 
     @property
     def needs_published_settings(self) -> bool:
-        """Whether a setting must still be read from the model's files."""
+        """Whether some settings must still be read from the model's files."""
         return not self.max_new_tokens or any(getattr(self, name) is None for name in OF_PUBLISHER)
 
     @property
     def max_total_new_tokens(self) -> int:
-        """Maximum tokens of thinking and answer together, as far as known."""
+        """Maximum number of new tokens in thinking and answer together, to the extent that it is known."""
         return (self.max_new_tokens or USUAL_NEW_TOKENS) + (self.thinking_tokens or 0)
 
     def with_published_settings(
         self,
-        values: Mapping[str, float],
+        published_values: Mapping[str, float],
         sources: Mapping[str, Note],
         file_name: str,
         max_new_tokens: int | None,
     ) -> ModelGeneration:
-        """Fill the keys that the user has not set from the model's files."""
+        """Fill all keys that the user has not set from the settings in the model's files."""
         given = {name: getattr(self, name) for name in OF_PUBLISHER} | {
             "max_new_tokens": self.max_new_tokens or None
         }
-        published: dict[str, Any] = {**values, "max_new_tokens": max_new_tokens or USUAL_NEW_TOKENS}
+        published: dict[str, Any] = {**published_values, "max_new_tokens": max_new_tokens or USUAL_NEW_TOKENS}
         named_length = note("from_file", file=file_name) if max_new_tokens else note("usual_length")
         of_files: dict[str, Note] = {**sources, "max_new_tokens": named_length}
-        if given["temperature"] == 0 or (given["temperature"] is None and not values["temperature"]):
+        if given["temperature"] == 0 or (
+            given["temperature"] is None and not published_values["temperature"]
+        ):
             published |= {name: NEUTRAL[name] for name in OF_PUBLISHER[1:] if not PARAMETERS[name].for_greedy}
         chosen = {name: published[name] if value is None else value for name, value in given.items()}
         closed = replace(self, **chosen)
@@ -224,16 +231,16 @@ class ModelGeneration(GenerationConfig):
 
     @property
     def sources_description(self) -> str:
-        """Describe the sampling values and the source of each."""
+        """A description of the sampling settings and the source of each."""
         return f"generation=model: {self._describe_by_source((*OF_PUBLISHER, 'max_new_tokens'))}"
 
     def describe(self, model_settings: Mapping[str, Any]) -> str:
-        """Describe the sampling parameters and the source of each."""
+        """Describe the sampling settings and the source of each."""
         return self._describe_by_source(OF_PUBLISHER) if self._sources else super().describe(model_settings)
 
-    def _describe_by_source(self, names: Sequence[str]) -> str:
+    def _describe_by_source(self, setting_names: Sequence[str]) -> str:
         by_source: dict[Note, list[str]] = {}
-        for name in names:
+        for name in setting_names:
             value = getattr(self, name)
             if name == "temperature" and not value:
                 by_source.setdefault(self._sources[name], []).append("greedy")
@@ -245,7 +252,9 @@ class ModelGeneration(GenerationConfig):
 
 
 def check_thinking_settings(generation: GenerationConfig) -> None:
-    """Raise ConfigError for unpaired thinking tags, or an end text without a thinking budget."""
+    """Raise ConfigError if only one of the thinking tags is set, or if an end text is set without a
+    thinking budget.
+    """
     tags = generation.thinking_tags
     is_ok = len(tags) % 2 == 0 and all(map(str.strip, tags)) and len(set(tags)) == len(tags)
     need = 'must be pairs of different texts: an opening tag, then its closing tag, such as ["<think>", "</think>"]'
@@ -258,8 +267,10 @@ def check_thinking_settings(generation: GenerationConfig) -> None:
         )
 
 
-def _define_named_class(choice_name: str) -> type[GenerationConfig]:
-    """Define a subclass with another choice's name, for records. conf/generation has its values."""
+def _define_choice_subclass(choice_name: str) -> type[GenerationConfig]:
+    """Define a subclass with the name of another choice, for run records. The choice's values are in
+    conf/generation.
+    """
     title = f"{choice_name.title()}Generation"
     kind = type(
         title,
@@ -271,6 +282,6 @@ def _define_named_class(choice_name: str) -> type[GenerationConfig]:
 
 
 GENERATIONS = {"greedy": GenerationConfig, "model": ModelGeneration} | {
-    name: _define_named_class(name)
+    name: _define_choice_subclass(name)
     for name in ("sampling", "factual", "creative", "code", "chat", "translation", "agents")
 }

@@ -1,4 +1,4 @@
-"""How keys and values are stored: a format for each, rotation, and exceptions.
+"""Config of the KV cache: the formats of keys and values, rotation, and exceptions.
 
 `generation.kv_cache` is a short name (int8) or a mapping ({keys: int8, values: int4}); `str` of the
 parsed value is the shortest equivalent text, which is part of the job id.
@@ -22,7 +22,7 @@ SCALES = {"int8": note("scale_of_head"), "int4": note("scale_of_numbers")}
 
 
 class KvPrecision(StrEnum):
-    """The precision of stored keys, or of stored values."""
+    """The number format in which keys, or values, are stored in the KV cache."""
 
     as_model = "as_model"
     int8 = "int8"
@@ -31,7 +31,7 @@ class KvPrecision(StrEnum):
 
 @dataclass(frozen=True)
 class KvCache:
-    """How keys and values are stored."""
+    """The storage format of the KV cache."""
 
     keys: KvPrecision = KvPrecision.as_model
     values: KvPrecision = KvPrecision.as_model
@@ -54,17 +54,17 @@ class KvCache:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether some keys or values are not stored in the model's dtype."""
+        """Whether some keys or values are stored in another format than the model's dtype."""
         kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
         return kinds != {KvPrecision.as_model}
 
     def get_bytes_per_number(self, dtype_bytes: int) -> int:
-        """Return the bytes per number of keys and values, without scales."""
+        """Return the bytes per stored number of keys and values, without scales."""
         return dtype_bytes if KvPrecision.as_model in (self.keys, self.values) else 1
 
     @property
     def description(self) -> Note:
-        """A note on the storage of keys and values, for a job's result."""
+        """A note for a job's result that describes how keys and values are stored."""
         kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
         more = [note("rotated")] * self.rotate
         more += [SCALES[one] for one in KvPrecision if one in kinds and one in SCALES]
@@ -74,7 +74,7 @@ class KvCache:
         )
 
     def get_layer_precisions(self, layer: int, num_layers: int) -> tuple[KvPrecision, KvPrecision]:
-        """Return one layer's precision of keys and of values."""
+        """Return the number format of a layer's keys, and that of its values."""
         for number, numbers in self.layers:
             if layer in (number, number + num_layers):
                 return numbers, numbers
@@ -133,7 +133,7 @@ def _parse_text(text: str) -> KvCache:
 
 
 def _parse_mapping(mapping: Mapping[Any, Any]) -> KvCache:
-    """Parse a mapping. 4-bit formats are rotated unless it says otherwise."""
+    """Parse a mapping with the formats of keys and values. 4-bit formats are rotated by default."""
     known = {one.name for one in fields(KvCache)}
     if unknown := [str(name) for name in mapping if name not in known]:
         raise _build_invalid_value_error(
@@ -169,12 +169,14 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> KvCache:
     return found
 
 
-def _parse_precision(mapping: Mapping[Any, Any], value: object) -> KvPrecision:
+def _parse_precision(mapping: Mapping[Any, Any], number_format: object) -> KvPrecision:
     try:
-        return KvPrecision(str(value))
+        return KvPrecision(str(number_format))
     except ValueError:
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"{value!r} is none of {', '.join(KvPrecision)}", "unknown_choice"
+            _format_mapping(mapping),
+            f"{number_format!r} is none of {', '.join(KvPrecision)}",
+            "unknown_choice",
         ) from None
 
 

@@ -1,4 +1,6 @@
-"""Config group `lora`: no adapter, a PEFT adapter, or a square-only adapter in an older .pth file."""
+"""Config group `lora`: no adapter, a PEFT adapter, or an adapter for square layers in an older
+.pth file.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ class MergeOrder(StrEnum):
 
 @dataclass
 class LoraConfig:
-    """No adapter."""
+    """The choice without adapter, and base class of all choices with adapters."""
 
     name: ClassVar[str] = "none"
 
@@ -44,29 +46,35 @@ class LoraConfig:
 
     @property
     def single_adapter(self) -> AdapterConfig | None:
-        """The config of the job's only adapter, or None."""
+        """The config of the job's only adapter. None if there is no adapter, or several."""
         return self if isinstance(self, AdapterConfig) else None
 
     @property
     def selectable_adapters(self) -> list[PeftConfig]:
-        """The adapters that requests choose from. Empty if all requests use the same."""
+        """The configs of the adapters that requests can select. Empty if all requests use the same
+        adapter.
+        """
         return []
 
     @property
     def adapter_names(self) -> list[str]:
-        """The names by which requests choose adapters."""
+        """The names by which requests select adapters."""
         return []
 
     @property
     def merges_adapter(self) -> bool:
-        """Whether the adapter permanently changes the base model's weights."""
+        """Whether the adapter is merged, which permanently changes the base model's weights."""
         return isinstance(self, AdapterConfig) and self.merge
 
     def check_merge(self, quantization_mix: QuantizationMix) -> None:
-        """Raise ConfigError for a merge without an order, or one that the quantization does not support."""
+        """Raise ConfigError if the merge order is missing, or if the quantization does not support the
+        merge.
+        """
 
     def check_adapter_names(self, task: str, requested_names: Sequence[str] | None) -> None:
-        """Raise ConfigError for adapter names of a task's requests that do not exist. None: names come later."""
+        """Raise ConfigError if a task's requests select adapters that do not exist. None: the requests
+        are not known yet.
+        """
         if requested_names:
             raise ConfigError(
                 f"task={task} names adapters ({', '.join(requested_names)}), "
@@ -76,7 +84,9 @@ class LoraConfig:
             )
 
     def reject_scheduler_features(self, reason: str) -> None:
-        """Raise ConfigError if this choice needs the scheduler, which cannot decode."""
+        """Raise ConfigError if this choice of adapters needs the scheduler. `reason` tells why the
+        scheduler cannot decode.
+        """
 
     @property
     def merges_before_quantization(self) -> bool:
@@ -86,7 +96,9 @@ class LoraConfig:
 
 @dataclass
 class AdapterConfig(LoraConfig):
-    """Common keys of adapters: the path, and whether and how to merge the adapter."""
+    """Common keys of all adapter choices: the path, whether to merge the adapter, and in which
+    order.
+    """
 
     path: str = config_field(MISSING, HASHED, not_blank("give the adapter's folder, hub id or .pth file"))
     merge: bool = False
@@ -107,21 +119,23 @@ class AdapterConfig(LoraConfig):
 
     @property
     def path_key(self) -> str:
-        """The config key of the adapter's location."""
+        """The config key that contains the adapter's location."""
         return "lora.path"
 
     @property
     def label(self) -> str:
-        """The KEY=VALUE that error messages name."""
+        """The adapter as KEY=VALUE, for error messages."""
         return f"{self.path_key}={self.path}"
 
     @property
     def revision_suffix(self) -> str:
-        """The hub revision as a suffix for names. Empty without one."""
+        """The hub revision as a suffix for names. Empty if no revision is set."""
         return ""
 
     def check_merge(self, quantization_mix: QuantizationMix) -> None:
-        """Raise ConfigError for a merge without an order, or one that the quantization does not support."""
+        """Raise ConfigError if the merge order is missing, or if the quantization does not support the
+        merge.
+        """
         label = quantization_mix.base.label
         if not self.merge:
             return
@@ -163,15 +177,15 @@ class PeftConfig(AdapterConfig):
 
     @property
     def revision_suffix(self) -> str:
-        """The hub revision as a suffix for names. Empty without one."""
+        """The hub revision as a suffix for names. Empty if no revision is set."""
         return f"@{self.revision}" if self.revision else ""
 
 
 @dataclass
 class PthConfig(AdapterConfig):
-    """A square-only adapter in a `.pth` file, or `embedded` for the bundled one.
+    """An adapter for square layers in a `.pth` file. `embedded` selects the bundled adapter.
 
-    rank null: as in the file.
+    rank null: the rank of the matrices in the file.
     """
 
     name: ClassVar[str] = "pth"

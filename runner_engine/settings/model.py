@@ -30,7 +30,7 @@ TEMPLATE_ARGUMENTS_OF_RUNNER = ("messages", "conversation", "tokenize", "add_gen
 
 
 class Attention(StrEnum):
-    """Attention implementation; auto: the scheduler's own, or transformers' default."""
+    """The attention implementation. auto: the scheduler's own attention, or transformers' default."""
 
     auto = "auto"
     sdpa = "sdpa"
@@ -40,7 +40,7 @@ class Attention(StrEnum):
 
 @dataclass
 class ModelConfig:
-    """Common keys of all kinds of models."""
+    """Common config keys of all kinds of models."""
 
     module: ClassVar[str]  # describes a kind of model that a caller has besides those of the engine
     key: ClassVar[str] = "model"  # the prefix of these keys
@@ -56,7 +56,7 @@ class ModelConfig:
 
     @property
     def name(self) -> str:
-        """The model's name: a config key for most kinds, a fixed name for others."""
+        """The model's name. Most kinds read it from a config key, others have a fixed name."""
         raise NotImplementedError
 
     def check_compatibility(
@@ -66,12 +66,16 @@ class ModelConfig:
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings of other groups that this kind of model does not support."""
+        """Raise ConfigError for settings of other config groups that this kind of model does not
+        support.
+        """
 
 
 @dataclass
 class LocalModelConfig(ModelConfig):
-    """A causal language model on this machine: the embedded one, a local folder or a hub id."""
+    """A causal language model that runs on this machine: the embedded one, a local folder or a hub
+    id.
+    """
 
     name: str = config_field(MISSING, HASHED, not_blank("give a folder or a hub id"))
     revision: str | None = config_field(None, HASHED)
@@ -104,7 +108,9 @@ class LocalModelConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject scheduler features if attention uses transformers' own cache."""
+        """Raise ConfigError for features that need the scheduler, if the configured attention uses
+        transformers' own KV cache.
+        """
         if self.attention is not Attention.auto:
             why = f"{self.key}.attention={self.attention.value} was requested"
             reject_scheduler_features(generation, why)
@@ -158,7 +164,9 @@ class LocalModelConfig(ModelConfig):
 
 @dataclass
 class LocalConfig(LocalModelConfig):
-    """A folder or .gguf file on this machine. It never counts as a hub id, and nothing is downloaded."""
+    """A model folder or .gguf file on this machine. The name is never interpreted as a hub id, and
+    nothing is downloaded.
+    """
 
     asks_hub: ClassVar[bool] = False
 
@@ -175,8 +183,10 @@ class LocalConfig(LocalModelConfig):
         )
 
 
-def to_local_config(model: ModelConfig) -> LocalModelConfig:
-    """Return a model's local config, with defaults for keys that its kind does not have."""
+def to_local_model_config(model: ModelConfig) -> LocalModelConfig:
+    """Convert a model's config to a local model's config. Keys that its kind does not have get
+    defaults.
+    """
     if model.local_part is not None:
         within: LocalModelConfig = getattr(model, model.local_part)
         return within
@@ -189,7 +199,9 @@ def to_local_config(model: ModelConfig) -> LocalModelConfig:
 def reject_weight_changes(
     quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, reason: str
 ) -> None:
-    """Raise ConfigError for quantization, lora or rope settings if the model's weights cannot change."""
+    """Raise ConfigError if quantization, lora or rope settings would change weights that cannot be
+    changed.
+    """
     for group, choice, plain in (
         ("quantization", quantization.label, "none"),
         ("lora", lora.name, "none"),

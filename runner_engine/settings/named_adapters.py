@@ -1,4 +1,6 @@
-"""Config choice lora=several: named PEFT adapters on one base. Each request chooses one."""
+"""Config choice lora=several: several named PEFT adapters on one base model. Each request
+selects one.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,21 @@ EXAMPLE = "'lora.adapters={math: FOLDER, style: FOLDER}'"
 
 @dataclass
 class NamedAdapter(PeftConfig):
-    """One of several adapters, with the interface of a single one."""
+    """One of several named adapters, with the same interface as the config of a single adapter."""
 
     called: str = ""
 
     @property
     def path_key(self) -> str:
-        """The config key of the adapter's location."""
+        """The config key that contains the adapter's location."""
         return f"lora.adapters.{self.called}"
 
 
 @dataclass
 class MultiAdapterConfig(LoraConfig):
-    """Several PEFT adapters on one base model. A request names one, or none for the base."""
+    """Several PEFT adapters on one base model. A request selects one by name, or none for the base
+    model.
+    """
 
     name: ClassVar[str] = "several"
     packages: ClassVar[tuple[str, ...]] = ("peft",)
@@ -50,7 +54,7 @@ class MultiAdapterConfig(LoraConfig):
                 )
 
     def check_adapter_names(self, task: str, requested_names: Sequence[str] | None) -> None:
-        """Raise ConfigError for a task that names no adapter, or an unknown one."""
+        """Raise ConfigError for a task whose requests select no adapter, or an unknown one."""
         if requested_names is None:
             return
         if not requested_names:
@@ -71,7 +75,9 @@ class MultiAdapterConfig(LoraConfig):
                 )
 
     def reject_scheduler_features(self, reason: str) -> None:
-        """Raise ConfigError, because only the scheduler can use different adapters in one pass."""
+        """Raise ConfigError, because only the scheduler can apply different adapters in one forward
+        pass.
+        """
         raise ConfigError(
             f"rows of several adapters need continuous batching, and {reason}: use lora=peft",
             key="lora",
@@ -81,12 +87,12 @@ class MultiAdapterConfig(LoraConfig):
 
     @property
     def selectable_adapters(self) -> list[PeftConfig]:
-        """The config of each adapter as a single one."""
+        """The config of each adapter, in the form of a single adapter."""
         return [NamedAdapter(path, called=name) for name, path in self.adapters.items()]
 
     @property
     def adapter_names(self) -> list[str]:
-        """The names by which requests choose adapters."""
+        """The names by which requests select adapters."""
         return [*self.adapters]
 
 

@@ -1,4 +1,6 @@
-"""Config group `rope`: position encoding, the model's own, 2D, or scaled for longer contexts."""
+"""Config group `rope`: the model's own position encoding, 2D rope, or a scaling for longer
+contexts.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ READ_BEYOND = "rope.beyond_trained=true"  # what lets texts be longer than a set
 
 @dataclass
 class RopeConfig:
-    """The model's own rotary embedding, unchanged."""
+    """The choice that keeps the model's own rotary embedding."""
 
     name: ClassVar[str] = "native"
     has_branches: ClassVar[bool] = False  # whether prompts may have branches
@@ -39,7 +41,9 @@ class RopeConfig:
 
 @dataclass
 class Rope2dConfig(RopeConfig):
-    """2D rope: the last pairs rotate alternately by branch and time, the others by position."""
+    """2D rope: the last frequency pairs rotate alternately by branch and time, the others by
+    position.
+    """
 
     name: ClassVar[str] = "rope_2d"
     has_branches: ClassVar[bool] = True
@@ -49,7 +53,9 @@ class Rope2dConfig(RopeConfig):
 
 @dataclass
 class RopeScalingConfig(RopeConfig):
-    """Common key of transformers' rope scalings: the factor by which the context grows."""
+    """Base class of transformers' rope scalings. The key `factor` is the factor by which the context
+    grows.
+    """
 
     is_scaling: ClassVar[bool] = True
     keeps_short_texts: ClassVar[bool] = False
@@ -60,14 +66,16 @@ class RopeScalingConfig(RopeConfig):
 
 @dataclass
 class RopeLinearConfig(RopeScalingConfig):
-    """Linear scaling: every angle is divided by the factor."""
+    """Linear rope scaling: every rotation angle is divided by the factor."""
 
     name: ClassVar[str] = "linear"
 
 
 @dataclass
 class RopeDynamicConfig(RopeScalingConfig):
-    """Dynamic NTK scaling: theta grows with sequences longer than the model's own positions."""
+    """Dynamic NTK rope scaling: theta grows for sequences longer than the model's own number of
+    positions.
+    """
 
     name: ClassVar[str] = "dynamic"
     keeps_short_texts: ClassVar[bool] = True
@@ -75,7 +83,9 @@ class RopeDynamicConfig(RopeScalingConfig):
 
 @dataclass
 class RopeLengthScalingConfig(RopeScalingConfig):
-    """Common key of scalings that depend on the pretraining length; null: the model's own."""
+    """Base class of rope scalings that depend on the pretraining length. null takes the length from
+    the model's config.
+    """
 
     original_max_position_embeddings: int | None = config_field(
         None, constraint=at_least(1, ", or null for the model's own")
@@ -84,7 +94,9 @@ class RopeLengthScalingConfig(RopeScalingConfig):
 
 @dataclass
 class RopeYarnConfig(RopeLengthScalingConfig):
-    """YaRN: low frequencies are stretched, high ones unchanged; null: the paper's values."""
+    """YaRN rope scaling: low frequencies are stretched, high frequencies stay. null selects the
+    paper's values.
+    """
 
     name: ClassVar[str] = "yarn"
     attention_factor: float | None = config_field(None, constraint=greater_than(0, ", or null"))
@@ -101,7 +113,9 @@ class RopeYarnConfig(RopeLengthScalingConfig):
 
 @dataclass
 class RopeLlama3Config(RopeLengthScalingConfig):
-    """Llama 3.1's scaling: wavelengths are stretched, kept or blended between two bounds."""
+    """Llama 3.1's rope scaling: long wavelengths are stretched, short ones stay, and those between
+    two bounds are blended.
+    """
 
     name: ClassVar[str] = "llama3"
     low_freq_factor: float = config_field(1.0, constraint=greater_than(0))

@@ -1,4 +1,5 @@
-"""Sampling parameters, each declared once with its range, neutral value and supporting APIs.
+"""Table of the sampling parameters. Each is declared once with its range, neutral value and
+supporting APIs.
 
 The config group `generation`, requests, HTTP bodies, requests to servers, the wire between stages,
 chat's `/set`, the harness, Python and the page read this table. A new parameter needs one field
@@ -19,7 +20,7 @@ from runner_base.fields import InIdentityUnless
 
 @dataclass(frozen=True)
 class SamplingParameter:
-    """A sampling parameter with its range and neutral value."""
+    """A sampling parameter with its valid range and the neutral value that has no effect."""
 
     name: str
     kind: type[int] | type[float]
@@ -34,7 +35,7 @@ class SamplingParameter:
 
     @property
     def range_text(self) -> str:
-        """The valid range, as an error message states it."""
+        """A description of the valid range for error messages."""
         off = "" if self.name == "temperature" else f" ({self.neutral:g} = off)"
         if self.kind is int:
             return f"must be a whole number in {self.low}..{self.high}{off}"
@@ -44,19 +45,21 @@ class SamplingParameter:
         return f"must lie in {span}{off}"
 
     def is_valid(self, value: Any) -> bool:
-        """Whether a value is a number of the right type and in range. `true` is no number."""
-        if not is_number(value, self.kind):
+        """Whether a value is a number of the right type and in range. The boolean `true` is not a
+        number.
+        """
+        if not is_number_of_type(value, self.kind):
             return False
         above = value > self.low if self.excludes_low else value >= self.low
         return bool(above and value <= self.high and not 0 < value < self.least)
 
     def parse(self, text: str) -> float:
-        """Parse a number that a user has typed. Raises ValueError if it is none."""
+        """Parse a number that a user has typed. Raises ValueError if the text is no valid number."""
         return self.kind(text)
 
 
-def is_number(value: Any, number_type: type[int] | type[float]) -> bool:
-    """Whether a value is a number of this type. NaN and booleans are not."""
+def is_number_of_type(value: Any, number_type: type[int] | type[float]) -> bool:
+    """Whether a value is a number of this type. NaN and booleans are not numbers."""
     is_kind = isinstance(value, Integral if number_type is int else Real) and not isinstance(value, bool)
     return is_kind and (number_type is int or bool(value == value))  # NaN is not equal to itself
 
@@ -76,7 +79,7 @@ def _define_parameter(
 
 @dataclass(kw_only=True)
 class SamplingKeys:
-    """The sampling parameters as config keys. None leaves the choice to a default."""
+    """The sampling parameters as config keys. None selects the default."""
 
     temperature: float | None = _define_parameter(
         1.0,
@@ -120,7 +123,7 @@ class SamplingKeys:
 
 
 class SamplingArguments(TypedDict, total=False):
-    """The sampling parameters as keyword arguments, for Python callers."""
+    """The sampling parameters as keyword arguments of Python functions."""
 
     temperature: float
     top_p: float
@@ -149,7 +152,8 @@ NEUTRAL = {name: one.neutral for name, one in PARAMETERS.items() if name != "tem
 
 @dataclass(unsafe_hash=True, kw_only=True)
 class Sampling(SamplingKeys):
-    """The sampling parameters of one request; None: as in the generation group, or config.seed.
+    """The sampling parameters of one request. None selects the setting in config group `generation`,
+    or config.seed.
 
     Instances never change, so that requests can share them and caches can use them as keys.
     """
@@ -157,12 +161,12 @@ class Sampling(SamplingKeys):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        check_sampling("", self)
+        validate_sampling("", self)
         need = f"must be a whole number in {SEED.low}..{SEED.high}"
         check_value(self.seed is None or SEED.is_valid(self.seed), "seed", self.seed, need)
 
     def with_defaults(self, generation: SamplingKeys, default_seed: int) -> Sampling:
-        """Fill unset parameters from the generation group and the seed."""
+        """Replace unset parameters by those of the config group `generation` and by the default seed."""
         given = {
             name: getattr(generation, name) if getattr(self, name) is None else getattr(self, name)
             for name in PARAMETERS
@@ -171,12 +175,14 @@ class Sampling(SamplingKeys):
 
     @property
     def as_numbers(self) -> tuple[float, ...]:
-        """The parameters in table order, as C and the wire between stages expect them."""
+        """The parameters as numbers in table order, for C code and for the protocol between pipeline
+        stages.
+        """
         return tuple(float(getattr(self, name)) for name in PARAMETERS)
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[float]) -> Sampling:
-        """Build from parameters in table order. Raises ConfigError for values out of range."""
+        """Create an instance from numbers in table order. Raises ConfigError for numbers out of range."""
         given: dict[str, Any] = dict(zip(PARAMETERS, numbers, strict=True))
         for name, one in PARAMETERS.items():
             if one.kind is int and one.low <= given[name] <= one.high and given[name] % 1 == 0:
@@ -185,9 +191,11 @@ class Sampling(SamplingKeys):
 
     @property
     def effective(self) -> Sampling:
-        """Only the parameters that change tokens: greedy decoding needs no seed and no sampling parameters.
+        """The parameters that have an effect on the tokens. Greedy decoding needs neither seed nor
+        sampling parameters.
 
-        It is the object GREEDY where it is equal, so that a step can compare by identity.
+        The result is the object GREEDY if it is equal to GREEDY, so that a decoding step can compare
+        by identity.
         """
         if self.temperature:
             return self
@@ -198,8 +206,8 @@ class Sampling(SamplingKeys):
         return GREEDY if effective == GREEDY else effective
 
 
-def check_sampling(prefix: str, sampling: SamplingKeys) -> None:
-    """Raise ConfigError for a parameter out of range. None is valid.
+def validate_sampling(prefix: str, sampling: SamplingKeys) -> None:
+    """Raise ConfigError for a sampling parameter out of range. None is valid.
 
     `prefix` precedes the parameter's name in the message: `generation.`, or nothing for a request.
     """
@@ -208,10 +216,10 @@ def check_sampling(prefix: str, sampling: SamplingKeys) -> None:
         check_value(value is None or one.is_valid(value), f"{prefix}{name}", value, one.range_text)
 
 
-def active_parameters(
+def get_effective_parameters(
     sampling: SamplingKeys, is_selected: Callable[[SamplingParameter], bool]
 ) -> dict[str, float]:
-    """Return the selected parameters whose value has an effect."""
+    """Return those selected sampling parameters whose value has an effect."""
     values = {name: getattr(sampling, name) for name in NEUTRAL if is_selected(PARAMETERS[name])}
     return {name: value for name, value in values.items() if value not in (None, NEUTRAL[name])}
 

@@ -1,4 +1,5 @@
-"""Speculative decoding: how draft tokens are proposed, which the model then verifies in one pass.
+"""Config of speculative decoding: how draft tokens are proposed, which the model then verifies
+in one forward pass.
 
 `generation.speculate` is a short name (off, auto, ngram, draft, mtp) or a mapping ({kind: draft,
 layers: 10, tokens: 3}); `str` of the parsed value is the shortest equivalent text, which is part of
@@ -24,7 +25,9 @@ DRAFT_QUANTIZATION = "nf4"  # of a draft of the same model, where nothing else m
 
 
 class DrafterKind(StrEnum):
-    """The drafter. `auto` and `off` never change how an answer is made; the others always draft."""
+    """The drafter. `auto` and `off` never change how an answer is computed; all other kinds always
+    draft.
+    """
 
     off = "off"  # nobody
     auto = "auto"  # prompt lookup for a few greedy rows, while it saves time
@@ -35,7 +38,7 @@ class DrafterKind(StrEnum):
 
 @dataclass(frozen=True)
 class SpeculationConfig:
-    """How draft tokens are proposed."""
+    """Settings for proposing draft tokens."""
 
     kind: DrafterKind = DrafterKind.auto
     tokens: int = USUAL_TOKENS  # of a guess at most
@@ -60,12 +63,12 @@ class SpeculationConfig:
 
     @property
     def drafts_every_step(self) -> bool:
-        """Whether draft tokens are proposed at every step, whatever their measured speed."""
+        """Whether draft tokens are proposed in every decoding step, even if this is slower."""
         return self.kind not in (DrafterKind.off, DrafterKind.auto)
 
     @property
     def description(self) -> Note:
-        """A note on the drafter, for a job's result."""
+        """A note for a job's result that describes the drafter."""
         if self.kind is DrafterKind.mtp:
             return note("own_head_guesses", tokens=self.tokens)
         if self.kind is not DrafterKind.draft:
@@ -144,7 +147,7 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> SpeculationConfig:
             _format_mapping(mapping), f"layers is {layers!r}, and must be 1 or more", "bad_value"
         )
     model, quantization = mapping.get("model"), mapping.get("quantization")
-    if kind is not DrafterKind.draft and (of_draft := _list_draft_keys(model, quantization, layers)):
+    if kind is not DrafterKind.draft and (of_draft := _list_set_draft_keys(model, quantization, layers)):
         raise _build_invalid_value_error(
             _format_mapping(mapping), f"{of_draft[0]} is of a draft model, and kind is {kind}", "conflict"
         )
@@ -156,15 +159,15 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> SpeculationConfig:
                 "no_effect",
             )
         return SpeculationConfig(kind)
-    if kind is DrafterKind.draft and not _list_draft_keys(model, quantization, layers):
+    if kind is DrafterKind.draft and not _list_set_draft_keys(model, quantization, layers):
         quantization = DRAFT_QUANTIZATION
     model_text = None if model is None else str(model)
     quantization_text = None if quantization is None else str(quantization)
     return SpeculationConfig(kind, tokens, model_text, quantization_text, layers)
 
 
-def _list_draft_keys(model: object, quantization: object, layers: object) -> list[str]:
-    """Return which keys of a draft model are set."""
+def _list_set_draft_keys(model: object, quantization: object, layers: object) -> list[str]:
+    """Return the names of those draft model keys that are set."""
     given = {"model": model, "quantization": quantization, "layers": layers}
     return [name for name, value in given.items() if value is not None]
 

@@ -1,9 +1,17 @@
-"""Tool calls in answers, in the formats that models write: this package's public names."""
+"""Parses and formats tool calls in the syntax that each model family writes: the public names of
+this package.
+"""
 
 from runner_engine.tool_calls.calls import MalformedToolCall, ParsedAnswer, Schemas, ToolCall
-from runner_engine.tool_calls.forms import NAMES, USUAL, ToolCallFormat, detect_format_name, import_format
+from runner_engine.tool_calls.forms import (
+    NAMES,
+    USUAL,
+    ToolCallFormat,
+    detect_format_name,
+    import_tool_call_format,
+)
 from runner_engine.tool_calls.grammar_rules import build_json_rule
-from runner_engine.tool_calls.system_message import add_tools_to_system
+from runner_engine.tool_calls.system_message import append_tools_to_system_message
 
 __all__ = [  # noqa: RUF022 - by what they are for
     "ToolCall",  # a function's name with its arguments
@@ -13,8 +21,8 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "ToolCallFormat",  # one way in which models write calls: read, write
     "NAMES",  # of all forms
     "USUAL",  # the form of a model whose template shows none
-    "import_format",  # returns a form
+    "import_tool_call_format",  # returns a form
     "detect_format_name",  # the form that a chat template's text shows
     "build_json_rule",  # what JSON of a schema is in a grammar
-    "add_tools_to_system",  # the system message that offers functions where the template takes none
+    "append_tools_to_system_message",  # the system message that offers functions where the template takes none
 ]

@@ -12,24 +12,26 @@ Schemas = Sequence[Mapping[str, Any]]
 
 
 class MalformedToolCall(ValueError):
-    """Raised if an answer starts a tool call that is invalid. The message tells why."""
+    """Raised if an answer contains an incomplete or invalid tool call. The message contains the
+    reason.
+    """
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A tool call: a function's name and its arguments as JSON values."""
+    """A tool call: the function's name, and its arguments as JSON values."""
 
     name: str
     arguments: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """Return the call in Python syntax."""
+        """Format the tool call in Python syntax."""
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.arguments.items())})"
 
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """A parsed answer: its tool calls, and the text outside of them."""
+    """A parsed answer: its tool calls, and the text outside of the calls."""
 
     calls: tuple[ToolCall, ...] = ()
     text: str = ""
@@ -39,37 +41,37 @@ class ParsedAnswer:
 
 
 def parse_call_object(
-    value: Any,
+    json_value: Any,
     name_keys: Sequence[str] = ("name",),
     argument_keys: Sequence[str] = ("arguments", "parameters"),
 ) -> ToolCall:
-    """Convert a JSON object to a tool call. Raises MalformedToolCall if it is none."""
-    if not isinstance(value, Mapping):
-        raise MalformedToolCall(f"a call is an object, and this is {_shorten(value)}")
-    if isinstance(value.get("function"), Mapping):  # as OpenAI nests it
-        value = value["function"]
-    name = next((value[key] for key in name_keys if key in value), None)
+    """Convert a JSON object to a tool call. Raises MalformedToolCall if the object is no valid call."""
+    if not isinstance(json_value, Mapping):
+        raise MalformedToolCall(f"a call is an object, and this is {_shorten_for_message(json_value)}")
+    if isinstance(json_value.get("function"), Mapping):  # as OpenAI nests it
+        json_value = json_value["function"]
+    name = next((json_value[key] for key in name_keys if key in json_value), None)
     if not isinstance(name, str) or not name:
         raise MalformedToolCall(
-            f"a call names its function as {name_keys[0]!r}, and this does not: {_shorten(value)}"
+            f"a call names its function as {name_keys[0]!r}, and this does not: {_shorten_for_message(json_value)}"
         )
-    arguments: Any = next((value[key] for key in argument_keys if key in value), {})
-    return ToolCall(name, parse_arguments(name, arguments))
+    arguments: Any = next((json_value[key] for key in argument_keys if key in json_value), {})
+    return ToolCall(name, parse_call_arguments(name, arguments))
 
 
-def parse_arguments(function_name: str, value: Any) -> Mapping[str, Any]:
-    """Return a call's arguments, given as an object or as JSON text."""
-    if isinstance(value, str):
-        value = parse_whole_json(value)
-    if not isinstance(value, Mapping):
+def parse_call_arguments(function_name: str, arguments: Any) -> Mapping[str, Any]:
+    """Return the arguments of a tool call, given as a JSON object or as JSON text."""
+    if isinstance(arguments, str):
+        arguments = parse_whole_json(arguments)
+    if not isinstance(arguments, Mapping):
         raise MalformedToolCall(
-            f"the arguments of {function_name} are an object, and these are {_shorten(value)}"
+            f"the arguments of {function_name} are an object, and these are {_shorten_for_message(arguments)}"
         )
-    return value
+    return arguments
 
 
-def parameter_types(schemas: Schemas, function_name: str) -> dict[str, Any]:
-    """Return the JSON schema type of each parameter of an offered function."""
+def get_parameter_types(schemas: Schemas, function_name: str) -> dict[str, Any]:
+    """Return the JSON schema type of each parameter of a function."""
     parameters = next(
         (schema.get("parameters") or {} for schema in schemas if schema.get("name") == function_name), {}
     )
@@ -78,20 +80,24 @@ def parameter_types(schemas: Schemas, function_name: str) -> dict[str, Any]:
 
 
 def parse_whole_json(text: str) -> Any:
-    """Parse a string that is one JSON value. Raises MalformedToolCall if other text follows."""
+    """Parse a string that contains one JSON value. Raises MalformedToolCall if other text follows."""
     value, end = parse_json_at(text, 0)
     if text[end:].strip():
-        raise MalformedToolCall(f"behind the JSON there is {_shorten(text[end:].strip())}")
+        raise MalformedToolCall(f"behind the JSON there is {_shorten_for_message(text[end:].strip())}")
     return value
 
 
 def parse_json_at(text: str, start: int) -> tuple[Any, int]:
-    """Parse the JSON value at a position, after whitespace. Returns the value and its end."""
+    """Parse the JSON value that starts at a position, after whitespace. Returns the value and its
+    end position.
+    """
     begin = len(text) - len(text[start:].lstrip())
     try:
         return DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError) as error:
-        raise MalformedToolCall(f"no whole JSON at {_shorten(text[begin : begin + 60])}") from error
+        raise MalformedToolCall(
+            f"no whole JSON at {_shorten_for_message(text[begin : begin + 60])}"
+        ) from error
 
 
 def format_arguments(call: ToolCall) -> str:
@@ -103,21 +109,21 @@ def format_call_object(call: ToolCall, arguments_key: str = "arguments") -> str:
     return json.dumps({"name": call.name, arguments_key: call.arguments}, ensure_ascii=False)
 
 
-def _reject_constant(name: str) -> NoReturn:
+def _reject_json_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object from JSON pairs. Raises ValueError if a key occurs twice."""
+    """Build a dictionary from JSON pairs. Raises ValueError if a key occurs twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
         raise ValueError("a key stands twice")
     return value
 
 
-DECODER = json.JSONDecoder(parse_constant=_reject_constant, object_pairs_hook=_reject_duplicate_keys)
+DECODER = json.JSONDecoder(parse_constant=_reject_json_constant, object_pairs_hook=_reject_duplicate_keys)
 
 
-def _shorten(value: Any) -> str:
+def _shorten_for_message(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,4 +1,5 @@
-"""Builds grammar rules for tool calls, in the syntax of runner_engine/grammars/grammar_cache.py.
+"""Builds grammar rules for tool calls, in the syntax that
+runner_engine/grammars/grammar_cache.py accepts.
 
 Each format's `build_grammar` returns rules. Among them are `calls`, calls of the functions with
 arguments that match their schemas, and `answer`: calls, or a text without calls.
@@ -40,13 +41,13 @@ SHAPES = {"enum", "const", "minLength", "maxLength", "pattern", "format"}
 PYTHON_ESCAPES = '"\\bfnrt'  # those that mean the same in a string of Python
 
 
-def quote_literal(text: str) -> str:
-    """Quote a string for a grammar."""
+def quote_grammar_literal(text: str) -> str:
+    """Quote a string as a literal in a grammar."""
     return json.dumps(text)
 
 
 def build_json_rule(schema: Mapping[str, Any], **options: Any) -> str:
-    """Return the grammar rule for JSON that matches a schema."""
+    """Return the grammar rule for JSON values that match a JSON schema."""
     own = {"whitespace_pattern": BLANKS, "lenient": False} | options
     return f"%json {json.dumps({**schema, 'x-guidance': own}, allow_nan=False)}"
 
@@ -58,28 +59,29 @@ def get_arguments_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def build_call_object_rule(schemas: Schemas, arguments_key: str = "arguments") -> str:
-    """Return the rule `call`: a JSON object with the function's name and arguments."""
+    """Return the grammar rule `call`: a JSON object with a function's name and arguments."""
     begins = [f'{{"name": {json.dumps(schema["name"])}, "{arguments_key}": ' for schema in schemas]
     arguments = [build_json_rule(get_arguments_schema(schema)) for schema in schemas]
-    objects = [f'{quote_literal(a)} {b} "}}"' for a, b in zip(begins, arguments, strict=True)]
+    objects = [f'{quote_grammar_literal(a)} {b} "}}"' for a, b in zip(begins, arguments, strict=True)]
     return build_alternatives_rule("call", objects)
 
 
-def build_alternatives_rule(rule_name: str, options: Sequence[str] | Any) -> str:
-    """Return a rule that matches one of several alternatives."""
-    return f"{rule_name}: " + "\n  | ".join(options)
+def build_alternatives_rule(rule_name: str, alternatives: Sequence[str] | Any) -> str:
+    """Return a grammar rule that matches any one of several alternatives."""
+    return f"{rule_name}: " + "\n  | ".join(alternatives)
 
 
 def build_repeat_rule(rule_name: str, separator: str, allow_multiple: bool) -> str:
-    """Return a rule once, or repeated with separators."""
-    return f"{rule_name} ({quote_literal(separator)} {rule_name})*" if allow_multiple else rule_name
+    """Return a grammar rule that matches another rule once, or repeatedly with separators between."""
+    return f"{rule_name} ({quote_grammar_literal(separator)} {rule_name})*" if allow_multiple else rule_name
 
 
 def build_parameter_rules(
     function_index: int, schema: Mapping[str, Any], format_name: str, value_rule: Callable[[str, Any], str],
     separator: str = "",
 ) -> str:  # fmt: skip
-    """Return the rule `parameters_N` of a function: its parameters in schema order, optional ones omissible.
+    """Return the grammar rule `parameters_N` of a function: its parameters in schema order. Optional
+    parameters may be omitted.
 
     value_rule: returns a parameter's grammar rule, given its name and schema.
     """
@@ -102,7 +104,7 @@ def build_parameter_rules(
         first, next_one = f"parameters_{function_index}_{at}", f"parameters_{function_index}_{at + 1}"
         rules.append(f"value_{function_index}_{at}: {value}")
         plain = f"value_{function_index}_{at} more_{next_one}"
-        behind = f"{quote_literal(separator)} {plain}" if separator else plain
+        behind = f"{quote_grammar_literal(separator)} {plain}" if separator else plain
         if name in needed:
             rules += [f"{first}: {plain}", f"more_{first}: {behind}"]
         else:
@@ -114,9 +116,10 @@ def build_parameter_rules(
 def build_plain_value_rule(
     format_name: str, name: str, schema: Mapping[str, Any], end_mark: str, mark_text: str
 ) -> str:
-    """Return the rule for a parameter's value with its end mark: plain text for strings, else JSON.
+    """Return the grammar rule for a parameter's value and its end mark. Strings are plain text,
+    other values JSON.
 
-    end: the name of the end mark; mark: its text.
+    end_mark: the name of the end mark; mark_text: the text of the end mark.
     """
     if schema.get("type") not in STRINGS:
         return f"{build_json_rule(schema)} {end_mark}"
@@ -132,11 +135,11 @@ def build_plain_value_rule(
         )
     if odd := [one for one in values if one != one.strip("\n") or mark_text.strip() in one]:
         raise ConfigError(f"the form {format_name} cannot write {odd[0]!r}", key=name, code="unsupported")
-    return f"({' | '.join(map(quote_literal, values))}) {end_mark}"
+    return f"({' | '.join(map(quote_grammar_literal, values))}) {end_mark}"
 
 
 def build_python_list_rules(schemas: Schemas, allow_multiple: bool, format_name: str) -> str:
-    """Return the rules of `list`: calls in Python syntax."""
+    """Return the grammar rules for `list`: tool calls in Python syntax."""
     calls, rules = [], []
     for number, schema in enumerate(schemas):
         name = schema["name"]
@@ -145,7 +148,7 @@ def build_python_list_rules(schemas: Schemas, allow_multiple: bool, format_name:
                 format_name, schema, "its name is none of Python", "unsupported"
             )
         rules.append(build_parameter_rules(number, schema, format_name, _build_keyword_rule, ", "))
-        calls.append(f'{quote_literal(f"{name}(")} parameters_{number} ")"')
+        calls.append(f'{quote_grammar_literal(f"{name}(")} parameters_{number} ")"')
     many = build_repeat_rule("call", ", ", allow_multiple)
     return "\n".join([f'list: "[" {many} "]"', build_alternatives_rule("call", calls), *rules])
 
@@ -153,7 +156,9 @@ def build_python_list_rules(schemas: Schemas, allow_multiple: bool, format_name:
 def _build_keyword_rule(name: str, schema: Mapping[str, Any]) -> str:
     if not _is_identifier(name):
         raise ConfigError("this parameter's name is none of Python", key=name, code="unsupported")
-    return f"{quote_literal(f'{name}=')} {build_json_rule(schema, json_allowed_escapes=PYTHON_ESCAPES)}"
+    return (
+        f"{quote_grammar_literal(f'{name}=')} {build_json_rule(schema, json_allowed_escapes=PYTHON_ESCAPES)}"
+    )
 
 
 def _is_identifier(name: str) -> bool:
@@ -163,7 +168,7 @@ def _is_identifier(name: str) -> bool:
 def build_unconstrainable_error(
     format_name: str, schema: Mapping[str, Any], reason: str, code: Code = "bad_value"
 ) -> ConfigError:
-    """Return the error for a function whose calls no grammar can constrain."""
+    """Return the error for a function whose tool calls no grammar can constrain."""
     return ConfigError(
         f"calls of {schema['name']} cannot be held in the form {format_name}: {reason}", code=code
     )

@@ -1,4 +1,6 @@
-"""Converts parameter values that a format writes as plain text, by the offered function's schema."""
+"""Converts parameter values that a tool call format writes as plain text, according to the
+function's schema.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ STRINGS = ("string", "str", "text")
 
 
 def parse_plain_value(text: str, type_name: Any) -> Any:
-    """Convert a plain text to a value of the parameter's type. Unparsable text stays a string."""
+    """Convert plain text to a value of the parameter's type. Text that cannot be parsed stays a
+    string.
+    """
     plain = text.removeprefix("\n").removesuffix("\n")
     if type_name in STRINGS:
         return plain

@@ -1,4 +1,6 @@
-"""Parses lists of calls in Python syntax from the syntax tree. Only literals are evaluated."""
+"""Parses lists of tool calls in Python syntax. Nothing is executed: only literals in the syntax
+tree are evaluated.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ MOST = 200_000  # characters: Python's parser needs memory of a multiple of it
 
 
 def parse_python_calls(text: str) -> tuple[ToolCall, ...]:
-    """Parse a list of calls in Python syntax. Raises MalformedToolCall for anything else."""
+    """Parse a list of tool calls in Python syntax. Raises MalformedToolCall for any other text."""
     if len(text) > MOST:
         raise MalformedToolCall(f"a list of calls of {len(text):,} characters")
     try:
@@ -40,7 +42,7 @@ def _parse_call(node: ast.expr) -> ToolCall:
 
 
 def _parse_function_name(node: ast.expr) -> str:
-    """Return a function's name with its dots."""
+    """Return the name of the called function, including dots."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -49,7 +51,7 @@ def _parse_function_name(node: ast.expr) -> str:
 
 
 class _JsonConstantReplacer(ast.NodeTransformer):
-    """Replaces JSON's true, false and null by Python's constants."""
+    """Replaces the names true, false and null in a syntax tree by Python's constants."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(WORDS[node.id]) if node.id in WORDS else node
@@ -63,5 +65,5 @@ def _parse_literal(node: ast.expr) -> Any:
 
 
 def format_python_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls as a list in Python syntax."""
+    """Format tool calls as a list in Python syntax."""
     return f"[{', '.join(map(str, calls))}]"

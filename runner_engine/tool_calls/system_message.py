@@ -1,4 +1,6 @@
-"""Offers functions as JSON in the system message, for chat templates that ignore tools."""
+"""Describes the available functions as JSON in the system message, for chat templates that
+ignore tool definitions.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ If none does, call nothing, and answer in words."""
 EXAMPLE = (ToolCall("function_name", {"parameter": "value"}), ToolCall("other_function", {"parameter": 1}))
 
 
-def add_tools_to_system(
+def append_tools_to_system_message(
     schemas: Sequence[Mapping[str, Any]], call_format: ToolCallFormat, system_message: str | None = None
 ) -> str:
-    """Return a system message that offers functions, after the existing system message."""
+    """Return the system message followed by a description of the available functions."""
     tools = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas)
     words = IN_SYSTEM.format(tools=tools, example=call_format.format_calls(EXAMPLE))
     return f"{system_message}\n\n{words}" if system_message else words

@@ -30,14 +30,14 @@ def test_the_arrays_say_what_the_product_says(generator: np.random.Generator) ->
     import recall_null as models
     import recall_texts_null as simulation
 
-    from runner_compare.features.recall.compute import RecallFindings, divide_error
+    from runner_compare.features.recall.compute import RecallFindings, divide_error_rate
 
     recalls = [0.95, 0.95, 0.95, 0.5, 0.5]
     for texts, by_text in ((1, False), (30, True)):
         right = simulation.draw_right(generator, recalls, 2, texts)
         (tests,) = simulation.all_tests(right[None], texts, by_text)
         outcomes = [simulation.outcomes_of(own, texts, by_text) for own in right]
-        findings = divide_error(
+        findings = divide_error_rate(
             {str(at): RecallFindings(own, models.MARGIN) for at, own in enumerate(outcomes)}
         )
         assert simulation.share_level(tests) == [own.effective_length for own in findings.values()]

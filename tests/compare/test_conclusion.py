@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from compared import rows_of, sentences_of
 
-from runner_compare.render.conclusion import answer_sentences, conclusion_text
+from runner_compare.render.conclusion import conclusion_sentences, conclusion_text
 from runner_compare.statistics import (
     McNemarTest,
     Measurements,
@@ -18,7 +18,7 @@ from runner_compare.statistics.planning import expected_disagreement, questions_
 
 
 def sentences(*effects: Test | str, **margins: float) -> list[str]:
-    return answer_sentences(rows_of(*effects, margins=margins))
+    return conclusion_sentences(rows_of(*effects, margins=margins))
 
 
 def conclusion(*effects: Test | str, **margins: float) -> str:

@@ -8,7 +8,7 @@ from compared import example, judge_example, rows_of
 
 from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
-from runner_compare.render.next_steps import last_lines, lines_of_parts, next_step
+from runner_compare.render.next_steps import join_into_lines, next_and_details_lines, suggest_next_command
 from runner_compare.statistics import McNemarTest, SignFlipTest
 
 COMMAND = ("runner-compare", "--output-dir", "my runs")
@@ -23,7 +23,7 @@ def compared(margin: float | None = 0.02) -> Table:
 
 
 def command_of(table: Table) -> list[str]:
-    step = next_step(table, COMMAND)
+    step = suggest_next_command(table, COMMAND)
     assert step is not None
     return shlex.split(step[0])
 
@@ -33,7 +33,7 @@ def test_without_a_baseline_the_command_names_the_value_that_changes_no_model() 
     table.baseline = {}
     assert command_of(table) == [*COMMAND, "--baseline", "quantization=none"]
     table.rows = table.rows[:1]
-    assert next_step(table, COMMAND) is None, "nothing to compare"
+    assert suggest_next_command(table, COMMAND) is None, "nothing to compare"
 
 
 def test_a_known_number_of_questions_is_asked_for_where_jobs_have_a_limit() -> None:
@@ -64,7 +64,7 @@ def test_likelihoods_without_a_margin_get_one() -> None:
         for row in rows:
             row.run.metrics["log_likelihood_nats_per_token"] = -1.0
         table = Table("likelihood", ["quantization.name"], rows, {"quantization.name": "none"})
-        step = next_step(table, COMMAND)
+        step = suggest_next_command(table, COMMAND)
         assert (step is None) == (not margin)
         if step is not None:
             assert shlex.split(step[0]) == [*COMMAND, "--baseline", "quantization=none", "--margin", margin]
@@ -73,7 +73,10 @@ def test_likelihoods_without_a_margin_get_one() -> None:
 def test_nothing_is_suggested_where_all_is_decided() -> None:
     rows = rows_of(McNemarTest(20, 20, 2000), margins={"accuracy": 0.02})
     assert (
-        next_step(Table("any", ["quantization.name"], rows, {"quantization.name": "none"}), COMMAND) is None
+        suggest_next_command(
+            Table("any", ["quantization.name"], rows, {"quantization.name": "none"}), COMMAND
+        )
+        is None
     )
 
 
@@ -81,7 +84,7 @@ def test_a_long_command_has_lines_that_a_shell_joins_again() -> None:
     table = compared()
     view = View(command=COMMAND, shown_at="mlflow ui --backend-store-uri sqlite:///my/mlflow.db")
     for width in (70, 100):
-        lines = last_lines(Comparison([table], view), [table], width)
+        lines = next_and_details_lines(Comparison([table], view), [table], width)
         assert max(map(len, lines)) <= width
         first = next(number for number, line in enumerate(lines) if line.startswith("Details:"))
         command = "\n".join(line for line in lines[:first] if not line.strip().startswith("("))
@@ -91,11 +94,11 @@ def test_a_long_command_has_lines_that_a_shell_joins_again() -> None:
 
 def test_what_is_shown_already_is_no_detail() -> None:
     table = compared()
-    lines = last_lines(Comparison([table], View(explain=True, plot=True)), [table], 100)
+    lines = next_and_details_lines(Comparison([table], View(explain=True, plot=True)), [table], 100)
     assert lines[-1] == "Details: --columns all · --save DIR"
-    assert last_lines(Comparison([]), [], 100) == []
+    assert next_and_details_lines(Comparison([]), [], 100) == []
 
 
 def test_parts_are_joined_as_far_as_a_line_has_room() -> None:
-    assert lines_of_parts(["one", "two", "three"], 9) == ["one · two", "three"]
-    assert lines_of_parts(["a part that is longer"], 9) == ["a part that is longer"]
+    assert join_into_lines(["one", "two", "three"], 9) == ["one · two", "three"]
+    assert join_into_lines(["a part that is longer"], 9) == ["a part that is longer"]

@@ -23,7 +23,7 @@ from omegaconf.basecontainer import BaseContainer
 from options_here import studies
 
 from runner.config import compose as compose_module
-from runner.config.choices import CONF, included_choice_files
+from runner.config.choices import CONF, installed_choice_files
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
 from runner.config.hydra_versions import register_resolver
@@ -34,7 +34,7 @@ from runner.grid.expand import expand_grid
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in included_choice_files(group)]
+CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in installed_choice_files(group)]
 OF_GROUPS = [[*lines] for _, lines in itertools.groupby(CHOICES, key=lambda line: line.partition("=")[0])]
 # Each choice once at least, beside one of every other group.
 ROWS = [[lines[row % len(lines)] for lines in OF_GROUPS] for row in range(max(map(len, OF_GROUPS)))]

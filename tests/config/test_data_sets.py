@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from raising import raises
 
 from runner.config import data_sets
-from runner.config.choices import CONF, choice_file
+from runner.config.choices import CONF, find_choice_file
 from runner.config.compose import Composer, compose_job, create_composer
 from runner.config.extractors import GoldKind
-from runner.config.hydra import split_off_hydra, to_config
+from runner.config.hydra import split_off_hydra, to_runner_config
 from runner.config.runner_hydra import create_hydra
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
@@ -45,7 +45,9 @@ def mine(tmp_path: Path) -> Path:
 
 
 def task(*overrides: str, folder: Path | None = None) -> Any:
-    return to_config(*compose_job(overrides, folder=None if folder is None else str(folder))).task
+    return to_runner_config(
+        *compose_job(overrides, config_folder=None if folder is None else str(folder))
+    ).task
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -60,7 +62,7 @@ def test_a_shipped_file_says_what_it_is_and_composes(name: str) -> None:
 
 
 def test_the_shipped_ones_are_listed() -> None:
-    assert data_sets.list_data_sets() == SHIPPED
+    assert data_sets.list_data_set_names() == SHIPPED
     assert {"embedded", "gsm8k"} <= {*SHIPPED}
 
 
@@ -97,7 +99,7 @@ def test_a_file_of_the_users_own_names_clusters_for_every_task(mine: Path) -> No
 def test_keys_that_a_file_may_hold_are_keys_of_tasks() -> None:
     looked_up = set()
     for name in TASKS:
-        content: Any = OmegaConf.to_container(OmegaConf.load(choice_file("task", name)), resolve=False)
+        content: Any = OmegaConf.to_container(OmegaConf.load(find_choice_file("task", name)), resolve=False)
         looked_up |= {key for key, value in content.items() if value == f"${{data_set:{key}}}"}
     assert {*data_sets.KEYS} == {"data"} | looked_up
 
@@ -139,7 +141,7 @@ def test_each_job_of_a_grid_has_its_own(mine: Path) -> None:
     master = hydra.compose_config("config", [], RunMode.MULTIRUN, with_log_configuration=False)
     composer = Composer(hydra.config_loader, "config", master)
     tasks: list[Any] = [
-        to_config(*split_off_hydra(composer.compose([f"task.data={name}"]))).task
+        to_runner_config(*split_off_hydra(composer.compose([f"task.data={name}"]))).task
         for name in ("quiz", "embedded_hard")
     ]
     assert [(one.data, one.split, one.gold) for one in tasks] == [

@@ -18,10 +18,10 @@ import runner
 from runner.config.choices import list_choices
 from runner.config.compose import compose_job, create_composer
 from runner.config.error_messages import explain_error
-from runner.config.groups import GROUPS, key_types
-from runner.config.hydra import split_off_hydra, to_config
-from runner.config.hydra_versions import main_environment
-from runner.library.load import build_config
+from runner.config.groups import GROUPS, collect_key_types
+from runner.config.hydra import split_off_hydra, to_runner_config
+from runner.config.hydra_versions import hydra_main_environment
+from runner.library.load import build_load_config
 from runner_base.errors import Code, ConfigError, RunnerError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -42,7 +42,7 @@ def job(tmp_path: Path, *overrides: str) -> Any:
 def refusal(*overrides: str) -> str | None:
     """Return the error for a job of these overrides, None if there is none."""
     try:
-        to_config(*compose_job(overrides))
+        to_runner_config(*compose_job(overrides))
     except (RunnerError, HydraException, OmegaConfBaseException) as error:
         return explain_error(error)
     return None
@@ -91,10 +91,10 @@ def test_nor_in_a_study(tmp_path: Path, body: str, code: Code, key: str) -> None
 
 
 def test_a_schema_put_beside_the_choice_is_refused() -> None:
-    with main_environment():
+    with hydra_main_environment():
         beside = create_composer().compose(["+hydra/schema/quantization@quantization=nf4"])
     with raises(ConfigError, "conflict"):
-        to_config(*split_off_hydra(beside))
+        to_runner_config(*split_off_hydra(beside))
 
 
 @pytest.mark.thorough
@@ -104,8 +104,8 @@ def test_nor_from_python(tmp_path: Path) -> None:
     with raises(ConfigError, "unknown_choice", "quantization.name"):
         runner.evaluate({"quantization.name": "nf4", "model": "stub", "output_dir": str(tmp_path)})
     with raises(ConfigError, "unknown_choice", "model.name"):
-        build_config("stub", OPEN, {"name": "x"})
-    assert build_config("stub", OPEN | {"rope": {"name": "yarn"}}, {}).rope.name == "yarn", (
+        build_load_config("stub", OPEN, {"name": "x"})
+    assert build_load_config("stub", OPEN | {"rope": {"name": "yarn"}}, {}).rope.name == "yarn", (
         "there it is how to choose with keys"
     )
 
@@ -138,4 +138,4 @@ def test_each_choice_of_each_group_is_a_class_with_its_name() -> None:
         for name, schema in GROUPS[group].items():
             assert schema.name == name
             assert "name" not in {item.name for item in dataclasses.fields(schema)}
-    assert not {f"{group}.name" for group in NAMED} & key_types().keys()
+    assert not {f"{group}.name" for group in NAMED} & collect_key_types().keys()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from runner.config.choices import CONF, choice_schema, included_choice_files, list_choices
+from runner.config.choices import CONF, get_choice_schema, installed_choice_files, list_choices
 from runner.config.compose import compose_job
 from runner.config.groups import GROUPS
 from runner.config.help import allowed_values, describe_job_keys, read_comments
@@ -42,7 +42,7 @@ def keys(*overrides: str) -> dict[str, tuple[str, str]]:
 def test_every_key_of_every_choice_says_what_it_is(group: str) -> None:
     silent, incomplete = [], []
     for choice in list_choices(group):
-        said, schema = keys(f"{group}={choice}"), choice_schema(group, choice)
+        said, schema = keys(f"{group}={choice}"), get_choice_schema(group, choice)
         silent += [f"{choice}: {key}" for key, (_, words) in said.items() if len(words) < 3]
         for name in (item.name for item in fields(schema)):
             shown, values = said.get(f"{group}.{name}", ("", ""))[1], allowed_values(schema, name)
@@ -55,7 +55,7 @@ def test_a_comment_beside_a_key_is_one_short_line() -> None:
     long = [
         (file.name, key, len(comment))
         for group in (*GROUPS, "profile")
-        for file in included_choice_files(group)
+        for file in installed_choice_files(group)
         for key, comment in read_comments(file).beside.items()
         if len(comment) > 100
     ]

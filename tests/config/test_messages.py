@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.config.compose import compose_job
-from runner.config.error_messages import config_errors
+from runner.config.error_messages import convert_config_errors
 from runner_base.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ from runner_base.errors import ConfigError
     ],
 )
 def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message), config_errors():
+    with pytest.raises(ConfigError, match=message), convert_config_errors():
         compose_job(overrides)
 
 
@@ -39,5 +39,5 @@ def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message:
     ],
 )
 def test_a_task_without_repeat_says_what_to_use(task: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message), config_errors():
+    with pytest.raises(ConfigError, match=message), convert_config_errors():
         compose_job([f"task={task}", "task.repeat=1"])

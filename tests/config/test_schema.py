@@ -12,13 +12,13 @@ from omegaconf import OmegaConf
 from options_here import studies
 from raising import raises
 
-from runner.config.choices import CONF, included_choice_files
+from runner.config.choices import CONF, installed_choice_files
 from runner.config.compose import compose_job, create_composer
 from runner.config.groups import GROUPS
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.measures import SweepConfig
 from runner.config.model import StubConfig
-from runner.config.root import RunnerConfig, TrackingConfig, identity_keys
+from runner.config.root import RunnerConfig, TrackingConfig, iterate_identity_keys
 from runner.config.wording import PromptStyle
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.memory.keys import MemoryConfig
@@ -53,11 +53,11 @@ NEEDS = {
     "model=hybrid": ["model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x"],
     "task=archive": ["task.parts=./x", "task.output_dir=./y"],
 }
-CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in included_choice_files(group)]
+CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in installed_choice_files(group)]
 
 
 def composed(*overrides: str) -> RunnerConfig:
-    return to_config(*compose_job(overrides))
+    return to_runner_config(*compose_job(overrides))
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -213,14 +213,16 @@ def test_merge_into_quantized_weights_is_refused() -> None:
 
 def test_a_repeat_counts_only_if_it_is_one(make_config: Any) -> None:
     """So the jobs that were recorded before the key was there keep their ids."""
-    assert dict(identity_keys(make_config(task=Gsm8kConfig(repeat=2))))["task.repeat"] == 2
+    assert dict(iterate_identity_keys(make_config(task=Gsm8kConfig(repeat=2))))["task.repeat"] == 2
 
 
 def test_a_kv_cache_counts_only_in_another_format(make_config: Any) -> None:
     """So the jobs that were recorded before the key was there keep their ids."""
     plain, eight = (make_config(generation=GenerationConfig(kv_cache=one)) for one in ("as_model", "int8"))
-    assert set(identity_keys(eight)) - set(identity_keys(plain)) == {("generation.kv_cache", "int8")}
-    assert set(identity_keys(plain)) <= set(identity_keys(eight))
+    assert set(iterate_identity_keys(eight)) - set(iterate_identity_keys(plain)) == {
+        ("generation.kv_cache", "int8")
+    }
+    assert set(iterate_identity_keys(plain)) <= set(iterate_identity_keys(eight))
 
 
 INT8_KV = GenerationConfig(kv_cache="int8")
@@ -242,7 +244,7 @@ def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Any, model: Any, 
 
 def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     config = make_config(model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
-    counted = dict(identity_keys(config))
+    counted = dict(iterate_identity_keys(config))
     everything, reasons = _keys(config, "", {})
     choices = {f"{group}.name" for group in ("quantization", "lora", "rope", "generation", "task")}
     assert set(counted) == (everything | choices) - set(reasons) - {

@@ -13,7 +13,12 @@ from omegaconf import OmegaConf
 from raising import raises
 
 from runner.config.choices import CONF
-from runner.config.yaml_files import MAX_DEPTH, check_aliases, checked_yaml_file, fast_yaml_loader
+from runner.config.yaml_files import (
+    MAX_DEPTH,
+    check_yaml_before_loading,
+    fast_yaml_loader,
+    reject_yaml_alias_bombs,
+)
 from runner_base.errors import Code, ConfigError
 from runner_base.plugins import builtin_conf_folders
 
@@ -27,13 +32,13 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
 )
 def test_aliases_that_unpack_to_too_much(text: str) -> None:
     with raises(ConfigError, "too_large", "x.yaml"):
-        check_aliases(text, "x.yaml")
+        reject_yaml_alias_bombs(text, "x.yaml")
 
 
 def test_ordinary_aliases_and_damaged_files_pass() -> None:
-    check_aliases("a: &a {b: 1}\nc: {<<: *a, d: 2}\ne: [*a, *a]\n", "x.yaml")
-    check_aliases("a: &a [*b\n", "x.yaml")
-    check_aliases("a: 5 * 3 & 4\n", "x.yaml")
+    reject_yaml_alias_bombs("a: &a {b: 1}\nc: {<<: *a, d: 2}\ne: [*a, *a]\n", "x.yaml")
+    reject_yaml_alias_bombs("a: &a [*b\n", "x.yaml")
+    reject_yaml_alias_bombs("a: 5 * 3 & 4\n", "x.yaml")
 
 
 def test_a_study_is_refused_before_it_is_unpacked(runner: Callable[..., Any], tmp_path: Path) -> None:
@@ -65,7 +70,7 @@ def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, cas
     (tmp_path / "x.yaml").write_text(text)
     with (
         raises(ConfigError, code, f"{tmp_path / 'x.yaml'}{place}") as refused,
-        checked_yaml_file(tmp_path / "x.yaml"),
+        check_yaml_before_loading(tmp_path / "x.yaml"),
     ):
         OmegaConf.load(tmp_path / "x.yaml")
     assert len(str(refused.value)) < 500 + len(str(tmp_path))
@@ -73,13 +78,16 @@ def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, cas
 
 def test_bytes_that_are_no_text_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"seed: \xff\xfe\n")
-    with raises(ConfigError, "damaged", str(tmp_path / "x.yaml")), checked_yaml_file(tmp_path / "x.yaml"):
+    with (
+        raises(ConfigError, "damaged", str(tmp_path / "x.yaml")),
+        check_yaml_before_loading(tmp_path / "x.yaml"),
+    ):
         OmegaConf.load(tmp_path / "x.yaml")
 
 
 def test_a_file_as_deep_as_is_read_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(f"seed: {'[' * (MAX_DEPTH - 1)}1{']' * (MAX_DEPTH - 1)}\n")
-    with checked_yaml_file(tmp_path / "x.yaml"):
+    with check_yaml_before_loading(tmp_path / "x.yaml"):
         assert "seed" in OmegaConf.load(tmp_path / "x.yaml")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import CensoredData, ecdf
 
-from runner.core.finishing import AnswerLength, FinishingCurve, LimitCost, answer_lengths
+from runner.core.finishing import AnswerLength, FinishingCurve, LimitCost, measure_answer_lengths
 from runner_base.model_text import Answer, FinishReason
 from runner_base.notes import note
 
@@ -56,5 +56,5 @@ def test_the_limit_counts_the_answer_alone_where_thinking_has_a_budget() -> None
     )
     failed = Answer("", [], FinishReason.error)
     plain = Answer("3", [1, 2], FinishReason.stop)
-    assert answer_lengths([thought, failed, plain]) == [(50, False), (2, True)]
-    assert answer_lengths([thought, failed, plain], without_thinking=True) == [(9, False), (2, True)]
+    assert measure_answer_lengths([thought, failed, plain]) == [(50, False), (2, True)]
+    assert measure_answer_lengths([thought, failed, plain], without_thinking=True) == [(9, False), (2, True)]

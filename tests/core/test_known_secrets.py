@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from runner.scorers.expressions import ComparisonProcess
-from runner.tracking.connection import errors_as_one_message
+from runner.tracking.connection import convert_store_errors
 from runner_base import child_process
 from runner_base.errors import TrackingError
 from runner_base.known_secrets import redact_environment_secrets
@@ -33,7 +33,7 @@ def test_a_store_that_sends_a_secret_back_does_not_get_it_shown(
     spellings = (SECRET, "tok%2Ben%2F%22123456", 'tok+en/\\"123456')
     with (
         pytest.raises(TrackingError) as raised,
-        errors_as_one_message(lambda text: f"cannot be written: {text}"),
+        convert_store_errors(lambda text: f"cannot be written: {text}"),
     ):
         raise OSError(f"401 for Bearer {' and '.join(spellings)}: EMPTY")
     assert str(raised.value) == "cannot be written: 401 for Bearer *** and *** and ***: EMPTY"

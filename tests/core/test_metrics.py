@@ -11,8 +11,8 @@ import pytest
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
-from runner.render.job_lines import LINES, OF_GRID, grid_columns
-from runner.report import headline_metrics
+from runner.render.job_lines import LINES, OF_GRID, select_grid_columns
+from runner.report import format_headline_metrics
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -155,11 +155,11 @@ def test_number(value: float, text: str) -> None:
 
 def test_one_answer_is_no_answers() -> None:
     values = {"student_answers": 1.0, "student_calls": 1.0, "student_new_tokens": 2001.0}
-    assert headline_metrics(values)["student"] == "1 answer · 1 call · 2,001 new tokens"
+    assert format_headline_metrics(values)["student"] == "1 answer · 1 call · 2,001 new tokens"
     values = {"requests": 1.0, "answered": 1.0, "refused": 0.0, "clients_left": 1.0, "client_errors": 1.0,
               "server_errors": 0.0}  # fmt: skip
     assert (
-        headline_metrics(values)["requests"]
+        format_headline_metrics(values)["requests"]
         == "1   1 answered · 0 refused · 1 closed by the client · 1 invalid · 0 failed"
     )
     values = {
@@ -168,15 +168,15 @@ def test_one_answer_is_no_answers() -> None:
         "extractors_differ": 1.0,
         "stopped_by_length": 11.0,
     }
-    assert "· 1 verdict differs · 11 stopped by length" in headline_metrics(values)["extraction"]
+    assert "· 1 verdict differs · 11 stopped by length" in format_headline_metrics(values)["extraction"]
 
 
 def test_a_speed_of_decoding_is_shown_only_where_something_was_decoded() -> None:
     # as earlier versions recorded it
     values = {"prefill_tok_per_s": 5000.0, "decode_tok_per_s": 0.0}
-    assert headline_metrics(values)["speed"] == "prefill 5,000 tok/s"
+    assert format_headline_metrics(values)["speed"] == "prefill 5,000 tok/s"
     assert (
-        headline_metrics(values | {"decode_tok_per_s": 12.0})["speed"]
+        format_headline_metrics(values | {"decode_tok_per_s": 12.0})["speed"]
         == "decode 12 tok/s · prefill 5,000 tok/s"
     )
 
@@ -184,7 +184,7 @@ def test_a_speed_of_decoding_is_shown_only_where_something_was_decoded() -> None
 def test_a_grid_shows_one_right_of_all_answers_and_their_vote_beside_the_questions() -> None:
     single = {"n": 5.0, "decode_tok_per_s": 3.0}
     several = {**single, "answers_each": 4.0, "pass_at_k/1": 0.5, "pass_at_k/4": 0.8, "maj_at_k/4": 0.6}
-    titles = [it.title for it in grid_columns([single, several, {**several, "answers_each": 1.0}])]
+    titles = [it.title for it in select_grid_columns([single, several, {**several, "answers_each": 1.0}])]
     assert titles == ["n", "pass@4", "maj@4", "decode tok/s"]
-    assert [it.title for it in grid_columns([single])] == ["n", "decode tok/s"]
+    assert [it.title for it in select_grid_columns([single])] == ["n", "decode tok/s"]
     assert find_metric("pass_hat_k/8").title == "pass^8"

@@ -56,7 +56,10 @@ def test_a_pipe_is_read_line_by_line_and_refused_where_it_is_no_text(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n\xff\n")))
     lines: list[str] = []
-    with terminal.line_reader(tmp_path / "history") as read, raises(RunnerError, "damaged", "stdin, line 3"):
+    with (
+        terminal.open_line_reader(tmp_path / "history") as read,
+        raises(RunnerError, "damaged", "stdin, line 3"),
+    ):
         lines += (read("") for _ in range(3))
     assert lines == ["one", "two"]
     assert not (tmp_path / "history").exists()
@@ -65,7 +68,7 @@ def test_a_pipe_is_read_line_by_line_and_refused_where_it_is_no_text(
 def test_ctrl_c_is_noted_while_an_answer_is_under_way_and_handed_back() -> None:
     before = signal.signal(signal.SIGINT, signals.handle_signal)
     try:
-        with terminal.ctrl_c_flag() as pressed:
+        with terminal.catch_ctrl_c() as pressed:
             with pytest.raises(terminal.CtrlCWhileReading):
                 signal.raise_signal(signal.SIGINT)
             pressed[:] = [False]

@@ -10,10 +10,10 @@ from raising import raises
 from runner.config.wording import PromptStyle
 from runner.datasets.items import Item
 from runner.datasets.question_prompts import (
-    build_prompt,
+    build_question_prompt,
+    few_shot_stop_strings,
     lm_eval_difference_notes,
     load_few_shot_examples,
-    stop_strings,
 )
 from runner.datasets.questions import load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -29,24 +29,24 @@ ITEM, SHOT = Item("Q?", "A #### 1", "1"), Item("S?", "B #### 2", "2")
 def prompts(task: Gsm8kConfig) -> list[Prompt]:
     items = load_questions(task)
     return [
-        build_prompt(task, item, shots)
+        build_question_prompt(task, item, shots)
         for item, shots in zip(items, load_few_shot_examples(task, items)[0], strict=True)
     ]
 
 
 def test_prompts() -> None:
-    text = build_prompt(Gsm8kConfig(prompt=PromptStyle.text, shots=1), ITEM, [SHOT])
+    text = build_question_prompt(Gsm8kConfig(prompt=PromptStyle.text, shots=1), ITEM, [SHOT])
     assert text == "Question: S?\nAnswer: B #### 2\n\nQuestion: Q?\nAnswer:"
-    chat = build_prompt(Gsm8kConfig(system="Be brief.", shots=1, instruction="Go."), ITEM, [SHOT])
+    chat = build_question_prompt(Gsm8kConfig(system="Be brief.", shots=1, instruction="Go."), ITEM, [SHOT])
     assert chat == (
         Message("system", "Be brief."),
         Message("user", "S?\n\nGo."),
         Message("assistant", "B #### 2"),
         Message("user", "Q?\n\nGo."),
     )
-    assert build_prompt(Gsm8kConfig(instruction=""), ITEM, []) == (Message("user", "Q?"),)
-    assert stop_strings(Gsm8kConfig()) == ()
-    assert stop_strings(Gsm8kConfig(prompt=PromptStyle.text)) == ("\n\nQuestion:", "\nQuestion:")
+    assert build_question_prompt(Gsm8kConfig(instruction=""), ITEM, []) == (Message("user", "Q?"),)
+    assert few_shot_stop_strings(Gsm8kConfig()) == ()
+    assert few_shot_stop_strings(Gsm8kConfig(prompt=PromptStyle.text)) == ("\n\nQuestion:", "\nQuestion:")
 
 
 def test_an_own_template_puts_questions_and_worked_examples() -> None:
@@ -54,15 +54,15 @@ def test_an_own_template_puts_questions_and_worked_examples() -> None:
         prompt=PromptStyle.text, template="Q: {question}\n{instruction} \\boxed{}\nA:", instruction="Go."
     )
     odd = Item("Is {instruction} text?", "#### 1", "1")
-    assert build_prompt(task, odd, [SHOT]) == (
+    assert build_question_prompt(task, odd, [SHOT]) == (
         "Q: S?\nGo. \\boxed{}\nA: B #### 2\n\nQ: Is {instruction} text?\nGo. \\boxed{}\nA:"
     )
-    assert stop_strings(task) == ("\n\nQ:", "\nQ:")
+    assert few_shot_stop_strings(task) == ("\n\nQ:", "\nQ:")
     chat = Gsm8kConfig(template="{question} In {n} words.")
-    assert build_prompt(chat, ITEM, [SHOT])[0] == Message("user", "S? In {n} words.")
+    assert build_question_prompt(chat, ITEM, [SHOT])[0] == Message("user", "S? In {n} words.")
     newline = Gsm8kConfig(prompt=PromptStyle.text, template="{question}\n")
-    assert build_prompt(newline, ITEM, [SHOT]) == "S?\nB #### 2\n\nQ?\n"
-    assert stop_strings(newline) == ()  # nothing says how a next question would begin
+    assert build_question_prompt(newline, ITEM, [SHOT]) == "S?\nB #### 2\n\nQ?\n"
+    assert few_shot_stop_strings(newline) == ()  # nothing says how a next question would begin
 
 
 def few_rows(folder: Path) -> Gsm8kConfig:
@@ -82,7 +82,7 @@ def test_the_prompts_of_lm_eval(tmp_path: Path) -> None:
         assert asked[place] == f"{shots}Question: test {place}?\nAnswer:"
     digest = "143215f82da2eb2e8cb31296fd3ae2880cae65bae8efe5d2f7b57c206ed490d0"
     assert hashlib.sha256("\0".join(map(str, asked)).encode()).hexdigest() == digest
-    assert stop_strings(task) == ("Question:", "</s>", "<|im_end|>")
+    assert few_shot_stop_strings(task) == ("Question:", "</s>", "<|im_end|>")
     assert lm_eval_difference_notes(task, GenerationConfig()) == []
     longer = GenerationConfig(max_new_tokens=512, temperature=0.2)
     assert lm_eval_difference_notes(task, longer) == [

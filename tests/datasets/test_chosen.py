@@ -20,7 +20,7 @@ from runner.datasets.question_prompts import load_few_shot_examples
 from runner.datasets.questions import load_questions
 from runner.datasets.scored_texts import load_scored_items
 from runner.records.jobs import read_samples
-from runner.run import identify_job, run
+from runner.run import read_inputs_and_identify_job, run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError
@@ -112,7 +112,7 @@ def test_the_choice_identifies_a_job_and_the_files_name_does_not(
 ) -> None:
     def job_id(**keys: Any) -> str:
         config = make_config(task=Gsm8kConfig(limit=6, **keys))
-        return identify_job(resolve_job(config))[1].job_id
+        return read_inputs_and_identify_job(resolve_job(config))[1].job_id
 
     plain = job_id()
     first = job_id(without=listed(1, 3))
@@ -169,11 +169,11 @@ def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Calla
 @pytest.mark.skipif(not GSM8K.is_dir(), reason=f"the real GSM8K is not at {GSM8K}")
 def test_hashes_of_the_real_questions(listed: Callable[..., str]) -> None:
     whole = load_questions(Gsm8kConfig(data=str(GSM8K), limit=None))
-    from runner.datasets.question_lists import hash_question
+    from runner.datasets.question_lists import hash_question_text
 
     bad = [item for item in whole if item.position % 12 == 0]
     task = Gsm8kConfig(
-        data=str(GSM8K), limit=None, without=listed(*(hash_question(item.question) for item in bad))
+        data=str(GSM8K), limit=None, without=listed(*(hash_question_text(item.question) for item in bad))
     )
     assert [item.position for item in load_questions(task) if item.left_out] == [
         item.position for item in bad

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from raising import raises
 
-from runner.datasets.scored_texts import ScoredItem, TextContext, hash_items, load_scored_items
+from runner.datasets.scored_texts import ScoredItem, TextContext, hash_scored_items, load_scored_items
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import Code, ConfigError, DataError
 
@@ -86,5 +86,9 @@ def test_a_text_file_is_one_text_and_must_be_there(tmp_path: Path) -> None:
 def test_what_is_scored_makes_the_fingerprint(tmp_path: Path) -> None:
     rows = [{"question": "a?", "choices": ["b", "c"], "gold": 1}]
     other = [{**rows[0], "gold": 0}]
-    assert hash_items(load(tmp_path / "a.jsonl", rows)) == hash_items(load(tmp_path / "b.jsonl", rows))
-    assert hash_items(load(tmp_path / "a.jsonl", rows)) != hash_items(load(tmp_path / "b.jsonl", other))
+    assert hash_scored_items(load(tmp_path / "a.jsonl", rows)) == hash_scored_items(
+        load(tmp_path / "b.jsonl", rows)
+    )
+    assert hash_scored_items(load(tmp_path / "a.jsonl", rows)) != hash_scored_items(
+        load(tmp_path / "b.jsonl", other)
+    )

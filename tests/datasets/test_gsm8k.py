@@ -8,8 +8,8 @@ from raising import raises
 
 from runner.config.extractors import Extractor
 from runner.datasets.items import Item
-from runner.datasets.questions import load_examples, load_questions
-from runner.scorers import extract, numbers
+from runner.datasets.questions import load_questions, load_worked_examples
+from runner.scorers import extract_by_extractor, numbers
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError, DataError
 
@@ -19,7 +19,7 @@ def questions(task: Gsm8kConfig) -> list[Item]:
 
 
 def examples(task: Gsm8kConfig) -> list[Item]:
-    return load_examples(task)
+    return load_worked_examples(task)
 
 
 def write_jsonl(path: Path, count: int, answer: str = "1+1=2\n#### {}") -> Path:
@@ -148,4 +148,4 @@ def test_real_gsm8k_when_it_is_at_hand() -> None:
     assert len(items) == 1319
     assert items[0].gold == "18"
     shots = examples(Gsm8kConfig(data=str(folder), shots=5))
-    assert all(extract(shot.answer, numbers, Extractor.strict) == shot.gold for shot in shots)
+    assert all(extract_by_extractor(shot.answer, numbers, Extractor.strict) == shot.gold for shot in shots)

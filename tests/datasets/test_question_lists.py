@@ -10,7 +10,7 @@ import pytest
 from raising import raises
 
 from runner.datasets.items import Item
-from runner.datasets.question_lists import find_listed_positions, hash_question, read_entries
+from runner.datasets.question_lists import find_listed_positions, hash_question_text, read_question_list
 from runner_base.errors import Code, ConfigError, DataError
 
 EVERY = [
@@ -31,10 +31,10 @@ def test_a_line_is_a_number_an_id_or_a_hash(tmp_path: Path) -> None:
     assert places(tmp_path, "\ufeff# a comment\n\n  03  \r\n3\n") == {3}
     assert places(tmp_path, "chal-1\nid:chal-3\n") == {0, 2}
     assert places(tmp_path, "id:7\n") == {1}, "a whole number alone is the number of a question"
-    assert places(tmp_path, f"{hash_question('Four?')}\n") == {3}
-    assert places(tmp_path, f"{hash_question('One?')[:16].upper()}\n") == {0}, "without its choices"
-    assert places(tmp_path, hash_question("Two?")) == {1, 2}, "both questions of this text"
-    assert places(tmp_path, json.dumps([1, "chal-3", hash_question("Four?")])) == {1, 2, 3}
+    assert places(tmp_path, f"{hash_question_text('Four?')}\n") == {3}
+    assert places(tmp_path, f"{hash_question_text('One?')[:16].upper()}\n") == {0}, "without its choices"
+    assert places(tmp_path, hash_question_text("Two?")) == {1, 2}, "both questions of this text"
+    assert places(tmp_path, json.dumps([1, "chal-3", hash_question_text("Four?")])) == {1, 2, 3}
     assert places(tmp_path, "[\n 1,\n 2]") == {1, 2}
 
 
@@ -64,4 +64,4 @@ def test_mistakes_are_one_message(tmp_path: Path, text: str, code: Code, key: st
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with raises(DataError, "unreadable", f"task.without={tmp_path / 'none.txt'}"):
-        read_entries(str(tmp_path / "none.txt"), "task.without")
+        read_question_list(str(tmp_path / "none.txt"), "task.without")

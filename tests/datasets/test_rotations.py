@@ -17,7 +17,7 @@ from runner.datasets.items import Item
 from runner.datasets.questions import load_questions
 from runner.datasets.rotations import rotate_choices, same_letter_notes
 from runner.datasets.row_layouts import GPQA
-from runner.scorers import extract_all, letters
+from runner.scorers import extract_by_all_extractors, letters
 from runner.scorers.letters import LETTERS
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
@@ -106,9 +106,9 @@ def test_ten_choices_as_in_mmlu_pro(load: Load, tmp_path: Path) -> None:
     "text", ["#### {}", "#### ({})", "The answer is {}.", "so \\boxed{{{}}}", "**{}**", "({}) that"]
 )
 def test_letters_beyond_j_are_found(letter: str, text: str) -> None:
-    found = set(extract_all(text.format(letter), letters).values()) - {None}
+    found = set(extract_by_all_extractors(text.format(letter), letters).values()) - {None}
     assert found == {letter}
-    assert extract_all(f"I think it is {letter}", letters)[Extractor.flexible] == letter
+    assert extract_by_all_extractors(f"I think it is {letter}", letters)[Extractor.flexible] == letter
 
 
 def test_rotations_keep_the_right_text_and_are_one_cluster(load: Load) -> None:

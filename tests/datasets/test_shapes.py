@@ -10,7 +10,7 @@ from pyarrow import parquet
 from raising import raises
 
 from runner.datasets.items import Item
-from runner.datasets.questions import load_examples, load_questions
+from runner.datasets.questions import load_questions, load_worked_examples
 from runner.datasets.row_layouts import RowKeys, parse_row
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, DataError
@@ -57,7 +57,7 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text(json.dumps(row))
     own = Gsm8kConfig(data=str(file), question_key="ask", answer_key="n", shots=1, shots_data=str(file))
-    assert load_questions(own) == load_examples(own) == [Item("And 2 more?", "#### -5", "-5")]
+    assert load_questions(own) == load_worked_examples(own) == [Item("And 2 more?", "#### -5", "-5")]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from pyarrow import parquet
 from raising import raises
 
-from runner.datasets.questions import load_examples, load_questions
+from runner.datasets.questions import load_questions, load_worked_examples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, DataError
 
@@ -45,7 +45,10 @@ def test_the_layout_of_the_hub(tmp_path: Path) -> None:
             put(tmp_path / config / f"{split}-00000-of-00001.parquet", rows(f"{config} {split}"))
     assert asked(tmp_path) == [f"main test {i}?" for i in range(4)]
     assert asked(tmp_path / "socratic", limit=2) == ["socratic test 0?", "socratic test 1?"]
-    assert [item.gold for item in load_examples(Gsm8kConfig(data=str(tmp_path), shots=2))] == ["0", "1"]
+    assert [item.gold for item in load_worked_examples(Gsm8kConfig(data=str(tmp_path), shots=2))] == [
+        "0",
+        "1",
+    ]
     assert asked(tmp_path / "main" / "train-00000-of-00001.parquet", limit=1) == ["main train 0?"]
     with raises(ConfigError, "unknown_choice", "task.split"):
         asked(tmp_path, "tset")

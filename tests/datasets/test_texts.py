@@ -11,7 +11,7 @@ import pytest
 
 from runner.config.choices import CONF
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.datasets.scored_texts import TextContext, load_scored_items
 from runner.tasks.likelihood.keys import LikelihoodConfig
 
@@ -64,7 +64,7 @@ def test_json_is_json_and_python_is_python() -> None:
     ],
 )
 def test_they_are_what_other_models_than_the_embedded_one_are_scored_on(model: list[str], data: str) -> None:
-    config = to_config(*compose_job(["task=likelihood", *model]))
+    config = to_runner_config(*compose_job(["task=likelihood", *model]))
     assert vars(config.task)["data"] == data
 
 

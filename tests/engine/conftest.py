@@ -52,7 +52,7 @@ def pair(tiny_llama: Path, tmp_path: Path) -> Callable[..., list[Decoding]]:
         heads = replace(probe_attention(loaded), **keys)
         usual, by_sdpa = replace(heads, by_sdpa=False, page=0), replace(heads, by_sdpa=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("runner_engine.decode.passes.forward.select_kernels", lambda _: None)
+            patch.setattr("runner_engine.decode.passes.forward.select_attention_kernels", lambda _: None)
             return [Decoding(loaded, usual), Decoding(loaded, by_sdpa)]
 
     return decodings

@@ -14,7 +14,7 @@ from streams import PROMPTS
 from runner_base import machine
 from runner_base import user_cache as kept_file
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import native
 from runner_engine.local import engine as engine_module
@@ -67,7 +67,7 @@ def run(
             model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
             generation=GenerationConfig(max_new_tokens=12, **generation),  # type: ignore[arg-type]
         )
-        resolved = resolve(spec)
+        resolved = resolve_model(spec)
         if identified:
             resolved.files.hash_files(tmp_path / "hashes.json")
         engine = LocalEngine(resolved)
@@ -116,7 +116,7 @@ def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.Monk
     if change == "version":
         monkeypatch.setattr(machine, "library_versions", lambda: {"torch": "9.9"})
     if change == "code":
-        monkeypatch.setattr(trial_cache, "_code_hash", lambda: "changed")
+        monkeypatch.setattr(trial_cache, "_hash_tested_code", lambda: "changed")
     if change == "threads":
         monkeypatch.setattr("torch.get_num_threads", lambda: 77)
     more = {"kv_cache": "int8"} if change == "key" else {}

@@ -11,9 +11,9 @@ import torch
 from opening import make_spec, open_engine
 
 from runner_base.errors import is_out_of_memory_error
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.local.base_model_cache import BaseModelCache
-from runner_engine.models.base_loading import load_base
+from runner_engine.models.base_loading import load_base_model
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 SHORT: dict[str, Callable[[], BaseException]] = {
@@ -47,7 +47,7 @@ def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
 ) -> None:
     tiny_model.attention = attention
     spec, bases = make_spec(model=tiny_model), BaseModelCache()
-    base, _ = bases.get_or_load(spec.base_key, lambda: load_base(resolve(spec)))
+    base, _ = bases.get_or_load(spec.base_key, lambda: load_base_model(resolve_model(spec)))
     engine = open_engine(spec, bases)
     error = SHORT[who]()
 

@@ -18,7 +18,7 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_base import machine
@@ -34,7 +34,7 @@ asked = [Request(n, (5 + n, 6, 7, 8 + n), max_new_tokens=4 if n < 6 else None, i
 long = [Request(n, tuple((n * i) % 50 + 5 for i in range(600)), ignore_eos=True) for n in range(48, 54)]
 
 def run(extra_mib):
-    engine, tokens = LocalEngine(resolve(spec)), {}
+    engine, tokens = LocalEngine(resolve_model(spec)), {}
     complete_requests(engine, asked[:2])  # threads and buffers of the libraries are there
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     with engine.open() as session:

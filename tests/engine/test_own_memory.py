@@ -15,7 +15,7 @@ from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_base.notes import text_note
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.decode.static_batches import BY_GENERATE, BatchingMode
 from runner_engine.kernels import native
 from runner_engine.local.base_model_cache import BaseModelCache
@@ -126,7 +126,7 @@ def test_the_copy_that_a_quantized_product_makes_counts(saved_family: Saved) -> 
     if (
         kernels is not None and processor.has_bfloat16_matmul()
     ):  # nothing is copied: the kernels have room to work in
-        taken = quantized_workspace_bytes(max(TRIAL_ROWS), 192, torch.get_num_threads())
+        taken = compute_quantized_workspace_nbytes(max(TRIAL_ROWS), 192, torch.get_num_threads())
     elif kernels is not None:
         taken = 0  # what is unpacked at a time is on the threads' stacks
     assert packed.load().metrics["unpacked_mib"] * MIB == taken

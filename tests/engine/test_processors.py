@@ -20,7 +20,7 @@ from raising import raises
 from runner_base import processor
 from runner_base.errors import ConfigError
 from runner_engine.kernels import building, native
-from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply
+from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply_with_kernel
 
 SUPPORT = Path(__file__).parents[1] / "support"
 IS_X86 = processors.has("avx2")
@@ -90,7 +90,7 @@ def test_arm_multiplies_every_stored_format_under_an_emulator(level: str, tmp_pa
     found = computed([emulator, "-cpu", "max", program], tmp_path)
     workspace, off = MatmulWorkspace(), {torch.float32: 1e-5, torch.bfloat16: 1e-2}
     for one, there in zip(products(kernels.panel_width), found, strict=True):
-        here = multiply(kernels, one.rows, one.weights, workspace.get_buffer(one.rows)).float()
+        here = multiply_with_kernel(kernels, one.rows, one.weights, workspace.get_buffer(one.rows)).float()
         assert (there.float() - here).abs().max() <= off[one.rows.dtype] * here.abs().max(), one.name
 
 

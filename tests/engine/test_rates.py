@@ -127,5 +127,7 @@ def test_rates_are_the_work_of_a_product_and_of_a_read_by_their_time() -> None:
 def test_the_fastest_try_counts_but_not_the_first(seconds: list[float]) -> None:
     calls: list[int] = []
     seconds[:] = [0.1, 3.0, 2.0, 9.0]
-    assert machine_rates._fastest_s(lambda: calls.append(1), 3, torch.device("cpu")) == pytest.approx(2.0)
+    assert machine_rates._measure_fastest_s(lambda: calls.append(1), 3, torch.device("cpu")) == pytest.approx(
+        2.0
+    )
     assert len(calls) == 4

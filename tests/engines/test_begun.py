@@ -11,7 +11,7 @@ import pytest
 
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines import open_engine
+from runner.engines import create_lazy_engine
 from runner_base.dtypes import Dtype
 from runner_engine.decode.passes.forward import SHORT_SPAN
 from runner_engine.local.engine import LocalSession
@@ -51,7 +51,7 @@ def test_every_answer_goes_on_from_any_place(
     make_config: Callable[..., RunnerConfig], dtype: str, sampling: Sampling
 ) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype(dtype)))
-    engine = open_engine(resolve_job(config))
+    engine = create_lazy_engine(resolve_job(config))
     choices = 1 if sampling == Sampling() else 2
     requests = [
         Request(number, f"{STORY * number}{number} and {number + 3}", (" 7",) if number % 2 else (), LIMIT,
@@ -83,7 +83,7 @@ def test_beginnings_are_shared_as_among_all_choices(
     """How keys are split changes last bits: choices that have ended, and those of answered
     requests, count, too."""
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.bfloat16))
-    engine = open_engine(resolve_job(config))
+    engine = create_lazy_engine(resolve_job(config))
     sampled = Sampling(temperature=1.0, seed=5)
     first, second = (
         Request(
@@ -122,7 +122,7 @@ def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> No
     """A long prompt is attended to in another order of sums than decoded tokens; what was begun
     belongs to the latter."""
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.bfloat16))
-    engine = open_engine(resolve_job(config))
+    engine = create_lazy_engine(resolve_job(config))
     sampling = Sampling(temperature=2.0, seed=3)
     requests = [
         Request(number, STORY * number, max_new_tokens=230, ignore_eos=True, sampling=sampling)
@@ -145,7 +145,7 @@ def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> No
 @pytest.mark.thorough
 def test_what_was_begun_of_another_prompt_is_ignored(make_config: Callable[..., RunnerConfig]) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32))
-    engine = open_engine(resolve_job(config))
+    engine = create_lazy_engine(resolve_job(config))
     request = Request(1, STORY, max_new_tokens=8)
     (plain,) = complete_requests(engine, [request])
     for other in (PartialAnswers("another", ((5, 6),)), PartialAnswers(plain.prompt_sha256, ((5, 6), (7,)))):

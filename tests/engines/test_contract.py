@@ -146,7 +146,7 @@ def test_ahead_limits_the_requests_under_way(make_config: Make) -> None:
             session,
             requests,
             lambda _: left.append(session.num_active),
-            allowed_active=lambda ended: 2 + ended // 3,
+            max_active=lambda ended: 2 + ended // 3,
         )
     # the stub answers one in each step
     assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]

@@ -62,9 +62,9 @@ def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: 
 
     count(quantization_mix, "_parse_override", "overrides that were parsed")
     count(vars(resolved_model.ResolvedModel)["quantization_mix"], "func", "what is loaded")
-    count(resolved_model, "read_config", "config.json")
+    count(resolved_model, "read_model_config", "config.json")
     count(resolved_model, "detect_stored_format", "the stored quantization")
-    count(resolved_model, "read_tensors", "tensors")
+    count(resolved_model, "read_tensor_headers", "tensors")
     model = LocalModelConfig(name="embedded", device="cpu")
     quantization = Nf4Config(overrides={"down_proj": "int8"})
     record = run(make_config(model=model, quantization=quantization, task=Gsm8kConfig(limit=1)))
@@ -83,7 +83,7 @@ def test_a_grid_looks_for_each_model_once(
         for seed in (1, 2)
         for task in TASKS
     ]
-    with resolved_model.sharing_files():
+    with resolved_model.share_model_files():
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
     assert compute_worker_limits(plan, list(range(len(plan))), "auto").total == 1

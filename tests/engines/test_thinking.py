@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from runner.config.models import MODELS
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines import open_engine
+from runner.engines import create_lazy_engine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.model_text import Ending, FinishReason
@@ -79,7 +79,7 @@ def engine_of(
         if route == "generate":
             monkeypatch.setattr(LocalEngine, "batching_mode", lambda *_: BY_GENERATE)
         drawn = GenerationConfig(max_new_tokens=ANSWER_TOKENS, **generation)
-        opened.append(open_engine(resolve_job(make_config(model=model, generation=drawn))))
+        opened.append(create_lazy_engine(resolve_job(make_config(model=model, generation=drawn))))
         return opened[-1]
 
     yield make

@@ -11,10 +11,10 @@ import pytest
 from runner.config.measures import SweepConfig
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve_job
-from runner.estimates.amounts import estimate_amounts, may_decode_independently
+from runner.estimates.amounts import estimate_work_amounts, may_decode_independently
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.memory.keys import MemoryConfig
-from runner_engine.plan.footprint import predict
+from runner_engine.plan.footprint import predict_footprint
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -25,7 +25,7 @@ LOCAL = LocalModelConfig("embedded", device="cpu")
 
 
 def completions(config: Any, read: int | None = None) -> int:
-    (amount,) = estimate_amounts(config, read)
+    (amount,) = estimate_work_amounts(config, read)
     return amount.completions
 
 
@@ -78,7 +78,7 @@ def test_the_work_of_the_task_counts(make_config: Callable[..., Any]) -> None:
     sizes = {}
     for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
         config = make_config(model=SHAPE, task=task)
-        predicted = predict(resolve_job(config).model, task.workload(config.generation))
+        predicted = predict_footprint(resolve_job(config).model, task.workload(config.generation))
         assert predicted is not None
         sizes[str(task)] = predicted.total_mib
     two, smallest_cell, many = sizes.values()

@@ -35,10 +35,10 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     lines: list[str] = []
     folder = Path(config.output_dir)
     jobs = {7: resolve_job(config)}
-    guessed = estimate_jobs(jobs, folder, calibrate=False, on_line=without_busy(lines))[7].time
+    guessed = estimate_jobs(jobs, folder, should_calibrate=False, print_line=without_busy(lines))[7].time
     assert guessed is not None
     assert (guessed.source, lines) == (EstimateBasis.guessed, []), "plan=quick times nothing"
-    time = estimate_jobs(jobs, folder, calibrate=True, on_line=without_busy(lines))[7].time
+    time = estimate_jobs(jobs, folder, should_calibrate=True, print_line=without_busy(lines))[7].time
     assert time is not None
     assert (time.source, time.is_upper_bound) == (EstimateBasis.calibrated, False)
     assert time.seconds > 0
@@ -46,7 +46,7 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     assert first.startswith("timing 1 of 1 formats")
     assert second.split(",")[0] == "    1 of 1: embedded none"
     assert "plan=quick skips this" in lines[0]
-    again = estimate_jobs(jobs, folder, calibrate=True, on_line=without_busy(lines))[7].time
+    again = estimate_jobs(jobs, folder, should_calibrate=True, print_line=without_busy(lines))[7].time
     assert again == time
     assert len(lines) == 2
     model = build_calibration_model(resolve_job(config), 6.0)
@@ -63,7 +63,10 @@ def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., A
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=Gsm8kConfig(limit=20))
     lines: list[str] = []
     time = estimate_jobs(
-        {0: resolve_job(config)}, Path(config.output_dir), calibrate=True, on_line=without_busy(lines)
+        {0: resolve_job(config)},
+        Path(config.output_dir),
+        should_calibrate=True,
+        print_line=without_busy(lines),
     )[0].time
     assert time is not None
     assert time.source is EstimateBasis.guessed

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from runner.config.resolved import resolve_job
-from runner.engines.kinds import model_kind
-from runner.estimates.fit import PROCESS_MIB, free_mib_by_device, limit_to_possible, predict_fit
+from runner.engines.kinds import get_model_kind
+from runner.estimates.fit import PROCESS_MIB, free_mib_by_device, limit_to_possible_sizes, predict_fit
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import machine
@@ -54,7 +54,7 @@ def test_the_named_change_fits_and_half_of_it_would_not(seven_billion: Any, room
     def tried(quantization: str, rows: int) -> bool:
         generation = replace(seven_billion.generation, batch_size=rows)
         changed = replace(seven_billion, quantization=CHOICES[quantization](), generation=generation)
-        again = predict_fit(resolve_job(changed), free_mib, find_fix=False)
+        again = predict_fit(resolve_job(changed), free_mib, should_find_fix=False)
         return again is not None and again.is_possible
 
     quantization = changes.get("quantization", "none")
@@ -108,9 +108,9 @@ def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
     assert result is not None
     assert (result.rows, result.is_possible) == (5, True)
     room = resolve_job(huge).model.files.text_settings["max_position_embeddings"]
-    assert limit_to_possible(resolve_job(huge)).config.generation.max_new_tokens < room
+    assert limit_to_possible_sizes(resolve_job(huge)).config.generation.max_new_tokens < room
     (note,) = [
-        note for note in model_kind(huge.model).check_job(resolve_job(huge)) if "max_new_tokens" in note
+        note for note in get_model_kind(huge.model).check_job(resolve_job(huge)) if "max_new_tokens" in note
     ]
     assert note.startswith(f"generation.max_new_tokens=100000: the model has room for {room:,} tokens")
 
@@ -131,7 +131,7 @@ def test_a_tokenizer_counts_in_the_memory_of_the_load(make_config: Make, tmp_pat
     """Measured with the vocabularies of 49,152 and 130,000: 32 and 151 MiB beyond that of small
     ones."""
     shape = make_config(model=LocalModelConfig("x", shape="smollm2_135m", random_weights=True, device="cpu"))
-    random_weights.write_checkpoint(resolve_job(shape).model.files.settings, tmp_path / "model")
+    random_weights.write_random_checkpoint(resolve_job(shape).model.files.settings, tmp_path / "model")
     files = make_config(model=LocalModelConfig(str(tmp_path / "model"), device="cpu"))
     noise, real = (predict_fit(resolve_job(it), {"main memory": 20_000.0}) for it in (shape, files))
     assert noise is not None

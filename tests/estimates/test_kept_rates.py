@@ -17,14 +17,14 @@ def rates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tupl
     found: list[tuple[float, float]] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(rough_speed, "_measure_rates", lambda: found.pop(0))
-    rough_speed._cached_rates.cache_clear()
+    rough_speed._load_or_measure_rates.cache_clear()
     yield found
-    rough_speed._cached_rates.cache_clear()
+    rough_speed._load_or_measure_rates.cache_clear()
 
 
 def measured() -> tuple[float, float]:
-    rough_speed._cached_rates.cache_clear()
-    return rough_speed._cached_rates()
+    rough_speed._load_or_measure_rates.cache_clear()
+    return rough_speed._load_or_measure_rates()
 
 
 def test_a_second_plan_has_the_rates_of_the_first(

@@ -151,7 +151,7 @@ def test_measured_passes_are_short_and_long_prompts_take_more(make_config: Make)
     assert knows.seconds(amount, 1) == pytest.approx(flat * (1 + (1024 + 2048) / 1024))
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=RecallConfig(lengths=["1k"]))
     resolved = resolve_job(config)
-    time = estimate_jobs({0: resolved}, Path(config.output_dir), calibrate=False)[0]
+    time = estimate_jobs({0: resolved}, Path(config.output_dir), should_calibrate=False)[0]
     assert time.fit is not None
     costs = compute_length_costs(resolved, time.fit.predicted)
     settings = resolved.model.files.text_settings

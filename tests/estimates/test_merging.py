@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from runner.estimates.rough_speed import SPREAD, MachineRates
 from runner_base import MIB
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict_footprint, resolve_model
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.lora import LoraConfig, MergeOrder, PeftConfig
 
@@ -34,22 +34,22 @@ import peft, transformers
 from runner.estimates.rough_speed import _measured
 from runner.tasks.memory.probe import AnonymousPeakSampler
 from runner_base import machine
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve_model
 from runner_engine.models.adapter_lifecycle import adapt
-from runner_engine.models.base_loading import load_base
+from runner_engine.models.base_loading import load_base_model
 from runner_engine.settings.lora import MergeOrder, PeftConfig
 
 embedded, folder, adapter, quantization, order = sys.argv[1:]
 small = LocalModelConfig(name=embedded, device="cpu", check_memory=False)
-load_base(resolve(ModelSpec(small, CHOICES[quantization]())))  # what libraries take is there before
+load_base_model(resolve_model(ModelSpec(small, CHOICES[quantization]())))  # what libraries take is there before
 model = LocalModelConfig(name=folder, device="cpu", threads=1, check_memory=False)
 lora = PeftConfig(path=adapter, merge=True, merge_order=MergeOrder(order) if order else None)
-job = resolve(ModelSpec(model, CHOICES[quantization](), lora))
+job = resolve_model(ModelSpec(model, CHOICES[quantization](), lora))
 machine.release_free_memory()
 before = machine.anonymous_rss_mib()
 started = time.process_time()
 with AnonymousPeakSampler() as peak:
-    loaded = adapt(load_base(job), job)
+    loaded = adapt(load_base_model(job), job)
 core_s = time.process_time() - started  # of one thread: other work only lengthens the clock's
 measured = {key: loaded.metrics[key] for key in ("load_s", "merge_s")}
 print(json.dumps(measured | {"core_s": core_s, "mib": peak.peak_mib - before, "rates": _measured()}))
@@ -69,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def planned(folder: Path, quantization: str, lora: LoraConfig) -> Any:
     model = LocalModelConfig(name=str(folder), device="cpu", threads=1, check_memory=False)
-    return predict(resolve(ModelSpec(model, CHOICES[quantization](), lora)), (1, 16, 8))
+    return predict_footprint(resolve_model(ModelSpec(model, CHOICES[quantization](), lora)), (1, 16, 8))
 
 
 def measured(made: tuple[Path, Path], quantization: str, order: str) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from raising import raises
 
-from runner.config.override_quoting import quote_texts
+from runner.config.override_quoting import quote_override_values
 from runner.config.runner_hydra import create_hydra
-from runner.grid.expand import MAX_JOBS, check_exclude_keys, expand_grid, is_excluded
+from runner.grid.expand import MAX_JOBS, check_exclude_keys, expand_grid, is_excluded_by_rules
 from runner_base.errors import Code, ConfigError
 
 KEYS = ["seed", "task.limit", "task.system", "quantization", "model@other", "+new", "++new", "~gone"]
@@ -65,7 +65,7 @@ def test_params_and_command_line_multiply_as_in_the_basic_sweeper(
 ) -> None:
     pairs = dict(line.split("=", 1) for line in params if "=" in line)
     assert expand_grid(arguments, pairs, None, None) == basic(
-        quote_texts([f"{k}={v}" for k, v in pairs.items()]) + arguments
+        quote_override_values([f"{k}={v}" for k, v in pairs.items()]) + arguments
     )
 
 
@@ -150,7 +150,7 @@ def test_texts_of_a_study_are_what_they_say() -> None:
         "one list"
     )
     assert expand_grid([], {"task": {"limit": "1,2"}}, None, None) == [["task.limit=1"], ["task.limit=2"]]
-    assert is_excluded([{"task.data": "数据,库.jsonl"}], lambda _: "库.jsonl")
+    assert is_excluded_by_rules([{"task.data": "数据,库.jsonl"}], lambda _: "库.jsonl")
 
 
 def test_params_may_come_from_a_config() -> None:
@@ -299,9 +299,9 @@ JOB = {
     ],
 )
 def test_a_job_is_excluded_when_every_key_of_a_dict_matches(rule: dict[str, str], out: bool) -> None:
-    assert is_excluded([rule], JOB.get) is out
-    assert is_excluded([{"model": "auto"}, rule], JOB.get) is out
-    assert is_excluded([], JOB.get) is False
+    assert is_excluded_by_rules([rule], JOB.get) is out
+    assert is_excluded_by_rules([{"model": "auto"}, rule], JOB.get) is out
+    assert is_excluded_by_rules([], JOB.get) is False
 
 
 @pytest.mark.thorough
@@ -316,7 +316,9 @@ def test_what_is_excluded_are_the_combinations_of_the_sweep_strings(
     rule = {"w": f"choice({','.join(words)})", "n": f"choice({','.join(map(str, numbers))})"}
     for job in expand_grid(["w=a,b,c,d", "n=range(10)"], None, None, None):
         values = dict(line.split("=") for line in job)
-        assert is_excluded([rule], values.get) is (values["w"] in words and int(values["n"]) in numbers)
+        assert is_excluded_by_rules([rule], values.get) is (
+            values["w"] in words and int(values["n"]) in numbers
+        )
 
 
 def test_an_exclude_key_that_no_job_knows_is_named_with_the_nearest() -> None:

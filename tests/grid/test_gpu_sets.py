@@ -168,7 +168,7 @@ def test_a_free_gpu_takes_half_of_the_jobs_if_they_take_longer_than_the_load(
     )
     busy.load_s, busy.s_per_cost = load_s, work_s
     pool._workers = [busy]
-    assert pool._take_share() == deque(share)
+    assert pool._take_half_of_ready_jobs() == deque(share)
     assert busy.todo == deque(number for number in [1, 2, 3, 4] if number not in share)
 
 
@@ -186,7 +186,7 @@ def test_the_last_job_goes_to_a_free_gpu_if_it_would_wait_for_longer_than_the_lo
     for left_s, share in ((20.0, []), (1e9, [1])):
         busy.update_times(ProgressState("works", 1, 10, left_s=left_s), 1.0)
         busy.load_s = 30.0
-        assert pool._take_share() == deque(share)
+        assert pool._take_half_of_ready_jobs() == deque(share)
 
 
 @pytest.mark.parametrize(

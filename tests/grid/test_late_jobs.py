@@ -9,9 +9,9 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
 from runner.config.root import RunnerConfig
-from runner.grid.grid_output import table_lines
+from runner.grid.grid_output import build_grid_table_rows
 from runner.grid.other_launchers import OtherLauncherRun
-from runner.grid.outcomes import run_job
+from runner.grid.outcomes import run_grid_job
 from runner.grid.plan import plan_job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 
@@ -24,13 +24,13 @@ class GoesDownSlowly:
 
     def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
         if not self.is_broken:
-            run_job(self.configs[0])
+            run_grid_job(self.configs[0])
             self.is_broken = True
             raise RuntimeError("a process died")
         assert (len(overrides), initial_job_idx) == (1, 1)
-        run_job(self.configs[1])
+        run_grid_job(self.configs[1])
         job_return = JobReturn()
-        job_return.return_value, job_return.status = run_job(self.configs[1]), JobStatus.COMPLETED
+        job_return.return_value, job_return.status = run_grid_job(self.configs[1]), JobStatus.COMPLETED
         assert job_return.return_value.record.from_ledger, "the result was recorded before"
         return [job_return]
 
@@ -44,4 +44,4 @@ def test_a_job_that_ends_while_the_launcher_goes_down_is_this_grids_work(
     launch = OtherLauncherRun(launcher, "joblib", plan)
     launch.run([0, 1])
     assert "hydra/launcher=joblib broke: a process died" in caplog.text
-    assert [line.status for line in table_lines(plan, launch.outcomes)] == ["finished", "finished"]
+    assert [line.status for line in build_grid_table_rows(plan, launch.outcomes)] == ["finished", "finished"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.grid.parent_notes import MAX_TITLE, grid_params, grid_title
+from runner.grid.parent_notes import MAX_TITLE, build_grid_params, grid_title
 from runner.grid.plan import PlannedJob
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -24,7 +24,7 @@ def test_a_grid_is_called_by_its_study_or_by_what_varies() -> None:
     assert grid_title(plan, "") == "quantization=none,int8,nf4"
     assert grid_title(plan, "which_layers") == "which_layers"
     assert grid_title(plan_of("seed=1"), "") == "grid of 1 job"
-    assert grid_params(plan, "which_layers") == {
+    assert build_grid_params(plan, "which_layers") == {
         "study": "which_layers", "jobs": "3", "quantization.name": "none,int8,nf4"
     }  # fmt: skip
 

@@ -22,7 +22,7 @@ from runner.grid.gpu_sets import GpuSet
 from runner.grid.live_view import GridView
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState, plan_job
-from runner.grid.worker_limits import WorkerLimits, group_jobs
+from runner.grid.worker_limits import WorkerLimits, group_jobs_by_model
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.records.jobs import Job
@@ -47,7 +47,7 @@ def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp
     for number, (job_id, after) in enumerate([("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c")]):
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
     pool = pool_of(plan, tmp_path)
-    pool._groups = group_jobs(plan, pool.numbers)
+    pool._groups = group_jobs_by_model(plan, pool.numbers)
     first_two = [pool._take_ready_group(), pool._take_ready_group()]
     assert first_two == [deque([2]), deque([1])]
     pool._workers = [cast(Worker, SimpleNamespace(current=2, gpus=GpuSet()))]
@@ -70,11 +70,13 @@ def test_an_idle_worker_takes_half_of_another_ones_jobs_but_none_that_waits(
     pool = pool_of(plan, tmp_path)
     busy = cast(Worker, SimpleNamespace(current=0, todo=deque([1, 2, 3, 4, 5]), gpus=GpuSet()))
     pool._workers = [busy]
-    assert pool._take_share() == deque(), "unless the user has asked for so many workers"
+    assert pool._take_half_of_ready_jobs() == deque(), "unless the user has asked for so many workers"
     pool.limits = WorkerLimits(2, 2, is_given=True)
-    assert (pool._take_share(), busy.todo) == (deque([2, 5]), deque([1, 3, 4]))
-    assert pool._take_share() == deque([3])
-    assert (pool._take_share(), busy.todo) == (deque(), deque([1, 4])), "one is its own, one waits for it"
+    assert (pool._take_half_of_ready_jobs(), busy.todo) == (deque([2, 5]), deque([1, 3, 4]))
+    assert pool._take_half_of_ready_jobs() == deque([3])
+    assert (pool._take_half_of_ready_jobs(), busy.todo) == (deque(), deque([1, 4])), (
+        "one is its own, one waits for it"
+    )
 
 
 def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -> None:
@@ -82,7 +84,7 @@ def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -
     for one in plan:
         one.base = "the same"
     plan[0].after = plan[2].after = "x"
-    assert group_jobs(plan, [0, 1, 2]) == deque([deque([1, 0, 2])])
+    assert group_jobs_by_model(plan, [0, 1, 2]) == deque([deque([1, 0, 2])])
 
 
 # the parts limit their counts, and a maker's counts are asked for beside a recipe

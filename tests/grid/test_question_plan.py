@@ -15,7 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import PlannedJob, PlanState
-from runner.grid.question_plan import _max_mcnemar_power, question_notes
+from runner.grid.question_plan import _max_mcnemar_power, statistical_power_notes
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.notes import note
@@ -58,7 +58,9 @@ def record(job: Job, solved: set[int]) -> None:
 def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
-    lines = question_notes(plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False)
+    lines = statistical_power_notes(
+        plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False
+    )
     least, needed = (
         smallest_detectable_difference(500, USUAL, 0.025),
         paired_questions_needed(0.02, USUAL, 0.025),
@@ -83,7 +85,7 @@ def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Mak
     assert lines[1] == note(
         "questions_for_margin", margin=0.02, needed=rounded, there=None, jobs=3, seconds=seconds
     )
-    assert question_notes(plan, {}, is_quick=True) == lines[:1]
+    assert statistical_power_notes(plan, {}, is_quick=True) == lines[:1]
 
 
 def test_the_disagreement_is_that_of_jobs_that_are_done(make_config: Make, tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_the_disagreement_is_that_of_jobs_that_are_done(make_config: Make, tmp_p
         plan[number].state = PlanState.done
         record(plan[number].job, set(solved))  # type: ignore[arg-type]
     rate = expected_disagreement(40, 500)
-    (line,) = question_notes(plan, {}, is_quick=True)
+    (line,) = statistical_power_notes(plan, {}, is_quick=True)
     assert (line.values["disagreement"], line.values["pairs"]) == (rate, 1)
 
 
@@ -102,7 +104,7 @@ def test_the_baseline_may_be_that_of_an_early_stop(make_config: Make, tmp_path: 
         for it in (None, "lora=none")
     ]
     plan[1].after, plan[1].is_compared = plan[0].job_id, True
-    first, second = question_notes(plan, {}, is_quick=False)
+    first, second = statistical_power_notes(plan, {}, is_quick=False)
     assert (first.values["names"], first.values["comparisons"]) == (["lora=none"], 1)
     assert first.values["by_bets"]
     assert second.values["margin"] == 0.03
@@ -111,7 +113,7 @@ def test_the_baseline_may_be_that_of_an_early_stop(make_config: Make, tmp_path: 
 def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path, early_stop_vs=it) for it in (None, "lora=none")]
     plan[1].after, plan[1].is_compared = plan[0].job_id, True
-    first, second = question_notes(plan, {}, is_quick=False)
+    first, second = statistical_power_notes(plan, {}, is_quick=False)
     loss, questions = first.values["least"], second.values["needed"]
     assert isinstance(loss, float)
     assert isinstance(questions, int)
@@ -138,20 +140,22 @@ def test_other_grids_have_no_such_lines(
 ) -> None:
     of = [None, Nf4Config()] if tasks[0] == tasks[1] else [None, None]
     plan = [planned(make_config, tmp_path, it, **task) for it, task in zip(of, tasks, strict=True)]
-    assert question_notes(plan, {}, is_quick=False) == []
+    assert statistical_power_notes(plan, {}, is_quick=False) == []
 
 
 def test_of_clusters_a_plan_says_that_nothing_is_planned(make_config: Make, tmp_path: Path) -> None:
     kinds = (None, Nf4Config(), Int8Config())
     plan = [planned(make_config, tmp_path, it, cluster="template") for it in kinds]
     for is_quick in (True, False):
-        assert question_notes(plan, {}, is_quick) == [note("clusters_not_planned", cluster="template")]
-    assert question_notes(plan[:1], {}, is_quick=True) == [], "there is nothing to compare"
+        assert statistical_power_notes(plan, {}, is_quick) == [
+            note("clusters_not_planned", cluster="template")
+        ]
+    assert statistical_power_notes(plan[:1], {}, is_quick=True) == [], "there is nothing to compare"
 
 
 def test_another_prompt_is_not_a_baseline(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path), planned(make_config, tmp_path, Nf4Config(), instruction="Go.")]
-    assert question_notes(plan, {}, is_quick=False) == []
+    assert statistical_power_notes(plan, {}, is_quick=False) == []
 
 
 def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
@@ -162,7 +166,7 @@ def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
     for n in (20, 60, 100, 500):
         for it in plan:
             it.input_count = n
-        (said[n],) = question_notes(plan, {}, is_quick=True)
+        (said[n],) = statistical_power_notes(plan, {}, is_quick=True)
     keys = "least", "may_detect_largest"
     assert [said[20].values[key] for key in keys] == [None, False]
     assert [said[60].values[key] for key in keys] == [None, False], (
@@ -187,5 +191,7 @@ def test_more_questions_than_there_are_are_not_advised(make_config: Make, tmp_pa
     )
     plan = [planned(make_config, tmp_path, it, data=str(data)) for it in (None, Nf4Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
-    lines = question_notes(plan, {number: JobEstimate(time=time) for number in range(2)}, is_quick=False)
+    lines = statistical_power_notes(
+        plan, {number: JobEstimate(time=time) for number in range(2)}, is_quick=False
+    )
     assert lines[1].values["there"] == 1319

@@ -13,7 +13,7 @@ import torch
 from in_parts import samples
 
 from runner.config.root import RunnerConfig
-from runner.grid.outcomes import run_job
+from runner.grid.outcomes import run_grid_job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Status
 from runner_engine import BaseModelCache, LocalModelConfig
@@ -33,7 +33,7 @@ def answers(
     config: RunnerConfig, bases: BaseModelCache, seed: int = 0
 ) -> tuple[Status, list[Sequence[int]], str]:
     """Run a job as a worker does; return how it ended, the tokens of its answers, and its message."""
-    outcome = run_job(replace(config, seed=seed), bases=bases)
+    outcome = run_grid_job(replace(config, seed=seed), base_models=bases)
     if outcome.record is None or outcome.status is not Status.FINISHED:
         return outcome.status, [], outcome.message
     found = sorted(samples(outcome.record), key=lambda sample: sample.index)

@@ -14,9 +14,9 @@ from raising import raises
 
 from runner import load
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.root import RunnerConfig
-from runner.library.load import build_config
+from runner.library.load import build_load_config
 from runner_base.errors import Code, ConfigError
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ GROUPS = ("model", "quantization", "lora", "rope", "generation")
 
 def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     groups = {group: arguments.pop(group, None) for group in GROUPS[1:]}
-    return build_config(model, groups, arguments)
+    return build_load_config(model, groups, arguments)
 
 
 @pytest.mark.sampled(2)
@@ -56,7 +56,7 @@ def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     ],
 )  # fmt: skip
 def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], overrides: list[str]) -> None:
-    by_command, by_load = to_config(*compose_job(overrides)), configured(**arguments)
+    by_command, by_load = to_runner_config(*compose_job(overrides)), configured(**arguments)
     assert [getattr(by_load, group) for group in GROUPS] == [getattr(by_command, group) for group in GROUPS]
 
 

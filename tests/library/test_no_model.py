@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from raising import raises
 
-from runner.library.load import build_config
+from runner.library.load import build_load_config
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import locating
 from runner_engine.settings.lora import PeftConfig
@@ -41,7 +41,9 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "embeded").symlink_to(tiny_llama)
     assert (
-        build_config("embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}).model.name
+        build_load_config(
+            "embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}
+        ).model.name
         == "embeded"
     )
     assert locating.locate_model(LocalModelConfig(name="embeded")) == tmp_path / "embeded"

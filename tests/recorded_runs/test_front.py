@@ -14,7 +14,7 @@ from stores import INT8, NF4, NONE, Store, marks
 from runner_compare.features.front.compute import FrontData, mark_pareto_front
 from runner_compare.features.front.render import (
     contention_sentences,
-    dominance_rule,
+    describe_dominance_rule,
     dominated_sentence,
     front_sentences,
 )
@@ -125,7 +125,7 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
         dominated_sentence(table)
         == "Dominated beyond noise (speed not counted): none by nf4 (memory ×0.36, speed ×0.50, not tested)."
     )
-    assert "speed" not in dominance_rule(table)
+    assert "speed" not in describe_dominance_rule(table)
 
 
 def test_an_accuracy_that_is_worse_for_sure_is_dominated() -> None:
@@ -204,7 +204,7 @@ def test_energy_is_an_axis() -> None:
             "decode_tok_per_s",
             "joules_per_question",
         ]
-    assert "as fast within 10 % and as low in energy within 10 %" in dominance_rule(table)
+    assert "as fast within 10 % and as low in energy within 10 %" in describe_dominance_rule(table)
     wild = (1.0, 1.6, 0.6, 1.3, 0.8)
     assert front_of(counted("thrifty", 10, wild), counted("other", 12, wild[::-1]), tolerance=None) == {
         "thrifty": None,

@@ -14,7 +14,7 @@ import pytest
 from raising import raises
 
 from runner import compare
-from runner.recorded_runs.publish_divergences import HEADS, divergence_sections
+from runner.recorded_runs.publish_divergences import HEADS, format_divergence_sections
 from runner_base.errors import ConfigError
 from runner_compare.model.data import Run, Table, TableRow
 
@@ -89,7 +89,7 @@ def test_each_reference_has_a_table_and_bounds_say_so() -> None:
         row_of("nf4", "model=other"),
         bounded,
     ]
-    whole, other, kept = divergence_sections(Table("likelihood", ["quantization.name"], rows))
+    whole, other, kept = format_divergence_sections(Table("likelihood", ["quantization.name"], rows))
     names = [line.split("|")[1].strip() for line in whole.splitlines() if line.startswith("| ")]
     assert names == ["format", "---", "hqq", "nf4"], "the largest first"
     assert "from model=other" in other
@@ -102,7 +102,7 @@ def test_runs_of_other_tools_and_tables_without_a_divergence() -> None:
     row = row_of("nf4")
     row.run.tool = "lm-eval"
     with raises(ConfigError, "unsupported", "--publish"):
-        divergence_sections(Table("likelihood", ["quantization.name"], [row]))
+        format_divergence_sections(Table("likelihood", ["quantization.name"], [row]))
     without = row_of("none")
     del without.run.metrics["kl_p999_nats"]
-    assert divergence_sections(Table("likelihood", ["quantization.name"], [without])) == []
+    assert format_divergence_sections(Table("likelihood", ["quantization.name"], [without])) == []

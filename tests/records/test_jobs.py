@@ -12,7 +12,7 @@ from raising import raises
 
 from runner.config.root import PrintMode, RunnerConfig, TrackingConfig
 from runner.records import jobs
-from runner.records.artifacts import record_files
+from runner.records.artifacts import record_file_states
 from runner.records.jobs import Job, Recorder, identify, lock_job, read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import JobAlreadyRunning, OutputError, RunRecordError
@@ -92,7 +92,7 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     job = Job("x", tmp_path)
     assert job.read_finished_record() is None
     record = Record(
-        "x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=record_files({part: None}))
+        "x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=record_file_states({part: None}))
     )
     job.write_record(record)
     assert job.read_finished_record() == record
@@ -143,7 +143,7 @@ def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pyt
     with (
         lock_job(Job("x", tmp_path)),
         raises(JobAlreadyRunning, "busy"),
-        lock_job(Job("x", tmp_path), wait=False),
+        lock_job(Job("x", tmp_path), should_wait=False),
     ):
         pass
 

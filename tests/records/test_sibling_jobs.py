@@ -19,7 +19,7 @@ def sample(index: int, text: str = "ok") -> Sample:
 def new_job(folder: Path, name: str, sibling_key: str = "abc") -> Job:
     job = Job(name, folder / "jobs" / name, sibling_key)
     job.folder.mkdir(parents=True)
-    sibling_jobs.mark_reusable(job)
+    sibling_jobs.mark_job_reusable(job)
     return job
 
 
@@ -76,7 +76,7 @@ def test_an_incomplete_line_is_ignored_and_stays(tmp_path: Path) -> None:
 def test_a_job_without_siblings_leaves_no_mark_and_finds_none(tmp_path: Path) -> None:
     alone = new_job(tmp_path, "alone", "")
     assert list(alone.folder.iterdir()) == []
-    assert sibling_jobs.find_siblings(alone) == []
+    assert sibling_jobs.find_sibling_jobs(alone) == []
 
 
 def test_a_line_of_an_earlier_version_is_read() -> None:

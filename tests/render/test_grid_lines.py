@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.grid.grid_output import _baseline_option
+from runner.grid.grid_output import _build_baseline_option
 from runner.render import grid_lines
 from runner.render.grid_lines import JobCells, job_cells
-from runner.report import is_one_place
+from runner.report import do_stdout_and_stderr_share_target
 from runner_base import ProgressState
 
 SCORED = {
@@ -30,14 +30,14 @@ SCORED = {
 def test_a_line_has_score_speed_and_time() -> None:
     cells = job_cells(SCORED)
     assert cells.filled() == ["94.6 % [78.4, 97.5]", "7,229 tok/s", "7.0 s"]
-    line = grid_lines.ended_line("[3/8]", "quantization=int8 task.split=test", 34, cells, "")
+    line = grid_lines.format_ended_job_line("[3/8]", "quantization=int8 task.split=test", 34, cells, "")
     assert line == "[3/8] quantization=int8 task.split=test    94.6 % [78.4, 97.5]   7,229 tok/s    7.0 s"
     assert len(line) <= 100
 
 
 def test_the_cells_of_a_grid_stand_below_each_other() -> None:
     lines = [
-        grid_lines.ended_line("[1/2]", label, 20, job_cells(SCORED | changes), recorded)
+        grid_lines.format_ended_job_line("[1/2]", label, 20, job_cells(SCORED | changes), recorded)
         for label, changes, recorded in (
             ("quantization=none", {}, ""),
             ("quantization=int8", {"decode_tok_per_s": 912.0, "seconds": 75.0}, "recorded before"),
@@ -80,33 +80,39 @@ def test_progress_is_one_line_for_one_job() -> None:
     step = ProgressState(
         "gsm8k", 275, 500, {"accuracy": "91.3%", "decode": "7 tok/s", "batch": "124"}, left_s=2.0
     )
-    cells = grid_lines.progress_cells(step)
+    cells = grid_lines.format_job_progress(step)
     assert cells == "275/500 questions, 91.3 % correct, 2.0 s left"
-    head = grid_lines.counts(2, 8, 1)
+    head = grid_lines.format_job_counts(2, 8, 1)
     assert (
-        grid_lines.progress_lines(head, [("seed=1", cells)], 4) == f"2 of 8 done, 1 failed · seed=1: {cells}"
+        grid_lines.format_grid_progress(head, [("seed=1", cells)], 4)
+        == f"2 of 8 done, 1 failed · seed=1: {cells}"
     )
-    several = grid_lines.progress_lines(head, [(f"seed={n}", "starting") for n in range(6)], 4).splitlines()
+    several = grid_lines.format_grid_progress(
+        head, [(f"seed={n}", "starting") for n in range(6)], 4
+    ).splitlines()
     assert (len(several), several[-1].strip()) == (6, "and 2 more")
-    assert grid_lines.progress_cells(ProgressState("loading", 0, 40)) == "loading 0/40"
-    assert grid_lines.progress_cells(None) == "starting"
+    assert grid_lines.format_job_progress(ProgressState("loading", 0, 40)) == "loading 0/40"
+    assert grid_lines.format_job_progress(None) == "starting"
 
 
 def test_the_end_counts_jobs_by_their_status() -> None:
-    line = grid_lines.end_line(["finished", "done before", "finished", "failed"], 87.0, "outputs/jobs")
+    line = grid_lines.format_grid_summary_line(
+        ["finished", "done before", "finished", "failed"], 87.0, "outputs/jobs"
+    )
     assert line == "4 jobs: 2 finished, 1 done before, 1 failed · 1:27 in all · results in outputs/jobs"
     assert JobCells("").filled() == []
 
 
 def test_the_next_command_names_the_plain_choices_as_baseline() -> None:
     names = [{"quantization": kind, "task.split": split} for kind in ("none", "nf4") for split in ("a", "b")]
-    assert _baseline_option(names) == ["--baseline", "quantization=none"]
+    assert _build_baseline_option(names) == ["--baseline", "quantization=none"]
     both = [{"quantization": "none", "lora": "none"}, {"quantization": "nf4", "lora": "peft"}]
-    assert _baseline_option(both) == ["--baseline", "quantization=none,lora=none"]
+    assert _build_baseline_option(both) == ["--baseline", "quantization=none,lora=none"]
     assert (
-        _baseline_option([{"quantization": "none", "lora": "a"}, {"quantization": "b", "lora": "none"}]) == []
+        _build_baseline_option([{"quantization": "none", "lora": "a"}, {"quantization": "b", "lora": "none"}])
+        == []
     )
-    assert _baseline_option([{"seed": "1"}, {"seed": "2"}]) == []
+    assert _build_baseline_option([{"seed": "1"}, {"seed": "2"}]) == []
 
 
 def test_a_table_is_left_out_only_where_the_lines_are_in_the_same_place(
@@ -120,6 +126,6 @@ def test_a_table_is_left_out_only_where_the_lines_are_in_the_same_place(
         for err, is_same in ((same, True), (other, False)):
             monkeypatch.setattr(sys, "stdout", both)
             monkeypatch.setattr(sys, "stderr", err)
-            found = is_one_place()
+            found = do_stdout_and_stderr_share_target()
             monkeypatch.undo()
             assert found is is_same

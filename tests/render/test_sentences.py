@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from runner.core.finishing import LimitCost
-from runner.render.notes import note_text, render_cells, render_notes
-from runner.render.plans import memory_lines, state_text, total_line
+from runner.render.notes import format_note, render_note_cells, render_notes
+from runner.render.plans import format_memory_lines, format_plan_total_line, job_state_text
 from runner.render.titles import sustainable_rate_text
 from runner_base.notes import Note, note
 from runner_engine.sessions import SequenceShortage
@@ -242,7 +242,7 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
     ids=lambda it: it.code if isinstance(it, Note) else "",
 )
 def test_a_note_is_worded(noted: Note, text: str) -> None:
-    assert note_text(noted) == text
+    assert format_note(noted) == text
 
 
 def test_what_is_text_already_stays() -> None:
@@ -250,25 +250,27 @@ def test_what_is_text_already_stays() -> None:
         "of an earlier start",
         "there is only one document: its windows count as samples, although they depend on each other",
     ]
-    assert render_cells([{"n": 1, "note": note("too_short", tokens=3, wanted=4)}, {"n": 2, "note": ""}]) == [
-        {"n": 1, "note": "an answer had 3 tokens instead of 4"},
-        {"n": 2, "note": ""},
-    ]
+    assert render_note_cells(
+        [{"n": 1, "note": note("too_short", tokens=3, wanted=4)}, {"n": 2, "note": ""}]
+    ) == [{"n": 1, "note": "an answer had 3 tokens instead of 4"}, {"n": 2, "note": ""}]
 
 
 def test_a_plan_says_how_much_memory_is_free() -> None:
-    shown, free = memory_lines(600, 1234.0, False, [])
+    shown, free = format_memory_lines(600, 1234.0, False, [])
     assert "600 MiB" in shown
     assert free == "Free: 1,234 MiB of main memory"
-    assert memory_lines(600, 1234.0, True, [80.0])[1] == (
+    assert format_memory_lines(600, 1234.0, True, [80.0])[1] == (
         "Free: 1,234 MiB of main memory (limited by the control group), 80 MiB of GPU 0"
     )
-    assert [state_text("to do", is_same) for is_same in (True, False)] == ["to do (listed twice)", "to do"]
+    assert [job_state_text("to do", is_same) for is_same in (True, False)] == [
+        "to do (listed twice)",
+        "to do",
+    ]
 
 
 def test_a_plan_ends_with_its_totals() -> None:
-    assert total_line("2 jobs: 2 to do", 0, False, None, 0.0, 0) == "2 jobs: 2 to do"
-    assert total_line("3 jobs: 3 to do", 2, True, 90.0, 0.5, 1) == (
+    assert format_plan_total_line("2 jobs: 2 to do", 0, False, None, 0.0, 0) == "2 jobs: 2 to do"
+    assert format_plan_total_line("3 jobs: 3 to do", 2, True, 90.0, 0.5, 1) == (
         "3 jobs: 3 to do · 2 models to load, at most once per worker · one after another 1:30 ± 50% without 1 job of "
         "unknown time"
     )

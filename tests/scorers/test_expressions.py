@@ -18,9 +18,9 @@ from grids import children, command
 from raising import raises
 
 from runner.scorers import expressions
-from runner.scorers.expressions import LONGEST, PROCESS, ExpressionScorer, compare_expression
-from runner.scorers.verdicts import judge
-from runner.scorers.votes import count_votes
+from runner.scorers.expressions import LONGEST, PROCESS, ExpressionScorer, find_equal_expression
+from runner.scorers.verdicts import judge_answer
+from runner.scorers.votes import count_majority_votes
 from runner_base import child_process
 from runner_base.errors import ConfigError
 from runner_base.model_text import Answer, FinishReason, Verdict
@@ -99,13 +99,16 @@ def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_a_hostile_answer_is_no_match_and_says_why(text: str, reason: str | None) -> None:
     started = time.perf_counter()
-    judged = judge(Answer(text, [], STOP), "5", "math")
+    judged = judge_answer(Answer(text, [], STOP), "5", "math")
     assert judged.verdicts["math"] is (Verdict.no_answer if reason is None else Verdict.wrong)
     assert judged.why_not.startswith(reason or "")
     assert bool(judged.why_not) is (reason is not None)
     if reason is None or not reason.startswith("took"):  # needs no process
         assert time.perf_counter() - started < MOST_S
-    assert judge(Answer(r"\boxed{\frac{10}{2}}", [], STOP), "5", "math").verdicts["math"] is Verdict.correct
+    assert (
+        judge_answer(Answer(r"\boxed{\frac{10}{2}}", [], STOP), "5", "math").verdicts["math"]
+        is Verdict.correct
+    )
 
 
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,14 +175,14 @@ def test_a_process_that_was_killed_is_started_again() -> None:
 
 
 def test_numbers_need_no_process() -> None:
-    assert compare_expression("0007", ("1", "7.0")) == (1, "")
-    assert compare_expression(r"\frac{14}{2}", ("8",)) == (None, "")
+    assert find_equal_expression("0007", ("1", "7.0")) == (1, "")
+    assert find_equal_expression(r"\frac{14}{2}", ("8",)) == (None, "")
     assert PROCESS._process is None
 
 
 def test_only_a_box_counts_in_a_text_that_was_cut_off() -> None:
     def verdict(text: str, reason: FinishReason) -> Verdict:
-        return judge(Answer(text, [], reason), r"\frac{1}{2}", "math").verdicts["math"]
+        return judge_answer(Answer(text, [], reason), r"\frac{1}{2}", "math").verdicts["math"]
 
     assert verdict("so $0.5$", STOP) is Verdict.correct
     assert verdict("so $0.5$", FinishReason.length) is Verdict.cut_off
@@ -199,12 +202,12 @@ def test_equal_expressions_vote_together() -> None:
         r"\boxed{2\sqrt{3}}",
         r"\boxed{\frac{6}{\sqrt 3}}",
     ]
-    judged = [judge(Answer(text, [], STOP), r"2\sqrt{3}", "math") for text in texts]
-    vote = count_votes(judged, "math", ExpressionScorer().find_equal_answer)
+    judged = [judge_answer(Answer(text, [], STOP), r"2\sqrt{3}", "math") for text in texts]
+    vote = count_majority_votes(judged, "math", ExpressionScorer().find_equal_answer)
     assert (vote.answer, vote.verdict) == (r"\sqrt{12}", Verdict.correct)
     assert (vote.right, vote.wrong, vote.tied) == ((3,), (2,), False)
     assert (
-        count_votes(
+        count_majority_votes(
             judged[:1] + judged[2:3] + judged[1:2], "math", ExpressionScorer().find_equal_answer
         ).answer
         == "x+1"

@@ -6,9 +6,9 @@ import pytest
 
 from runner.config.extractors import OF_NUMBERS, Extractor
 from runner.scorers import letters
-from runner.scorers.extractors import extract_all
-from runner.scorers.letters import find_gold_letter, parse_letter
-from runner.scorers.verdicts import judge
+from runner.scorers.extractors import extract_by_all_extractors
+from runner.scorers.letters import find_gold_letter, parse_choice_letter
+from runner.scorers.verdicts import judge_answer
 from runner_base.result import Answer, FinishReason, Verdict
 
 
@@ -31,7 +31,7 @@ from runner_base.result import Answer, FinishReason, Verdict
 def test_what_each_rule_finds(
     text: str, strict: str | None, flexible: str | None, boxed: str | None, the_answer_is: str | None
 ) -> None:
-    assert [*extract_all(text, letters).values()] == [strict, flexible, boxed, the_answer_is]
+    assert [*extract_by_all_extractors(text, letters).values()] == [strict, flexible, boxed, the_answer_is]
 
 
 @pytest.mark.parametrize(
@@ -54,21 +54,23 @@ def test_gold_answers(answer: str, after: str | None, letter: str | None) -> Non
 
 def test_letters_and_numbers_are_judged_by_their_own_rules() -> None:
     stop = FinishReason.stop
-    assert judge(Answer("#### B", [], stop), "B").verdicts[Extractor.strict] is Verdict.correct
-    assert judge(Answer("#### C", [], stop), "B").verdicts[Extractor.strict] is Verdict.wrong
-    assert judge(Answer("#### 2", [], stop), "B").verdicts[Extractor.strict] is Verdict.no_answer
+    assert judge_answer(Answer("#### B", [], stop), "B").verdicts[Extractor.strict] is Verdict.correct
+    assert judge_answer(Answer("#### C", [], stop), "B").verdicts[Extractor.strict] is Verdict.wrong
+    assert judge_answer(Answer("#### 2", [], stop), "B").verdicts[Extractor.strict] is Verdict.no_answer
     assert (
-        judge(Answer("B it may be", [], FinishReason.length), "A").verdicts[Extractor.strict]
+        judge_answer(Answer("B it may be", [], FinishReason.length), "A").verdicts[Extractor.strict]
         is Verdict.cut_off
     )
-    assert judge(Answer("#### B", [], stop), "2").verdicts[Extractor.strict] is Verdict.no_answer
+    assert judge_answer(Answer("#### B", [], stop), "2").verdicts[Extractor.strict] is Verdict.no_answer
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("piece", ["#### ", "the answer is ", "A ", " *("])
 def test_a_long_text_of_anything_ends(piece: str) -> None:
     """A pattern whose time grew with the square of the length would take many minutes here."""
-    assert set(extract_all("####" + piece * (600_000 // len(piece)), letters)) == set(OF_NUMBERS)
+    assert set(extract_by_all_extractors("####" + piece * (600_000 // len(piece)), letters)) == set(
+        OF_NUMBERS
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,4 +79,4 @@ def test_a_long_text_of_anything_ends(piece: str) -> None:
      ("A pen", None), ("4", None), ("AB", None), ("", None)],
 )  # fmt: skip
 def test_a_value_that_names_a_choice(text: str, letter: str | None) -> None:
-    assert parse_letter(text) == letter
+    assert parse_choice_letter(text) == letter

@@ -16,7 +16,7 @@ import pytest
 
 from runner.config.extractors import Extractor
 from runner.scorers.numbers import find_gold_number
-from runner.scorers.verdicts import judge
+from runner.scorers.verdicts import judge_answer
 from runner_base.result import Answer, FinishReason, Verdict
 
 AWKWARD = [
@@ -46,7 +46,7 @@ def in_words(one: dict[str, Any]) -> str:
 @pytest.mark.parametrize("one", AWKWARD, ids=in_words)
 def test_scores_equal_lm_evals_except_where_it_is_wrong(one: dict[str, Any]) -> None:
     gold = find_gold_number(f"#### {one['gold']}")
-    judged = judge(Answer(one["output"], [], FinishReason.stop), gold)
+    judged = judge_answer(Answer(one["output"], [], FinishReason.stop), gold)
     for extractor in (Extractor.strict, Extractor.flexible):
         answers, verdict = judged.found, judged.verdicts[extractor]
         by_lm_eval, is_correct = one[extractor.value]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from runner.config.extractors import OF_NUMBERS, Extractor
 from runner.scorers import extractors, numbers
-from runner.scorers.numbers import find_gold_number, parse_number
-from runner.scorers.verdicts import judge
+from runner.scorers.numbers import find_gold_number, to_canonical_number
+from runner.scorers.verdicts import judge_answer
 from runner_base.result import Answer, FinishReason, Verdict
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
@@ -21,7 +21,7 @@ NUMBERS = st.one_of(st.integers(-(10**12), 10**12), st.decimals(-(10**9), 10**9,
 
 
 def extract(text: str, extractor: Extractor) -> str | None:
-    return extractors.extract(text, numbers, extractor)
+    return extractors.extract_by_extractor(text, numbers, extractor)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_boxed_and_the_answer_is(text: str, boxed: str | None, the_answer_is: st
 
 def test_a_cut_off_text_has_no_answer_unless_it_is_marked() -> None:
     def verdict(text: str, reason: FinishReason, extractor: Extractor = Extractor.strict) -> Verdict:
-        return judge(Answer(text, [], reason), "18").verdicts[extractor]
+        return judge_answer(Answer(text, [], reason), "18").verdicts[extractor]
 
     stop, length, error = FinishReason.stop, FinishReason.length, FinishReason.error
     assert verdict("#### 18", length) is Verdict.correct
@@ -148,7 +148,7 @@ def notations(value: int | Decimal) -> list[str]:
 @pytest.mark.thorough
 @given(NUMBERS)
 def test_a_number_is_read_however_it_is_written(value: int | Decimal) -> None:
-    plain = parse_number(str(value))
+    plain = to_canonical_number(str(value))
     assert Fraction(plain) == Fraction(value)
     for text in notations(value):
         assert extract(f"3*4=12\n#### {text}", Extractor.strict) == plain, text
@@ -161,12 +161,12 @@ def test_a_number_is_read_however_it_is_written(value: int | Decimal) -> None:
 @given(st.integers(-99, 999), st.integers(0, 10**6), st.integers(1, 10**6))
 def test_fractions_are_exact(whole: int, top: int, bottom: int) -> None:
     expected = Fraction(top, bottom)
-    assert Fraction(parse_number(f"{top}/{bottom}")) == expected
-    assert Fraction(parse_number(rf"\frac{{{top}}}{{{bottom}}}")) == expected
-    assert parse_number(f"{top * 7}/{bottom * 7}") == parse_number(f"{top}/{bottom}")
+    assert Fraction(to_canonical_number(f"{top}/{bottom}")) == expected
+    assert Fraction(to_canonical_number(rf"\frac{{{top}}}{{{bottom}}}")) == expected
+    assert to_canonical_number(f"{top * 7}/{bottom * 7}") == to_canonical_number(f"{top}/{bottom}")
     if expected < 1:
         signed = Fraction(whole) + (expected if whole >= 0 else -expected)
-        assert Fraction(parse_number(f"{whole} {top}/{bottom}")) == signed
+        assert Fraction(to_canonical_number(f"{whole} {top}/{bottom}")) == signed
 
 
 @given(st.decimals(0, 999, places=3), st.integers(-40, 40))
@@ -178,13 +178,15 @@ def test_scientific_notation_is_exact(mantissa: Decimal, power: int) -> None:
         f"{mantissa} × 10^{power}",
         f"{mantissa}*10^{{{power}}}",
     ):
-        assert Fraction(parse_number(text)) == expected
+        assert Fraction(to_canonical_number(text)) == expected
 
 
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
-    for number in extractors.extract_all(f"#### {text} \\boxed{{{text}}} answer is {text}", numbers).values():
-        assert number is None or parse_number(number) == number
+    for number in extractors.extract_by_all_extractors(
+        f"#### {text} \\boxed{{{text}}} answer is {text}", numbers
+    ).values():
+        assert number is None or to_canonical_number(number) == number
 
 
 def test_numbers_of_any_length_are_compared_exactly() -> None:
@@ -192,7 +194,7 @@ def test_numbers_of_any_length_are_compared_exactly() -> None:
     assert (
         extract(f"#### {long}", Extractor.strict) == long != extract(f"#### {long[:-1]}2", Extractor.strict)
     )
-    assert parse_number("0.1000000000000000000000000000000000001") != parse_number("0.1")
+    assert to_canonical_number("0.1000000000000000000000000000000000001") != to_canonical_number("0.1")
 
 
 # fmt: off
@@ -208,7 +210,9 @@ PIECES = [
 def test_a_long_text_of_anything_ends(piece: str) -> None:
     """A pattern whose time grew with the square of the length would take many minutes here."""
     for head in ("", "####", "answer is"):
-        assert set(extractors.extract_all(head + piece * (200_000 // len(piece)), numbers)) == set(OF_NUMBERS)
+        assert set(
+            extractors.extract_by_all_extractors(head + piece * (200_000 // len(piece)), numbers)
+        ) == set(OF_NUMBERS)
 
 
 def test_gold_answers() -> None:
@@ -224,7 +228,7 @@ def test_gold_answers() -> None:
         with pytest.raises(ValueError, match="not a number, and has no '#### NUMBER'"):
             find_gold_number(text)
     with pytest.raises(ValueError, match="not a number: 'twelve'"):
-        parse_number("twelve")
+        to_canonical_number("twelve")
 
 
 @pytest.mark.thorough

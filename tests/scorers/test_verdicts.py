@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runner.scorers.verdicts import judge
-from runner.scorers.votes import count_votes
+from runner.scorers.verdicts import judge_answer
+from runner.scorers.votes import count_majority_votes
 from runner_base.model_text import Ending, FinishReason
 from runner_base.result import Answer, Verdict
 from runner_base.thinking import TAGS, Tag, Tags, parse_spans, split_thinking
@@ -39,7 +39,9 @@ def tags_of(one: dict[str, Any]) -> Tags:
 
 @pytest.mark.parametrize("one", JUDGED, ids=lambda one: one["why"])
 def test_outputs_are_judged_as_by_hand(one: dict[str, Any]) -> None:
-    verdicts = {way: verdict.value for way, verdict in judge(written(one), one["gold"]).verdicts.items()}
+    verdicts = {
+        way: verdict.value for way, verdict in judge_answer(written(one), one["gold"]).verdicts.items()
+    }
     assert verdicts == one["expected"], one["text"]
 
 
@@ -52,7 +54,7 @@ def test_at_least_forty_outputs_were_judged() -> None:
 def test_outputs_of_models_that_think_are_read_as_by_hand(one: dict[str, Any]) -> None:
     apart = {"in_thinking": one.get("in_thinking", False), "thinking": one.get("thinking")}
     answer = Answer.from_text(one["text"], [], FinishReason(one["finish_reason"]), tags_of(one), **apart)
-    verdicts = {way: verdict.value for way, verdict in judge(answer, one["gold"]).verdicts.items()}
+    verdicts = {way: verdict.value for way, verdict in judge_answer(answer, one["gold"]).verdicts.items()}
     # the verdict without an extractor
     expected = {key: it for key, it in one["expected"].items() if key != "reader"}
     thinking, ending = answer.parts.thinking.strip(), answer.ending or Ending.no_thinking
@@ -100,7 +102,11 @@ def test_a_text_without_thinking_is_an_answer_as_it_is() -> None:
 
 def test_an_answer_that_ended_in_its_thinking_has_no_vote() -> None:
     texts = ["<think>#### 9", "<think>#### 9", "<think>#### 9</think>#### 7"]
-    vote = count_votes([judge(Answer(text, [], FinishReason.stop), "7") for text in texts], "strict")
+    vote = count_majority_votes(
+        [judge_answer(Answer(text, [], FinishReason.stop), "7") for text in texts], "strict"
+    )
     assert (vote.answer, vote.verdict, vote.right, vote.wrong) == ("7", Verdict.correct, (1,), ())
-    none = count_votes([judge(Answer(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible")
+    none = count_majority_votes(
+        [judge_answer(Answer(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible"
+    )
     assert (none.answer, none.verdict) == (None, Verdict.cut_off)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.config.extractors import Extractor
-from runner.scorers.verdicts import judge
-from runner.scorers.votes import VoteResult, count_votes
+from runner.scorers.verdicts import judge_answer
+from runner.scorers.votes import VoteResult, count_majority_votes
 from runner_base.result import Answer, FinishReason, Verdict
 from runner_compare.statistics.votes import reported_answer_counts
 
@@ -26,7 +26,7 @@ def answers_of(*answers: str, reason: FinishReason = FinishReason.stop) -> list[
 
 
 def voted(answers: list[Answer], by: Extractor = Extractor.strict) -> VoteResult:
-    return count_votes([judge(one, GOLD) for one in answers], by)
+    return count_majority_votes([judge_answer(one, GOLD) for one in answers], by)
 
 
 def vote_of(*answers: str) -> VoteResult:

@@ -16,13 +16,13 @@ from runner.engines.kinds.stub import StubEngine
 from runner.speed.arrivals import (
     RequestLoad,
     TimedRequest,
-    create_loads,
+    create_request_loads,
     draw_arrival_times,
     find_sustainable_rate,
-    is_sustained,
+    is_rate_sustained,
     run_request_load,
 )
-from runner.speed.tables import load_rows
+from runner.speed.tables import request_rate_rows
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, Event, Request
@@ -45,7 +45,7 @@ def test_arrivals_are_a_poisson_process_that_the_seed_fixes() -> None:
 
 def test_each_rate_has_its_own_prompts_of_the_cells_lengths() -> None:
     task = SweepConfig(prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_s=20)
-    slow, quick = create_loads(task, vocab_size=1000, seed=0)
+    slow, quick = create_request_loads(task, vocab_size=1000, seed=0)
     assert (slow.rate, len(slow.requests), quick.rate, len(quick.requests)) == (0.5, 10, 2, 40)
     assert {(len(one.request.prompt), one.request.max_new_tokens) for one in quick.requests} == {
         (3, 2),
@@ -55,7 +55,7 @@ def test_each_rate_has_its_own_prompts_of_the_cells_lengths() -> None:
     }
     prompts = [one.request.prompt for one in (*slow.requests, *quick.requests)]
     assert len(set(prompts)) == 50
-    [few] = create_loads(SweepConfig(arrival_rates=[2], arrival_requests=3), vocab_size=1000, seed=0)
+    [few] = create_request_loads(SweepConfig(arrival_rates=[2], arrival_requests=3), vocab_size=1000, seed=0)
     assert len(few.requests) == 3
 
 
@@ -134,7 +134,7 @@ def test_requests_without_an_answer_count_when_patience_ends(
     assert len(load.answered_requests) == 2
     assert load.note == note("unanswered", count=2, total=4, seconds=pytest.approx(140, abs=0.5))
     assert load.metrics["answer_p99_s"] >= 100, "no request is left out because it was slow"
-    assert not is_sustained(load, load)
+    assert not is_rate_sustained(load, load)
 
 
 def test_out_of_memory_becomes_a_note_and_other_errors_are_raised(make_config: MakeConfig) -> None:
@@ -177,7 +177,7 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
     unmeasured = RequestLoad(0.5, note="out of memory")
-    rows = load_rows([unmeasured, good, slower], None)
+    rows = request_rate_rows([unmeasured, good, slower], None)
     assert [row.get("keeps_up") for row in rows] == [None, "yes", "yes"]
     # 40 requests until the last one is due, and the half second that the lowest rate's answers take
     assert [row.get("offered") for row in rows] == [

@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 
 from runner.speed.cells import Cell
 from runner.speed.pictures import create_pictures
-from runner.speed.tables import picture_data
+from runner.speed.tables import build_picture_data
 from runner_base.drawing import Picture
 
 BARS = "bars: lowest and highest repeat"
@@ -33,7 +33,7 @@ def measured(batch: int, prompt: int, repeats: int) -> Cell:
 
 def pictures(repeats: int) -> dict[str, Picture]:
     cells = [measured(batch, prompt, repeats) for batch in (1, 4) for prompt in (32, 128)]
-    return {picture.name: picture for picture in create_pictures(picture_data("tiny", cells, [], None))}
+    return {picture.name: picture for picture in create_pictures(build_picture_data("tiny", cells, [], None))}
 
 
 def bars_of(picture: Picture) -> list[list[list[float]]]:

@@ -88,10 +88,10 @@ def test_prompts_count_by_their_text_and_format(tmp_path: Path, name: str, text:
     path, other = tmp_path / name, tmp_path / "other.txt"
     path.write_text(text)
     other.write_text("one\nthree\n")
-    prompts = real_prompts.read_prompts(SweepConfig(prompts=str(path)))
+    prompts = real_prompts.read_sweep_prompts(SweepConfig(prompts=str(path)))
     assert prompts is not None
     assert prompts.prompts == [(Message("user", "one"),), (Message("user", "two"),)]
-    differing = real_prompts.read_prompts(SweepConfig(prompts=str(other)))
+    differing = real_prompts.read_sweep_prompts(SweepConfig(prompts=str(other)))
     assert differing is not None
     assert differing.sha256 != prompts.sha256
 
@@ -122,4 +122,4 @@ def test_prompts_count_in_the_jobs_id_and_random_tokens_do_not(make_config: Make
 )
 def test_prompts_that_cannot_be_sent_are_rejected(keys: dict[str, Any], code: Code, key: str) -> None:
     with raises(ConfigError, code, key):
-        real_prompts.read_prompts(SweepConfig(**{"prompts": "embedded"} | keys))
+        real_prompts.read_sweep_prompts(SweepConfig(**{"prompts": "embedded"} | keys))

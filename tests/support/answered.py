@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.config.root import RunnerConfig
-from runner.datasets.questions import describe_dataset, hash_items, load_questions
+from runner.datasets.questions import describe_dataset, hash_questions, load_questions
 from runner.records.flat_config import flatten_config
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.task import VERSION
@@ -28,7 +28,7 @@ def record_job(
     folder = Path(config.output_dir, "jobs", job_id)
     folder.mkdir(parents=True)
     metrics = {"correct": float(sum(solved)), "n": float(len(solved))}
-    data = describe_dataset(task.data, task.split, hash_items(items))
+    data = describe_dataset(task.data, task.split, hash_questions(items))
     params = dict(flatten_config(config))
     result = Result(metrics)
     record = Record(

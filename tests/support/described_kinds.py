@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import ModelKind, RunsUnderTorchrun, model_kind
+from runner.engines.kinds import ModelKind, RunsUnderTorchrun, get_model_kind
 from runner_engine.sessions.base import Capability
 
 
@@ -22,7 +22,7 @@ def check_description(
     notes: how those of its check begin; starts_processes: each job starts its own; is_served: here,
     by a process that several jobs share.
     """
-    kind, resolved = model_kind(config.model), resolve_job(config)
+    kind, resolved = get_model_kind(config.model), resolve_job(config)
     assert isinstance(kind, ModelKind)
     assert kind.fingerprint(resolved, tmp_path / "hashes.json")["model"]
     said = kind.check_job(resolved)

@@ -12,5 +12,5 @@ from runner_engine.sessions.contract import Engine
 
 
 def open_engine(config: RunnerConfig, bases: BaseModelCache | None = None, folder: Path = Path()) -> Engine:
-    """Call `runner.engines.open_engine` with the resolved job."""
-    return engines.open_engine(resolve_job(config), bases, folder)
+    """Call `runner.engines.create_lazy_engine` with the resolved job."""
+    return engines.create_lazy_engine(resolve_job(config), bases, folder)

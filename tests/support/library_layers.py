@@ -9,7 +9,7 @@ from torch import nn
 
 from runner_base import processor
 from runner_engine.kernels.c_interface import WeightFormat
-from runner_engine.matmul.layer_weights import QuantizedWeights, sum_shift_offsets
+from runner_engine.matmul.layer_weights import QuantizedWeights, compute_shift_correction
 
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
@@ -58,7 +58,9 @@ def row_int8(layer: Any) -> QuantizedWeights:
         WeightFormat.row_int8, layer.in_features, layer.out_features, (torch.bfloat16,)
     )
     weights.matrix.threshold = state.threshold
-    weights.set_tensors(state.CB, layer.bias, state.SCB.float().contiguous(), sum_shift_offsets(state.CB))
+    weights.set_tensors(
+        state.CB, layer.bias, state.SCB.float().contiguous(), compute_shift_correction(state.CB)
+    )
     return weights
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner_base.notes import Note
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.plan import footprint, format_check, memory_check
 from runner_engine.plan.footprint import Footprint
-from runner_engine.plan.load_plan import plan_load
+from runner_engine.plan.load_plan import plan_model_load
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.spec import ModelSpec
 
@@ -35,31 +35,31 @@ def make_spec(**settings: Any) -> ModelSpec:
 def open_engine(spec: ModelSpec, bases: BaseModelCache | None = None) -> LocalEngine:
     from runner_engine.local.engine import LocalEngine
 
-    return LocalEngine(resolve(spec), bases)
+    return LocalEngine(resolve_model(spec), bases)
 
 
 def load_base(spec: ModelSpec) -> LoadedModel:
     """Load the base after the checks that a job does first."""
     from runner_engine.models import base_loading
 
-    resolved = resolve(spec)
+    resolved = resolve_model(spec)
     format_check.check_checkpoint_format(resolved)
-    return base_loading.load_base(resolved)
+    return base_loading.load_base_model(resolved)
 
 
 def adapt(base: LoadedModel, spec: ModelSpec) -> LoadedModel:
     from runner_engine.models import adapter_lifecycle
 
-    return adapter_lifecycle.apply_adapter(base, resolve(spec))
+    return adapter_lifecycle.apply_adapter(base, resolve_model(spec))
 
 
 def predict(spec: ModelSpec, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
-    return footprint.predict(resolve(spec), (batch_size, prompt_tokens, new_tokens))
+    return footprint.predict_footprint(resolve_model(spec), (batch_size, prompt_tokens, new_tokens))
 
 
 def check_format(spec: ModelSpec) -> None:
-    format_check.check_checkpoint_format(resolve(spec))
+    format_check.check_checkpoint_format(resolve_model(spec))
 
 
 def check_memory(spec: ModelSpec, rooms_mib: Mapping[str, float]) -> list[Note]:
-    return memory_check.check_memory(plan_load(resolve(spec)), rooms_mib)
+    return memory_check.check_memory(plan_model_load(resolve_model(spec)), rooms_mib)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from runner_base import processor
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.kernels import building, native
 from runner_engine.matmul.layer_weights import QuantizedWeights
 
@@ -67,7 +67,7 @@ def function_for(target: str) -> Any:
 def product_by(function: Any, rows: torch.Tensor, weights: QuantizedWeights) -> torch.Tensor:
     """Return the product of rows in bfloat16 with a matrix."""
     count, inputs = rows.shape
-    workspace = torch.empty(quantized_workspace_bytes(count, inputs, 1), dtype=torch.uint8)
+    workspace = torch.empty(compute_quantized_workspace_nbytes(count, inputs, 1), dtype=torch.uint8)
     found = torch.empty(count, weights.matrix.outputs, dtype=torch.bfloat16)
     address = ctypes.addressof(weights.matrix)
     called = (count, inputs, address, workspace.data_ptr(), workspace.nbytes, found.data_ptr(), 1)

@@ -21,7 +21,7 @@ from library_layers import layer_of as library_layer
 from library_layers import row_int8, stored_four_bits, weight_int8
 from torch import nn
 
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.kernels import building
 from runner_engine.kernels.c_interface import Matrix
 from runner_engine.kernels.native import Kernels
@@ -75,7 +75,7 @@ def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
                 GroupedWeights.from_layer(one, kernels, workspace),
             )
     for kind in ("nf4", "fp4"):
-        yield kind, four_bit.describe_weights(stored_four_bits(kind, INPUTS, OUTPUTS, True))
+        yield kind, four_bit.describe_weights_for_c(stored_four_bits(kind, INPUTS, OUTPUTS, True))
     library = library_layer("int8", INPUTS, OUTPUTS, True)
     library(rows_of(2, INPUTS, BF16))  # the library rearranges its weights in the first pass
     yield "int8", row_int8(library)
@@ -84,7 +84,7 @@ def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
     for name, rounding in INT8_KINDS.items():
         yield (
             f"int8 of a checkpoint, {name}",
-            int8_stored.describe_weights(int8_layer(INPUTS, OUTPUTS, rounding), 0),
+            int8_stored.describe_weights_for_c(int8_layer(INPUTS, OUTPUTS, rounding), 0),
         )
 
 
@@ -104,7 +104,7 @@ def written(some: Sequence[Product], path: Path) -> None:
     with path.open("wb") as file:
         for one in some:
             count, inputs = one.rows.shape
-            size = quantized_workspace_bytes(count, inputs, 2)
+            size = compute_quantized_workspace_nbytes(count, inputs, 2)
             tensors = {
                 name: tensor for name in POINTERS if (tensor := _pointed_at(one.weights, name)) is not None
             }

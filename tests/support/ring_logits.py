@@ -57,7 +57,7 @@ def main() -> None:
     store, rank, processes = next(rendezvous("env://"))
     with use_ring_interface(read_torchrun_rank() or ProcessRank(rank, processes, rank, processes)):
         dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
-    transport = Transport(rank, processes, torch.device("cpu"), gpu_to_gpu=False)
+    transport = Transport(rank, processes, torch.device("cpu"), is_gpu_to_gpu=False)
     torch.set_num_threads(1)
     paths = [Path(name) for name in sys.argv[1:]]
     for model, parts in zip(paths[::2], paths[1::2], strict=True):

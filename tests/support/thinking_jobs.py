@@ -10,7 +10,7 @@ from pathlib import Path
 from stores import Store
 
 from runner.records.jobs import read_samples
-from runner.scorers.totals import token_counts
+from runner.scorers.totals import total_token_counts
 from runner_base.result import Answer, FinishReason, Sample
 from runner_base.thought_tokens import thinking_metrics
 
@@ -76,4 +76,4 @@ def _samples(
 
 
 def _totals(samples: list[Sample]) -> dict[str, float]:
-    return {**token_counts(samples), **thinking_metrics(samples)}
+    return {**total_token_counts(samples), **thinking_metrics(samples)}

@@ -20,7 +20,7 @@ from runner.options.parts.tasks import archive, merge, split, verify
 from runner.records.jobs import Job, Recorder
 from runner_base.result import Result
 from runner_engine.checkpoints import file_io
-from runner_engine.checkpoints.weight_files import read_weight_file
+from runner_engine.checkpoints.weight_files import read_weight_file_header
 from runner_engine.settings.model import LocalModelConfig
 
 
@@ -84,7 +84,7 @@ class Trip:
         tensors = load_file(path)
         change(tensors)
         save_file(tensors, path, metadata={"format": "pt"})
-        part_tensors = read_weight_file(path).tensors
+        part_tensors = read_weight_file_header(path).tensors
         values = json.loads(partition.read_text())
         kinds = {layer["name"]: layer["layer_type"] for layer in values["layers"]}
         values["layers"] = [

@@ -9,7 +9,7 @@ import pytest
 
 from runner.config.root import RunnerConfig
 from runner.config.tasks import TASKS
-from runner.tasks.base import Task, Uses, import_task
+from runner.tasks.base import Task, Uses, import_task_module
 from runner.tasks.generate.keys import GenerateConfig
 
 Make = Callable[..., RunnerConfig]
@@ -25,7 +25,7 @@ KEYS = {
 def test_every_task_keeps_the_contract(name: str, make_config: Make) -> None:
     config = make_config(task=TASKS[name](**KEYS.get(name, {})))
     assert config.task.name == name
-    task: Task = import_task(config)
+    task: Task = import_task_module(config)
     assert task.__name__.startswith((f"runner.tasks.{name}", "runner.options."))  # type: ignore[attr-defined]
     assert isinstance(task.VERSION, int)
     assert isinstance(task.FROM_LEDGER, bool)

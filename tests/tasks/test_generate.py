@@ -10,10 +10,10 @@ from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
 
-from runner.config.compose import build_groups
+from runner.config.compose import build_group_configs
 from runner.config.prompts import Framing
-from runner.config.root import PrintMode, RunnerConfig, identity_keys
-from runner.datasets.prompts import build_prompt, load_prompts
+from runner.config.root import PrintMode, RunnerConfig, iterate_identity_keys
+from runner.datasets.prompts import load_user_prompts, to_chat_or_raw_prompt
 from runner.grid.plan import PlanState, plan_job
 from runner.records import jobs
 from runner.report import print_record
@@ -68,13 +68,13 @@ def test_only_what_can_change_an_answer_counts() -> None:
     task = GenerateConfig(prompt="x")
     inert = {item.name for item in fields(task) if isinstance(get_identity_rule(item), NotInIdentity)}
     assert inert == {"prompt", "prompts", "branches", "show", "output", "overwrite", "debug"}
-    assert set(dict(identity_keys(task))) == {"format", "system", "stop"}
+    assert set(dict(iterate_identity_keys(task))) == {"format", "system", "stop"}
 
 
 def test_text_file(tmp_path: Path) -> None:
     file = tmp_path / "p.txt"
     file.write_bytes("\ufefffirst\r\n\n  \n second, with spaces \nlast\u2028one".encode())
-    assert load_prompts(GenerateConfig(prompts=str(file))) == [
+    assert load_user_prompts(GenerateConfig(prompts=str(file))) == [
         "first",
         " second, with spaces ",
         "last\u2028one",
@@ -87,7 +87,7 @@ def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         tmp_path / "p.jsonl", [json.dumps({"prompt": "a", "id": 7}), "", json.dumps({"messages": turns})]
     )
     for _ in range(2):
-        assert load_prompts(GenerateConfig(prompts=file)) == [
+        assert load_user_prompts(GenerateConfig(prompts=file)) == [
             "a",
             (Message("system", "s"), Message("user", "u")),
         ]
@@ -116,13 +116,13 @@ def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     file = write_prompts(tmp_path / "bad.jsonl", ['{"prompt": "fine"}', "", line])
     with raises(DataError, "damaged", f"{file}, line 3"):
-        load_prompts(GenerateConfig(prompts=file))
+        load_user_prompts(GenerateConfig(prompts=file))
 
 
 def test_other_bad_input(tmp_path: Path) -> None:
     def refused(code: Code, key: str, **keys: object) -> None:
         with raises(ConfigError, code, key):
-            load_prompts(GenerateConfig(**keys))  # type: ignore[arg-type]
+            load_user_prompts(GenerateConfig(**keys))  # type: ignore[arg-type]
 
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
@@ -139,10 +139,10 @@ def test_other_bad_input(tmp_path: Path) -> None:
 def test_build_prompt() -> None:
     chat = (Message("system", "own"), Message("user", "u"))
     task = GenerateConfig(prompt="x", system="s")
-    assert build_prompt(task, "a") == (Message("system", "s"), Message("user", "a"))
-    assert build_prompt(task, chat) == chat
-    assert build_prompt(task, chat[1:]) == (Message("system", "s"), Message("user", "u"))
-    assert build_prompt(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
+    assert to_chat_or_raw_prompt(task, "a") == (Message("system", "s"), Message("user", "a"))
+    assert to_chat_or_raw_prompt(task, chat) == chat
+    assert to_chat_or_raw_prompt(task, chat[1:]) == (Message("system", "s"), Message("user", "u"))
+    assert to_chat_or_raw_prompt(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
 
 
 def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ PRESETS: dict[str, tuple[tuple[float, float], ...]] = {
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_lie_in_the_middle_of_what_is_recommended(name: str) -> None:
-    generation = build_groups(["generation"], {"generation": name}, {})["generation"]
+    generation = build_group_configs(["generation"], {"generation": name}, {})["generation"]
     values = (
         generation.temperature,
         generation.top_p,

@@ -20,7 +20,7 @@ from raising import raises
 from runner.config.model import StubConfig
 from runner.config.prompts import Framing
 from runner.config.root import PrintMode, RunnerConfig
-from runner.datasets.prompts import BranchedPrompt, load_prompts
+from runner.datasets.prompts import BranchedPrompt, load_user_prompts
 from runner.report import print_record
 from runner.run import run
 from runner.tasks.generate import task as generate
@@ -80,17 +80,17 @@ def test_where_branches_come_from(tmp_path: Path) -> None:
         tmp_path / "p.jsonl", {"prompt": "a", "branches": ["b", ""]}, {"prompt": "c"}, {"messages": turns, "branches": ["d"]}
     )  # fmt: skip
     with_own = [BranchedPrompt("a", ("b", "")), "c", BranchedPrompt((Message("user", "u"),), ("d",))]
-    assert load_prompts(GenerateConfig(prompts=file)) == with_own
-    given = load_prompts(GenerateConfig(prompts=file, branches=["x"]))
+    assert load_user_prompts(GenerateConfig(prompts=file)) == with_own
+    given = load_user_prompts(GenerateConfig(prompts=file, branches=["x"]))
     assert given == [with_own[0], BranchedPrompt("c", ("x",)), with_own[2]], "a prompt's own branches stand"
-    assert load_prompts(GenerateConfig(prompt="a", branches=["b", ""])) == [with_own[0]]
+    assert load_user_prompts(GenerateConfig(prompt="a", branches=["b", ""])) == [with_own[0]]
 
 
 @pytest.mark.parametrize("branches", ["[]", '"text"', "[3]", "null", '["a", "\\ud800"]'])
 def test_bad_branches_are_named_by_line(tmp_path: Path, branches: str) -> None:
     (tmp_path / "bad.jsonl").write_text(f'{{"prompt": "fine"}}\n{{"prompt": "a", "branches": {branches}}}\n')
     with raises(DataError, "damaged", f"{tmp_path / 'bad.jsonl'}, line 2"):
-        load_prompts(GenerateConfig(prompts=str(tmp_path / "bad.jsonl")))
+        load_user_prompts(GenerateConfig(prompts=str(tmp_path / "bad.jsonl")))
 
 
 def test_what_is_refused_before_anything_loads(make_config: Make, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_what_is_kept_is_what_mlflow_makes_without_its_experiment(
     made, fresh = tmp_path / "made.db", tmp_path / "fresh.db"
     new_database(made)
     assert not empty_database.copy_cached_database(fresh)
-    empty_database.cache_database(made)
+    empty_database.cache_new_database(made)
     assert empty_database.copy_cached_database(fresh)
     assert tables(fresh) == tables(made)
     with closing(sqlite3.connect(fresh)) as connection:
@@ -42,12 +42,12 @@ def test_a_damaged_one_is_ignored_and_replaced(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = tmp_path / "made.db"
     new_database(made)
-    empty_database.cache_database(made)
+    empty_database.cache_new_database(made)
     [kept] = (tmp_path / "cache" / "runner").glob("mlflow-*.db")
     content = kept.read_bytes()
     kept.write_bytes(content[:5000] + b"x" + content[5001:] if damage is None else damage)
     assert not empty_database.copy_cached_database(tmp_path / "fresh.db")
-    empty_database.cache_database(made)
+    empty_database.cache_new_database(made)
     assert empty_database.copy_cached_database(tmp_path / "fresh.db")
 
 
@@ -56,6 +56,6 @@ def test_another_version_makes_its_own(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     new_database(tmp_path / "made.db")
-    empty_database.cache_database(tmp_path / "made.db")
+    empty_database.cache_new_database(tmp_path / "made.db")
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"of {name}")
     assert not empty_database.copy_cached_database(tmp_path / "fresh.db")

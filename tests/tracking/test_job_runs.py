@@ -12,7 +12,7 @@ from raising import raises
 
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
-from runner.config.root import RunnerConfig, TrackingConfig, identity_keys
+from runner.config.root import RunnerConfig, TrackingConfig, iterate_identity_keys
 from runner.records import flat_config, run_names
 from runner.records.jobs import Job
 from runner.run import run
@@ -83,7 +83,7 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     assert logged_run.info.status == "FINISHED"
     params = logged_run.data.params
     assert set(params) == {key for key, _ in flat_config.flatten_config(config)}
-    assert {key for key, _ in identity_keys(config)} <= set(params)
+    assert {key for key, _ in iterate_identity_keys(config)} <= set(params)
     assert params["quantization.name"] == "nf4"
     assert params["quantization.double_quant"] == "true"
     assert params["quantization.compute_dtype"] == "bfloat16"
@@ -157,9 +157,9 @@ def test_the_status_is_true_when_the_task_breaks(
 
 
 def _job_id(config: RunnerConfig) -> str:
-    from runner.run import identify_job
+    from runner.run import read_inputs_and_identify_job
 
-    _, job = identify_job(resolve_job(config))
+    _, job = read_inputs_and_identify_job(resolve_job(config))
     return job.job_id
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner import compare
-from runner.tracking.logged_metrics import LEFT_OUT, MOST, select_metrics
+from runner.tracking.logged_metrics import LEFT_OUT, MOST, select_logged_metrics
 from runner_compare.metrics import LOG_LIKELIHOOD
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -28,11 +28,11 @@ def test_what_the_task_is_for_comes_first_and_other_tasks_keep_all() -> None:
         "kl_nats_per_token_low": 0.05,
         LOG_LIKELIHOOD: -1.0,
     }
-    kept = select_metrics(many | first)
+    kept = select_logged_metrics(many | first)
     assert len(kept) == MOST
     assert first.items() <= kept.items()
     assert not any("/" in key for key in kept)
-    assert select_metrics(many) == many, "a sweep's cells are what it is for"
+    assert select_logged_metrics(many) == many, "a sweep's cells are what it is for"
 
 
 @pytest.mark.thorough

@@ -20,7 +20,7 @@ from runner.config.root import RunnerConfig, TrackingConfig
 from runner.recorded_runs.sample_reader import read_verdicts
 from runner.run import run
 from runner.tracking import connection, job_runs, stores
-from runner.tracking.stored_runs import open_for_reading
+from runner.tracking.stored_runs import open_client_for_reading
 from runner_base.errors import Code, ConfigError, reject_password_in_uri
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
@@ -139,7 +139,7 @@ def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
     config = make_config(tracking=TrackingConfig(uri=postgres.replace("/postgres?", "/at_once?")))
     store = stores.store_from_config(config)
     assert store is not None
-    with connection.connect(store) as (client, experiment_id):
+    with connection.connect_to_store(store) as (client, experiment_id):
         pass
     together, rounds = 4, 10
     barrier = threading.Barrier(together)
@@ -149,7 +149,7 @@ def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
         for number in range(rounds):
             barrier.wait(60)
             data = {"name": f"set {number}", "digest": "0", "source_type": "file", "source": "{}"}
-            job_runs._log_inputs(client, run_id, data, None)
+            job_runs._log_run_inputs(client, run_id, data, None)
         return [it.dataset.name for it in client.get_run(run_id).inputs.dataset_inputs]
 
     with ThreadPoolExecutor(together) as threads:
@@ -228,7 +228,7 @@ def test_a_database_without_its_driver_is_named(
     with raises(ConfigError, "needs_package", "tracking.uri"):
         run(config)
     with raises(ConfigError, "needs_package", "--tracking-uri"):
-        open_for_reading(stores.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
+        open_client_for_reading(stores.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
 
 
 def test_an_experiment_that_another_machine_creates_meanwhile_is_used(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from stored import jobs as runs
 
 from runner.config.resolved import resolve_job
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
-from runner.grid.outcomes import run_job
+from runner.grid.outcomes import run_grid_job
 from runner.grid.plan import plan_job
 from runner.records import job_archives
 from runner.records.jobs import Job
-from runner.run import identify_job
+from runner.run import read_inputs_and_identify_job
 from runner.tracking import adopted_jobs
 from runner.tracking.sink import NotLogged
 from runner_base.result import Status
@@ -39,8 +39,8 @@ def config(
 def ended(config: RunnerConfig, tmp_path: Path) -> Job:
     """The same job as another host has ended it."""
     there = replace(config, output_dir=str(tmp_path / "there"), tracking=NoTrackingConfig())
-    assert run_job(there).status is Status.FINISHED
-    _, job = identify_job(resolve_job(there))
+    assert run_grid_job(there).status is Status.FINISHED
+    _, job = read_inputs_and_identify_job(resolve_job(there))
     return job
 
 
@@ -57,7 +57,7 @@ def statuses(tmp_path: Path) -> list[str]:
 
 def test_the_samples_of_a_running_job_come_without_a_result(config: RunnerConfig, ended: Job) -> None:
     """The thread that sends them may find the result that the job has written this moment."""
-    job_archives.unpack_partial_job(job_archives.pack_job(ended, is_running=True), here(config))
+    job_archives.unpack_partial_job(job_archives.pack_job_folder(ended, is_running=True), here(config))
     assert here(config).read_last_record() is None, "it is not done before it is logged"
     assert here(config).samples_path.read_bytes() == ended.samples_path.read_bytes()
 
@@ -65,7 +65,7 @@ def test_the_samples_of_a_running_job_come_without_a_result(config: RunnerConfig
 def test_a_job_that_ended_is_logged_once(config: RunnerConfig, ended: Job, tmp_path: Path) -> None:
     for _ in range(2):
         record = adopted_jobs.adopt_job(
-            job_archives.pack_job(ended), here(config), config, ignore_earlier=False
+            job_archives.pack_job_folder(ended), here(config), config, ignore_earlier=False
         )
         assert (record.status, record.job_id, record.output_dir) == (
             Status.FINISHED,
@@ -77,9 +77,11 @@ def test_a_job_that_ended_is_logged_once(config: RunnerConfig, ended: Job, tmp_p
 
 def test_a_result_that_was_not_logged_is_logged(config: RunnerConfig, ended: Job, tmp_path: Path) -> None:
     """Another process may have written it here, and died before it could log it."""
-    job_archives.unpack_partial_job(job_archives.pack_job(ended), here(config))
+    job_archives.unpack_partial_job(job_archives.pack_job_folder(ended), here(config))
     assert statuses(tmp_path) == []
-    record = adopted_jobs.adopt_job(job_archives.pack_job(ended), here(config), config, ignore_earlier=False)
+    record = adopted_jobs.adopt_job(
+        job_archives.pack_job_folder(ended), here(config), config, ignore_earlier=False
+    )
     assert (record.status, record.from_ledger) == (Status.FINISHED, True)
     assert statuses(tmp_path) == ["FINISHED"]
 
@@ -87,7 +89,9 @@ def test_a_result_that_was_not_logged_is_logged(config: RunnerConfig, ended: Job
 def test_a_store_that_does_not_answer_costs_no_result(config: RunnerConfig, ended: Job) -> None:
     nowhere = replace(config, tracking=TrackingConfig(uri="http://127.0.0.1:9"))
     with raises(NotLogged, "failed") as error:
-        adopted_jobs.adopt_job(job_archives.pack_job(ended), here(nowhere), nowhere, ignore_earlier=False)
+        adopted_jobs.adopt_job(
+            job_archives.pack_job_folder(ended), here(nowhere), nowhere, ignore_earlier=False
+        )
     assert error.value.record.status is Status.FINISHED
     done = here(nowhere).read_last_record()
     assert done is not None

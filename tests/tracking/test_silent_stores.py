@@ -19,7 +19,7 @@ import pytest
 import warm_process
 from raising import raises
 
-from runner.tracking.store_probes import ANSWER_S, SAY_AFTER_S, wait_for_answer
+from runner.tracking.store_probes import ANSWER_S, SAY_AFTER_S, run_probe_with_limit
 from runner_base.errors import TrackingError
 
 JOB = ("model=stub", "task.limit=2", "print=none")
@@ -142,7 +142,9 @@ def test_a_locked_database_is_waited_for_aloud(runner: Callable[..., Any], tmp_p
 
 
 def test_an_answer_in_time_is_not_spoken_of(capsys: pytest.CaptureFixture[str]) -> None:
-    wait_for_answer("here", lambda: time.sleep(0.2), 5)
+    run_probe_with_limit("here", lambda: time.sleep(0.2), 5)
     with raises(TrackingError, "refused"):
-        wait_for_answer("here", lambda: (_ for _ in ()).throw(TrackingError("refused", code="refused")), 5)
+        run_probe_with_limit(
+            "here", lambda: (_ for _ in ()).throw(TrackingError("refused", code="refused")), 5
+        )
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.recorded_runs.run_list import load_runs
+from runner.recorded_runs.run_list import load_store_runs
 from runner.tracking import logged_models, stored_runs
 from runner.tracking.connection import open_client, set_mlflow_environment
 from runner.tracking.stores import Store
@@ -65,14 +65,16 @@ def test_a_logged_model(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def found() -> list[str | None]:
         return [
-            logged_models.find_model(client, store, experiment, digest) for digest in ("a", "b", "c", "d")
+            logged_models.find_model_id(client, store, experiment, digest) for digest in ("a", "b", "c", "d")
         ]
 
     assert found() == [*made, None, None]
-    assert logged_models.find_model(client, store, "77", "a") is None
+    assert logged_models.find_model_id(client, store, "77", "a") is None
     with monkeypatch.context() as without_search:
         without_search.delattr(type(client), "search_logged_models")
-        assert [logged_models.find_model(client, store, experiment, digest) for digest in ("a", "b")] == made
+        assert [
+            logged_models.find_model_id(client, store, experiment, digest) for digest in ("a", "b")
+        ] == made
     client.delete_logged_model(made[0])
     monkeypatch.setattr(logged_models, "CHECKED_AGAIN_S", 0)
     assert found() == [None, made[1], None, None]
@@ -82,17 +84,20 @@ def test_a_comparison_reads_the_same_in_every_way(store: Store, monkeypatch: pyt
     """All runs, and those of some jobs and of a grid: by a query for each job, and by one for
     all."""
     client: Any = open_client(store.uri, "uri")
-    grid = next(run for run, _ in stored_runs.read_runs(store).grids["f1"])
-    everything = load_runs(client, store)
+    grid = next(run for run, _ in stored_runs.read_stored_runs(store).grids["f1"])
+    everything = load_store_runs(client, store)
     assert [run.job_id for run in everything] == ["gsm8k-0", "gsm8k-4", "gsm8k-0", "gsm8k-1"]
     assert [run.errors for run in everything] == [0, 0, 0, 1]
     assert everything[0].earlier == [everything[2]]
     assert everything[0].metrics["accuracy"] == 9
     for runs_a_query in (stored_runs.RUNS_A_QUERY, 0):
         monkeypatch.setattr(stored_runs, "RUNS_A_QUERY", runs_a_query)
-        some = load_runs(client, store, ["gsm8k-0", "gsm8k-4"])
+        some = load_store_runs(client, store, ["gsm8k-0", "gsm8k-4"])
         assert repr(some) == repr(everything[:3])
-        assert [run.job_id for run in load_runs(client, store, ["gsm8k-1"], grid)] == ["gsm8k-4", "gsm8k-1"]
+        assert [run.job_id for run in load_store_runs(client, store, ["gsm8k-1"], grid)] == [
+            "gsm8k-4",
+            "gsm8k-1",
+        ]
 
 
 @pytest.mark.sampled(1)
@@ -107,7 +112,7 @@ def test_the_runs_of_some_jobs(store: Store, monkeypatch: pytest.MonkeyPatch, ru
         made = client.create_run(experiment, tags={"job_id": job, "mlflow.parentRunId": lost}).info.run_id
         client.set_terminated(made, "FINISHED")
     client.delete_run(lost)
-    whole = stored_runs.read_runs(store)
+    whole = stored_runs.read_stored_runs(store)
     monkeypatch.setattr(stored_runs, "RUNS_A_QUERY", runs_a_query)
     for jobs in (
         [],
@@ -116,7 +121,7 @@ def test_the_runs_of_some_jobs(store: Store, monkeypatch: pytest.MonkeyPatch, ru
         [f"gsm8k-{it}" for it in range(9)],
     ):
         for grid in ("f1", "f2", "none"):
-            some = stored_runs.read_runs(store, jobs, grid)
+            some = stored_runs.read_stored_runs(store, jobs, grid)
             assert some.grids.get(grid) == whole.grids.get(grid)
             assert some.running.keys() == whole.running.keys()
             for job in jobs:
@@ -142,7 +147,7 @@ def test_what_others_have_recorded_is_not_read(store: Store, monkeypatch: pytest
 
     def runs_read() -> int:
         read.clear()
-        stored_runs.read_runs(store, ["gsm8k-0", "gsm8k-4"], "f1")
+        stored_runs.read_stored_runs(store, ["gsm8k-0", "gsm8k-4"], "f1")
         return sum(read)
 
     monkeypatch.setattr(type(client), "search_runs", counting)
@@ -151,7 +156,7 @@ def test_what_others_have_recorded_is_not_read(store: Store, monkeypatch: pytest
         made = client.create_run(experiment, tags={"job_id": f"gsm8k-of-others-{number}"}).info.run_id
         client.set_terminated(made, "FINISHED")
     assert before <= runs_read() <= before + 2 * stored_runs.RUNS_A_QUERY
-    stored_runs.read_runs(store)
+    stored_runs.read_stored_runs(store)
     assert sum(read) > 40, "the control"
 
 

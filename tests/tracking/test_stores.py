@@ -18,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runner.tracking.connection import simplify_store_errors
-from runner.tracking.stores import Store, compare_command, ui_address_or_command
+from runner.tracking.stores import Store, compare_command, ui_url_or_command
 from runner_base.errors import TrackingError
 from runner_base.uris import redact_secrets
 
@@ -162,10 +162,10 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     odd = Store(f"sqlite:///{tmp_path}/my runs/mlflow.db", "it's mine", tmp_path / "my runs")
-    assert shlex.split(ui_address_or_command(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
+    assert shlex.split(ui_url_or_command(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
     assert shlex.split(compare_command(odd))[1:] == ["--output-dir", "my runs", "--experiment", "it's mine"]
     server = Store("http://host:5000", "runner", tmp_path / "outputs")
-    assert ui_address_or_command(server.uri) == "http://host:5000"
+    assert ui_url_or_command(server.uri) == "http://host:5000"
     assert shlex.split(compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
 
 

@@ -16,7 +16,7 @@ PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
 from runner_base.result import Record, Result, Status
-from runner.library.load import build_config
+from runner.library.load import build_load_config
 from runner.records import jobs
 from runner.tracking import stores, tracking_process
 

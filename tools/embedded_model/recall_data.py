@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase
-from runner.tasks.recall.fillers import Filler, measure_filler, read_filler_units
+from runner.tasks.recall.fillers import Filler, build_filler, read_filler_units
 from runner.tasks.recall.kinds import load_case_generator
 from tools.embedded_model.data import Example, Piece, chat_turn
 from tools.embedded_model.fit import Batch, collate, encode
@@ -52,7 +52,7 @@ class Needles:
     @cached_property
     def filler(self) -> Filler:
         """The noise with the tokens of each of its sentences."""
-        return measure_filler(
+        return build_filler(
             read_filler_units("noise", MAX_POSITION), lambda texts: [self.tokens_of(text) for text in texts]
         )
 

@@ -99,7 +99,7 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
         ]
         texts = _complete(model, tokenizer, calls)
         return [
-            agent_prompts.make_agent_message(
+            agent_prompts.make_agent_reply(
                 agent, role, text, sandbox.run_program(text) if role.writes_code else None
             )
             for text in texts
@@ -129,7 +129,7 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
         for p, team in zip(asked, teams, strict=True)
     ]
     decided = [
-        agent_prompts.make_agent_message(0, agent_prompts.ROLES[0], text)
+        agent_prompts.make_agent_reply(0, agent_prompts.ROLES[0], text)
         for text in _complete(model, tokenizer, calls)
     ]
     scores["decision over the four"] = scored("decision over the four", decided)

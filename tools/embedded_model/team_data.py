@@ -92,17 +92,17 @@ def spoken(agent: int, steps: list[Step]) -> AgentMessage:
     """Return these steps as a message of an agent, in the form of its role."""
     role = agent_prompts.ROLES[agent]
     if not role.writes_code:
-        return agent_prompts.make_agent_message(agent, role, written_out(steps))
+        return agent_prompts.make_agent_reply(agent, role, written_out(steps))
     text = program(steps)
     variables: dict[str, float] = {}
     try:
         exec(text, {}, variables)
     except ZeroDivisionError as error:
-        return agent_prompts.make_agent_message(
+        return agent_prompts.make_agent_reply(
             agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error))
         )
     value, _ = format_answer(variables["answer"])  # a program calculates without mistakes
-    return agent_prompts.make_agent_message(agent, role, text, CodeOutcome(value, CodeStatus.ok))
+    return agent_prompts.make_agent_reply(agent, role, text, CodeOutcome(value, CodeStatus.ok))
 
 
 def verdicts(heard: tuple[AgentMessage, ...], gold: str) -> str:

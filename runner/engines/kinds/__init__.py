@@ -1,4 +1,4 @@
-"""Kinds of models, one description each, found by the `module` of the model's config class.
+"""Kinds of models. Each config class of a model names the module that describes its kind.
 
 No other code depends on a model's kind.
 """
@@ -42,8 +42,7 @@ class ResourceNeed:
 
 
 class ModelKind(ABC):
-    """Description of a kind of model. The default methods are for a kind without weights on this
-    machine.
+    """Describes a kind of model. The default methods are for kinds without weights on this machine.
 
     Only `import_libraries`, and the engine at its first use, import torch.
     """
@@ -52,8 +51,8 @@ class ModelKind(ABC):
 
     @abstractmethod
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return the hashes that identify the model, by name: SHA-256 of files, or other inputs that
-        decide the answers.
+        """Return the hashes that identify the model, by name: SHA-256 of files, or of other inputs that
+        determine the answers.
         """
 
     @abstractmethod
@@ -76,11 +75,11 @@ class ModelKind(ABC):
             engine.close()
 
     def can_count_tokens(self, config: RunnerConfig) -> bool:
-        """Return whether prompts can be counted in the model's own tokens on this machine."""
+        """Return whether this machine can count a prompt's tokens with the model's own tokenizer."""
         return Capability.tokenizer in self.capabilities(config)
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return a function that decodes token ids as part of a longer text, without loading weights."""
+        """Return a function that decodes token ids within a longer text, without loading weights."""
         return self.open_engine(resolved).decode
 
     def render_prompt(self, resolved: ResolvedJob, prompt: Prompt) -> str:
@@ -92,67 +91,71 @@ class ModelKind(ABC):
         return None
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key of the loaded base model. Jobs with the same key share it. Empty if nothing is
+        """Return a key of the loaded base model. Jobs with the same key share one model. Empty if nothing is
         loaded.
         """
         return ""
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Reject impossible jobs without torch and weights. Returns notes about limits that are close."""
+        """Raise an error for a job that cannot run, without loading torch or weights. Returns notes on
+        limits that are nearly reached.
+        """
         return []
 
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Predict the memory of a workload. free_mib=None uses this machine's. None if unknown."""
+        """Predict the memory of a workload. By default, this machine's free memory applies. None if
+        unpredictable.
+        """
         return Footprint({}, 0, 0, 0, 0)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the model's context lengths, from its files alone."""
+        """Return the model's context lengths, read from its files alone."""
         return PositionLimits()
 
     def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Predict the memory, threads and GPUs of a job."""
+        """Predict how much memory and how many threads and GPUs a job needs."""
         return ResourceNeed(0.0, 1)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Compile the kernels that a job needs, unless they are cached, and return the seconds."""
+        """Compile all kernels that a job needs and that are not cached, and return the seconds spent."""
         return 0.0
 
     def import_libraries(self, resolved: ResolvedJob) -> None:  # noqa: B027
-        """Import the job's libraries in advance, so that later measurements do not include them."""
+        """Import all libraries that a job needs, so that later measurements exclude the imports."""
 
 
 @runtime_checkable
 class RunsUnderTorchrun(Protocol):
-    """A model kind whose processes torchrun may start."""
+    """Model kind whose processes may be started by torchrun."""
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Act as a torchrun worker, and return the exit code. None in the process that owns the job."""
+        """Run as a torchrun worker and return the exit code. Returns None in the process that owns the job."""
 
 
 class KindWithTokenizer(ModelKind):
-    """A model kind whose tokenizer is among its local files, whatever runs the model."""
+    """Model kind whose tokenizer is a local file, whatever engine runs the model."""
 
     def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Render and tokenize prompts with the tokenizer alone."""
+        """Render and tokenize prompts, loading only the tokenizer."""
         from runner_engine import create_tokenizer_only_encoder  # imports torch
 
         encoder = create_tokenizer_only_encoder(resolved.model)
         return [encoder.encode_prompt(Request(0, prompt)) for prompt in prompts]
 
     def can_count_tokens(self, config: RunnerConfig) -> bool:
-        """True, because the tokenizer is local."""
+        """Always True, because the tokenizer is local."""
         return True
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return a function that decodes token ids, with the tokenizer alone."""
+        """Return a function that decodes token ids, loading only the tokenizer."""
         from runner_engine import create_tokenizer_only_encoder  # imports torch
 
         return create_tokenizer_only_encoder(resolved.model).decode
 
 
-def model_kind(model: ModelConfig) -> ModelKind:
-    """Return the description of a model's kind. Only the module of this kind is imported."""
+def get_model_kind(model: ModelConfig) -> ModelKind:
+    """Return the description of a model's kind. Only this kind's module is imported."""
     kind: ModelKind = importlib.import_module(getattr(model, "module", LOCAL)).KIND
     return kind

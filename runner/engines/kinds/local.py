@@ -1,4 +1,4 @@
-"""Kind of models that run on this machine: model=embedded, auto, local and the presets."""
+"""Model kind for local files: model=embedded, auto, local and the presets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import importlib
 import math
 from pathlib import Path
 
-from runner.config.profiles import profile_notes as profile_notes
-from runner.config.resolved import ResolvedJob, base_key, model_spec
+from runner.config.profiles import profile_device_notes as profile_device_notes
+from runner.config.resolved import ResolvedJob, base_model_key, build_model_spec
 from runner.config.root import RunnerConfig
-from runner.core.deferred_imports import defer_imports, without_garbage_collection
+from runner.core.deferred_imports import defer_imports_of, pause_garbage_collection
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner_base import machine, report_step, signals
 from runner_engine import (
@@ -25,11 +25,11 @@ from runner_engine import (
     check_files,
     check_memory_fits,
     count_required_gpus,
-    predict,
+    predict_footprint,
     supported_capabilities,
 )
-from runner_engine.checkpoints import chat_templates, is_supported, read_header
-from runner_engine.models.compiler_import import import_compiler
+from runner_engine.checkpoints import chat_templates, is_supported_architecture, read_gguf_header
+from runner_engine.models.compiler_import import import_torch_compiler
 from runner_engine.models.import_structure_cache import cached_import_structure
 from runner_engine.plan import format_check
 from runner_engine.quantization import mute_library_imports
@@ -44,43 +44,47 @@ TYPICAL_ROWS = 64  # at once, if the engine chooses
 
 
 class LocalKind(KindWithTokenizer):
-    """Models whose local files contain everything."""
+    """Kind of models that run on this machine from local files."""
 
     HAS_WEIGHTS = True
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return names and SHA-256 of the files of model, adapter and draft model."""
+        """Return names and SHA-256 of all files of model, adapter and draft model."""
         return resolved.model.hash_files(cache)
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key of model, quantization, rope and merged adapter."""
-        return base_key(config)
+        """Return a key of model, quantization, RoPE scaling and merged adapter."""
+        return base_model_key(config)
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Reject impossible jobs from the files alone. Returns notes on limits that are close."""
+        """Raise an error for a job that cannot run, by the model's files alone. Returns notes on limits that
+        are nearly reached.
+        """
         for job in (resolved, *([resolved.second] if resolved.second else [])):
             check_files(job.model, job.config.task.uses_chat_template)
         notes = [
             *_context_limit_notes(resolved),
-            *map(render_engine_note, format_check.note_low_share(resolved.model)),
+            *map(render_engine_note, format_check.note_low_planned_share(resolved.model)),
         ]
         device = resolved.model.files.device
         if device != "cuda":  # of a GPU only torch knows what is free
-            notes += profile_notes(resolved.config.profile, device)
+            notes += profile_device_notes(resolved.config.profile, device)
         return [*notes, *map(render_engine_note, check_memory_fits(resolved.model))]
 
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Predict the memory from the headers of the checkpoint."""
-        return predict(resolved.model, workload, free_mib)
+        """Predict the memory from the checkpoint's headers."""
+        return predict_footprint(resolved.model, workload, free_mib)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the context lengths from config.json and the RoPE scaling."""
+        """Return the context lengths given by config.json and the RoPE scaling."""
         return resolved.model.position_limits
 
     def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Predict the need from the headers of the checkpoint. Without them, assume all cores."""
+        """Predict the needed memory, threads and GPUs from the checkpoint's headers. Without headers, assume
+        all cores.
+        """
         config = resolved.config
         predicted = self.predict_memory(resolved, config.task.workload(config.generation, TYPICAL_ROWS))
         needed = count_required_gpus(
@@ -93,7 +97,7 @@ class LocalKind(KindWithTokenizer):
         return ResourceNeed(predicted.total_mib, threads, *needed)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Compile the kernels that this model needs, unless it runs on a GPU."""
+        """Compile the CPU kernels that this model needs. Nothing is compiled for a GPU."""
         return build_required_kernels(resolved.model)
 
     @report_step("importing torch and transformers")
@@ -110,14 +114,14 @@ class LocalKind(KindWithTokenizer):
             *resolved.model.quantization_mix.quantizing_configs,
             *([CHOICES[of_draft]()] if of_draft else []),
         ]
-        with without_garbage_collection():
+        with pause_garbage_collection():
             importlib.import_module("torch")
             signals.raise_if_signal_waits()  # between two imports nothing is half done
             # torch does so where a model is first built without numbers, as each load does: 70 MiB
             # that are no model's
-            import_compiler()
+            import_torch_compiler()
             signals.raise_if_signal_waits()
-            with defer_imports(*UNUSED), cached_import_structure():
+            with defer_imports_of(*UNUSED), cached_import_structure():
                 transformers = importlib.import_module("transformers")
                 signals.raise_if_signal_waits()
                 own = files.settings.get("architectures") or ()
@@ -128,7 +132,7 @@ class LocalKind(KindWithTokenizer):
                 if (
                     not files.model.random_weights
                     and files.path.is_file()
-                    and is_supported(read_header(files.path))
+                    and is_supported_architecture(read_gguf_header(files.path))
                 ):
                     importlib.import_module("runner_engine.models.load_checks").find_model_class(
                         files.path, trust_remote_code=False
@@ -142,7 +146,7 @@ class LocalKind(KindWithTokenizer):
             importlib.import_module("runner_engine.local.engine")
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
-        """Return the text of the templates among the model's files."""
+        """Return the chat templates in the model's files as text."""
         return (
             None
             if resolved.model.files.model.random_weights
@@ -150,8 +154,8 @@ class LocalKind(KindWithTokenizer):
         )
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return all capabilities. Branches need rope_2d and an attention backend with a mask."""
-        return supported_capabilities(model_spec(config))
+        """Return all capabilities. Branches require rope_2d and an attention backend with masks."""
+        return supported_capabilities(build_model_spec(config))
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
@@ -162,7 +166,7 @@ class LocalKind(KindWithTokenizer):
 
 
 def _context_limit_notes(resolved: ResolvedJob) -> list[str]:
-    """Return a note if answers end before max_new_tokens, because the context length is exceeded."""
+    """Return a note if the context length would end answers before max_new_tokens."""
     config = resolved.config
     room = (
         None

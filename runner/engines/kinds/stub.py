@@ -1,5 +1,5 @@
-"""model=stub: a model without weights that always gives the same answer, to test whole grids in
-seconds.
+"""model=stub: a model without weights that echoes the beginning of its prompt, to test whole grids
+in seconds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ THOUGHT = "Let me see ."  # is repeated
 
 
 class StubEngine:
-    """Answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with `...`.
+    """Engine that answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with
+    `...`.
 
     It first thinks in the configured number of words. It can have one fixed answer instead.
     """
@@ -54,9 +55,9 @@ class StubEngine:
     capabilities = CAPABILITIES
 
     def __init__(
-        self, config: RunnerConfig, delay_s: float, thinking_words: int = 0, answer: str | None = None
+        self, config: RunnerConfig, delay_s: float, thinking_words: int = 0, fixed_answer: str | None = None
     ) -> None:
-        self.delay_s, self.thinking_words, self.answer = delay_s, thinking_words, answer
+        self.delay_s, self.thinking_words, self.answer = delay_s, thinking_words, fixed_answer
         self.max_new_tokens, self.budget = (
             config.generation.max_new_tokens,
             config.generation.thinking_tokens,
@@ -65,7 +66,7 @@ class StubEngine:
         self.stats = EngineStats()
 
     def load(self) -> EngineReport:
-        """Report that there is nothing to load."""
+        """Return an engine report. A stub has nothing to load."""
         facts = {"architecture": "stub", "device": "none", "dtype": "none"}
         if self.kv_cache != KvCache.as_model:
             facts["kv_cache"] = (
@@ -78,16 +79,16 @@ class StubEngine:
         )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the plain prompt. Each word is a token."""
+        """Return the unchanged prompt text. Each word counts as a token."""
         prompt = _prompt_text(request.prompt)
         return prompt, list(range(len(prompt.split())))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the ids as text, because the stub's tokens have no text."""
+        """Return the token ids as text, because a stub's tokens have no text."""
         return "".join(f"{number} " for number in ids)
 
     def open(self, batch_size: int | None = None) -> StubSession:
-        """Open a session, which answers one request at a time."""
+        """Open a session that answers one request at a time."""
         return StubSession(self)
 
     def arithmetic(self) -> None: ...
@@ -96,7 +97,7 @@ class StubEngine:
 
 
 class StubSession(Session):
-    """Answers one request at each step."""
+    """Session that answers one request per step."""
 
     def __init__(self, engine: StubEngine) -> None:
         super().__init__(CAPABILITIES)
@@ -123,7 +124,7 @@ class StubSession(Session):
         self.waiting.clear()
 
     def _answer_request(self, request: Request) -> list[Event]:
-        """Answer with the beginning of the prompt. Each word is a token."""
+        """Answer a request with the beginning of its prompt. Each word counts as a token."""
         started, stats = time.perf_counter(), self.engine.stats
         prompt = _prompt_text(request.prompt)
         texts = [
@@ -171,9 +172,7 @@ class StubSession(Session):
 def _completion_events(
     request: Request, answers: list[Answer], reason: FinishReason, seconds: float
 ) -> list[Event]:
-    """Return the completions of a request, one per choice, each after its delta if deltas are
-    requested.
-    """
+    """Return the completion events of a request, one per choice, each after a delta event if requested."""
     choices = answers if answers and not request.branches else [Answer("", [], reason)] * request.n
     prompt = _prompt_with_branches(request)
     events: list[Event] = []
@@ -220,14 +219,14 @@ def _prompt_text(prompt: Prompt) -> str:
 
 
 class StubKind(ModelKind):
-    """The kind of the stub, whose answers are invented."""
+    """Model kind of the stub, whose answers are invented."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         return {"model": "stub"}
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return all capabilities except whole distributions, which cannot be invented, and answers in
-        several steps.
+        """Return all capabilities except whole distributions, which a stub cannot invent, and multi-step
+        answers.
         """
         return CAPABILITIES
 

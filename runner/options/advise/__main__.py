@@ -1,4 +1,4 @@
-"""`python -m runner.options.advise`."""
+"""Entry point of `python -m runner.options.advise`, the same command as `runner-advise`."""
 
 from runner.options.advise.command import entry
 

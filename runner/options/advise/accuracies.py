@@ -1,5 +1,5 @@
-"""Recorded accuracies of candidate settings, restricted to the questions that their commands
-ask.
+"""Looks up recorded accuracies of candidate settings, restricted to the questions that each
+candidate would ask.
 
 A record counts if its job asked the questions in the same way: same data, order, prompts,
 extractor, scoring and sampling. If its questions differ in number, only the shared ones
@@ -15,11 +15,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from runner.config.root import RunnerConfig
-from runner.datasets.questions import hash_items, load_questions
-from runner.estimates.recorded import FinishedJobs, fill_defaults
+from runner.datasets.questions import hash_questions, load_questions
+from runner.estimates.recorded import FinishedJobs, fill_missing_params
 from runner.records.flat_config import flatten_config
 from runner.records.jobs import SAMPLES, read_samples
-from runner.tasks.base import import_task
+from runner.tasks.base import import_task_module
 from runner_base import Record, RunRecordError, Sample
 from runner_compare import ACCURACY, correct_and_total
 from runner_compare.statistics import (
@@ -46,7 +46,9 @@ Question = tuple[int, str, str]  # its number, its text and its gold answer
 
 
 class RecordedAnswer(NamedTuple):
-    """Verdict of one question, with the hash of its prompt and its cluster of questions."""
+    """One question's recorded verdict, with the hash of its prompt and its cluster of related
+    questions.
+    """
 
     solved: bool
     prompt: str
@@ -56,7 +58,7 @@ class RecordedAnswer(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct answers. It is 0 or 1 for a single answer."""
+        """Fraction of a question's answers that are correct: 0 or 1 if there is one answer."""
         return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
@@ -65,7 +67,7 @@ Answers = dict[Question, RecordedAnswer]
 
 @dataclass(frozen=True)
 class RecordedAccuracy:
-    """Number of a candidate's questions that a recorded job solved."""
+    """Number of a candidate's questions that a recorded job answered correctly."""
 
     job_id: str
     correct: int
@@ -76,14 +78,18 @@ class RecordedAccuracy:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct answers. With several answers per question, the mean over all."""
+        """Fraction of correct answers. With several answers per question, this is the mean over all
+        answers.
+        """
         if self.answers:
             return fmean(answer.accuracy for answer in self.answers.values())
         return self.recorded[0] if self.recorded else self.correct / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval, computed over clusters of questions if they are known."""
+        """95 % confidence interval of the accuracy, computed over clusters of questions if the clusters
+        are known.
+        """
         if self.answers:
             columns = zip(
                 *((answer.accuracy, answer.family, answer.right[1] or 1) for answer in self.answers.values()),
@@ -95,7 +101,7 @@ class RecordedAccuracy:
 
 @dataclass(frozen=True)
 class _MatchingRecord:
-    """A record whose job asked the questions in the candidate's way."""
+    """Record of a job that asked its questions with the same settings as the candidate."""
 
     record: Record
     answers: Answers | None  # also to questions that its job left out of the score
@@ -113,30 +119,28 @@ def find_recorded_accuracies(
     found = [match for some in matches for match in some]
     if not found:
         return [None] * len(configs)
-    asked, digest = _find_asked_questions(configs[0], found)
+    asked, digest = _select_questions(configs[0], found)
     return [
         _choose_best_record(config, some, asked, digest)
         for config, some in zip(configs, matches, strict=True)
     ]
 
 
-def compare_accuracies(accuracy: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Test | None:
-    """Test the difference of two accuracies, paired if the answers are on disk. Returns None if no
-    question can be compared.
+def compare_accuracies(first: RecordedAccuracy, second: RecordedAccuracy, same_model: bool) -> Test | None:
+    """Test whether two accuracies differ, paired by question if the answers are on disk. Returns None
+    if no question can be compared.
 
     Prompts of one model must be equal. Those of two models differ by their chat templates.
     """
-    if accuracy.answers is None or other.answers is None:
-        whole = accuracy.n == accuracy.asked and other.n == other.asked
+    if first.answers is None or second.answers is None:
+        whole = first.n == first.asked and second.n == second.asked
         # Fisher's test takes each question, and answer, by itself
-        are_counts = not (accuracy.recorded or other.recorded)
-        return (
-            FisherTest(accuracy.correct, accuracy.n, other.correct, other.n) if whole and are_counts else None
-        )
+        are_counts = not (first.recorded or second.recorded)
+        return FisherTest(first.correct, first.n, second.correct, second.n) if whole and are_counts else None
     pairs = [
-        (answer, other.answers[question])
-        for question, answer in accuracy.answers.items()
-        if question in other.answers and (not same_model or answer.prompt == other.answers[question].prompt)
+        (answer, second.answers[question])
+        for question, answer in first.answers.items()
+        if question in second.answers and (not same_model or answer.prompt == second.answers[question].prompt)
     ]
     if not pairs:
         return None
@@ -166,18 +170,18 @@ def compare_accuracies(accuracy: RecordedAccuracy, other: RecordedAccuracy, same
 
 
 def _find_matching_records(config: RunnerConfig, finished_jobs: FinishedJobs) -> list[_MatchingRecord]:
-    """Return the records that asked their questions in the config's way, newest first."""
+    """Return the records of jobs with the same question settings as the config, newest first."""
     own_ways = _question_settings(dict(flatten_config(config)))
     found = [
         record
         for record in finished_jobs.same_base_records(config)
         if (correct_and_total(record.result.metrics) or (0, 0))[1]
         and not record.result.metrics.get("questions_left")  # an early stop biases the counts
-        and _question_settings(fill_defaults(record.params, config)) == own_ways
-        and record.task_version == import_task(config).VERSION
+        and _question_settings(fill_missing_params(record.params, config)) == own_ways
+        and record.task_version == import_task_module(config).VERSION
     ]
     found.sort(key=lambda record: (record.started_at, record.job_id), reverse=True)
-    return [_read_answers(finished_jobs.job_folder(record), record) for record in found]
+    return [_attach_recorded_answers(finished_jobs.job_folder(record), record) for record in found]
 
 
 def _question_settings(params: Mapping[str, str]) -> dict[str, str]:
@@ -193,8 +197,10 @@ def _question_settings(params: Mapping[str, str]) -> dict[str, str]:
     return ways
 
 
-def _read_answers(folder: Path, record: Record) -> _MatchingRecord:
-    """Return a job's record with its answers, if they are on disk and match the recorded counts."""
+def _attach_recorded_answers(folder: Path, record: Record) -> _MatchingRecord:
+    """Return a job's record with its answers, if the answers are on disk and match the recorded
+    counts.
+    """
     try:
         samples = [
             sample for sample in read_samples(folder / SAMPLES).values() if sample.answer.verdict is not None
@@ -224,10 +230,8 @@ def _count_correct(answers: Answers) -> tuple[int, int]:
     return sum(answer.solved for answer in answers.values()), len(answers)
 
 
-def _find_asked_questions(
-    config: RunnerConfig, matches: Sequence[_MatchingRecord]
-) -> tuple[set[Question], str]:
-    """Return a config's questions and their hash as in records.
+def _select_questions(config: RunnerConfig, matches: Sequence[_MatchingRecord]) -> tuple[set[Question], str]:
+    """Return the questions that a config selects, and their hash in the format of job records.
 
     Hub data are not read, because that needs the network. The newest record with at least as
     many questions defines them.
@@ -237,10 +241,10 @@ def _find_asked_questions(
     if task.data == "embedded" or Path(task.data).expanduser().exists():
         items = load_questions(task)
         asked = {(item.number, item.question, item.gold) for item in items if not item.left_out}
-        return asked, hash_items(items)[:DIGITS]
-    counts = _count_settings(config)
+        return asked, hash_questions(items)[:DIGITS]
+    counts = _question_count_settings(config)
     newest = sorted(matches, key=lambda match: match.record.started_at, reverse=True)
-    whole = [match for match in newest if _has_same_counts(match.record, counts)]
+    whole = [match for match in newest if _has_same_question_counts(match.record, counts)]
     digest = whole[0].record.data.get("digest", "") if whole else ""
     if known := next((match for match in whole if match.answers is not None), None):
         return {*(known.answers or {})} - known.left_out, digest
@@ -248,7 +252,7 @@ def _find_asked_questions(
     larger = [
         sorted(match.answers or {})[: task.limit]
         for match in newest
-        if is_plain and not _has_question_file(match.record)
+        if is_plain and not _is_limited_by_question_file(match.record)
     ]
     return set(next((some for some in larger if len(some) == task.limit), [])), digest
 
@@ -256,17 +260,21 @@ def _find_asked_questions(
 def _choose_best_record(
     config: RunnerConfig, matches: Sequence[_MatchingRecord], questions: set[Question], data_digest: str
 ) -> RecordedAccuracy | None:
-    """Return the accuracy from the record with the most shared questions. Among equals, the newest
-    counts.
+    """Return the accuracy from the record that shares most questions with the config. Ties go to the
+    newest record.
     """
-    counts = _count_settings(config)
+    counts = _question_count_settings(config)
     best: RecordedAccuracy | None = None
     for match in matches:
         record = match.record
         if match.answers is not None:
             answers = {question: match.answers[question] for question in questions & match.answers.keys()}
             found = RecordedAccuracy(record.job_id, *_count_correct(answers), len(questions), answers)
-        elif data_digest and record.data.get("digest") == data_digest and _has_same_counts(record, counts):
+        elif (
+            data_digest
+            and record.data.get("digest") == data_digest
+            and _has_same_question_counts(record, counts)
+        ):
             figures = record.result.metrics
             correct, n = correct_and_total(figures) or (0, 0)
             is_mean = "families" in figures or figures.get("answers_each", 1) > 1
@@ -279,15 +287,15 @@ def _choose_best_record(
     return best
 
 
-def _count_settings(config: RunnerConfig) -> dict[str, str]:
+def _question_count_settings(config: RunnerConfig) -> dict[str, str]:
     return {key: value for key, value in flatten_config(config) if key in COUNT_KEYS}
 
 
-def _has_question_file(record: Record) -> bool:
-    """Whether a file selected the questions."""
+def _is_limited_by_question_file(record: Record) -> bool:
+    """Return whether the recorded job asked only the questions listed in a file (task.only)."""
     return record.params.get("task.only", "null") != "null"
 
 
-def _has_same_counts(record: Record, counts: Mapping[str, str]) -> bool:
-    """Whether a job asked the same number of questions."""
-    return all(record.params.get(key, "null") == value for key, value in counts.items())
+def _has_same_question_counts(record: Record, count_settings: Mapping[str, str]) -> bool:
+    """Return whether a recorded job asked the same number of questions."""
+    return all(record.params.get(key, "null") == value for key, value in count_settings.items())

@@ -1,5 +1,5 @@
-"""Selects and ranks candidates of a model that meet the limits, and of smaller models if there
-are few.
+"""Selects and ranks a model's candidate settings that meet the user's limits. If few do, smaller
+models are added.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ MAX_RECOMMENDED = 5
 
 @dataclass
 class Advice:
-    """The recommended candidates in order, and the rejected ones."""
+    """Result of `runner-advise`: the recommended candidates in order, and the rejected candidates."""
 
     chosen: list[Candidate] = field(default_factory=list)
     rejected: list[Candidate] = field(default_factory=list)
 
 
-def advise(
+def recommend_settings(
     model_overrides: list[list[str]],
     compose: Compose,
     limits: UserLimits,
     machine: Machine | None,
     output_dir: Path,
     calibrate: bool,
-    on_line: Callable[[str], None],
+    print_line: Callable[[str], None],
 ) -> Advice:
-    """Evaluate and rank the candidates of a model, and those of smaller models if few meet the
-    limits.
+    """Evaluate and rank the candidate settings of a model. If few meet the limits, smaller models are
+    evaluated too.
 
     model_overrides: the overrides of the model, or of each of several files.
     """
@@ -52,7 +52,7 @@ def advise(
         setting for overrides in model_overrides for setting in iterate_candidates(overrides, compose, True)
     ]
     candidates, overrides = (
-        evaluate_candidates(asked, limits, machine, output_dir, calibrate, on_line),
+        evaluate_candidates(asked, limits, machine, output_dir, calibrate, print_line),
         model_overrides[0],
     )
     if sum(not candidate.problem for candidate in candidates) < 2 and not any(
@@ -61,7 +61,9 @@ def advise(
         for smaller in list_smaller_models(candidates[0]):
             others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
             smaller_candidates = list(iterate_candidates([f"model={smaller}", *others], compose, False))
-            judged = evaluate_candidates(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
+            judged = evaluate_candidates(
+                smaller_candidates, limits, machine, output_dir, calibrate, print_line
+            )
             # one of each
             candidates += [each for each in judged if not each.problem][:1] or judged[-1:]
     good = [candidate for candidate in candidates if not candidate.problem]

@@ -1,4 +1,4 @@
-"""Candidate settings, their memory and time, and the check against the limits."""
+"""Candidate settings with their memory and time, and the check against the user's limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
-from runner.estimates.amounts import estimate_amounts
+from runner.estimates.amounts import estimate_work_amounts
 from runner.estimates.fit import PROCESS_MIB, MemoryFit, free_mib_by_device, predict_fit
 from runner.estimates.jobs import (
     estimate_jobs,
@@ -19,7 +19,7 @@ from runner.estimates.jobs import (
     resolve_without_download,
 )
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.speculation_time import speculative_passes, without_speculation
+from runner.estimates.speculation_time import estimate_speculative_passes, without_speculation
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.machines import Machine
@@ -27,8 +27,8 @@ from runner.options.advise.recorded_kl import RecordedKl
 from runner.options.advise.speculation_gains import RecordedSpeedup
 from runner_base import ConfigError, RunnerError, to_one_line
 from runner_base.notes import Note, note
-from runner_engine import no_downloads, to_local_config
-from runner_engine.checkpoints import SHAPES_DIR, compute_max_sequences, list_tensors
+from runner_engine import forbid_downloads, to_local_model_config
+from runner_engine.checkpoints import SHAPES_DIR, compute_max_sequences, list_random_tensors
 from runner_engine.plan import format_check
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
 from runner_engine.render.notes import render_engine_note
@@ -43,7 +43,7 @@ Compose = Callable[[list[str]], RunnerConfig]
 
 @dataclass
 class UserLimits:
-    """The limits that the user sets."""
+    """The user's limits of memory and of seconds per question."""
 
     memory_mib: float | None = None
     seconds: float | None = None  # per question, averaged over a job
@@ -51,7 +51,7 @@ class UserLimits:
 
 @dataclass
 class Candidate:
-    """One combination of settings with its memory and time."""
+    """One combination of model settings, with its estimated or recorded memory and time."""
 
     overrides: list[str]
     config: RunnerConfig
@@ -76,23 +76,23 @@ class Candidate:
 
     @property
     def s_per_question(self) -> float | None:
-        """Seconds per question, averaged over the whole job."""
-        completions = sum(amount.completions for amount in estimate_amounts(self.config))
+        """Seconds per question, averaged over the whole job, or None if unknown."""
+        completions = sum(amount.completions for amount in estimate_work_amounts(self.config))
         return None if self.time is None or not completions else self.time.seconds / completions
 
     @property
     def memory_mib(self) -> float:
-        """Estimated peak memory of the process."""
+        """Estimated peak memory of the process in MiB."""
         return self.fit.predicted.total_mib + PROCESS_MIB if self.fit else 0.0
 
     @property
     def best_known_mib(self) -> float:
-        """Peak memory of the process: recorded, or estimated without a record."""
+        """Peak memory of the process in MiB: recorded if a record exists, otherwise estimated."""
         return self.memory_mib if self.measured_mib is None else self.measured_mib
 
     @property
     def recorded_s_per_question(self) -> float | None:
-        """Seconds per question from recorded jobs, or None."""
+        """Seconds per question measured by earlier jobs, or None without such a job."""
         is_recorded = self.time is not None and self.time.source is EstimateBasis.recorded
         return self.s_per_question if is_recorded else None
 
@@ -116,12 +116,12 @@ class Candidate:
 
     @property
     def has_recorded_time(self) -> bool:
-        """Whether the time was measured by a finished job."""
+        """Whether the time per question was measured by a finished job."""
         return self.recorded_s_per_question is not None
 
     @property
     def model_name(self) -> str:
-        """The choice of the group `model`, or the name of a file or folder."""
+        """Name of the model's preset (config group `model`), or the name of its file or folder."""
         return self.config.model.name if self.model == "auto" else self.model
 
     @property
@@ -130,11 +130,11 @@ class Candidate:
 
 
 def iterate_candidates(
-    overrides_given: list[str], compose: Compose, is_requested: bool
+    user_overrides: list[str], compose: Compose, is_requested_model: bool
 ) -> Iterator[Candidate]:
-    """Yield the settings to evaluate. The user's overrides stay."""
-    given_keys = {word.partition("=")[0] for word in overrides_given}
-    base = compose(overrides_given)
+    """Yield the candidate settings to evaluate. Overrides that the user has set are kept."""
+    given_keys = {word.partition("=")[0] for word in user_overrides}
+    base = compose(user_overrides)
     if not base.model.has_weights:
         raise ConfigError(
             "this model has no weights on this machine, so there is no quantization to choose",
@@ -143,17 +143,17 @@ def iterate_candidates(
             code="unsupported",
         )
     model = next(
-        (word.partition("=")[2] for word in overrides_given if word.startswith("model=")), base.model.name
+        (word.partition("=")[2] for word in user_overrides if word.startswith("model=")), base.model.name
     )
     stored = base.quantization.source is not Checkpoint.plain
     for quantization in [base.quantization.name] if stored or "quantization" in given_keys else QUANTIZATIONS:
         overrides = (
-            overrides_given
+            user_overrides
             if "quantization" in given_keys
-            else [*overrides_given, f"quantization={quantization}"]
+            else [*user_overrides, f"quantization={quantization}"]
         )
         try:
-            yield Candidate(overrides, compose(overrides), model, is_requested)
+            yield Candidate(overrides, compose(overrides), model, is_requested_model)
         except RunnerError:  # incompatible with another override
             continue
 
@@ -164,11 +164,13 @@ def evaluate_candidates(
     machine: Machine | None,
     output_dir: Path,
     calibrate: bool,
-    on_line: Callable[[str], None],
+    print_line: Callable[[str], None],
 ) -> list[Candidate]:
-    """Set each candidate's batch size, memory and time, and the reason if it exceeds a limit."""
+    """Set the batch size, memory and time of each candidate, and the reason if the candidate exceeds a
+    limit.
+    """
     known: dict[int, ResolvedJob] = {}
-    with no_downloads(True):
+    with forbid_downloads(True):
         for number, candidate in enumerate(candidates):
             on_machine = (
                 candidate.config if machine is None else _with_device(candidate.config, machine.device)
@@ -178,11 +180,13 @@ def evaluate_candidates(
                 candidate.problem = note("size_unknown")
                 continue
             try:
-                format_check.check_quantized_share(sized.model)
+                format_check.check_planned_quantized_share(sized.model)
             except ConfigError as error:
                 candidate.problem = note("out_of_reach", error=to_one_line(error))
                 continue
-            candidate.notes = [render_engine_note(note) for note in format_check.note_low_share(sized.model)]
+            candidate.notes = [
+                render_engine_note(note) for note in format_check.note_low_planned_share(sized.model)
+            ]
             known[number] = sized
             most_mib = limits.memory_mib
             if machine is not None:
@@ -200,7 +204,7 @@ def evaluate_candidates(
     if machine is None:
         finished = FinishedJobs(output_dir)
         for number, asked in fitting.items():
-            for config in _equivalent_configs(candidates[number], asked):
+            for config in _configs_with_valid_records(candidates[number], asked):
                 candidates[number].time = candidates[number].time or finished.estimate_from_records(config)
                 candidates[number].measured_mib = candidates[number].measured_mib or finished.max_peak_mib(
                     config
@@ -210,7 +214,7 @@ def evaluate_candidates(
             for number, resolved in fitting.items()
             if candidates[number].time is None
         }
-        for number, taken in estimate_jobs(timed, output_dir, calibrate, on_line).items():
+        for number, taken in estimate_jobs(timed, output_dir, calibrate, print_line).items():
             candidates[number].time = taken.time
     else:
         for number, resolved in fitting.items():
@@ -228,16 +232,16 @@ def evaluate_candidates(
 
 
 def _with_device(config: RunnerConfig, device: str) -> RunnerConfig:
-    """Return the config with its model on another machine's device, because estimates depend on
-    the device.
+    """Return the config with its model on another machine's device, because memory and time estimates
+    depend on the device.
     """
-    return replace(config, model=replace(to_local_config(config.model), device=device))
+    return replace(config, model=replace(to_local_model_config(config.model), device=device))
 
 
 def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]) -> None:
     """Set the largest batch size that fits, unless the user has set one."""
     sizes = [candidate.config.generation.batch_size]
-    amounts = estimate_amounts(candidate.config)
+    amounts = estimate_work_amounts(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
         number_bytes = candidate.config.generation.kv_cache_config.get_bytes_per_number(
             resolved.model.files.dtype_bytes
@@ -252,7 +256,7 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
             changed = replace(
                 candidate.config, generation=replace(candidate.config.generation, batch_size=size)
             )
-        candidate.fit = predict_fit(replace(resolved, config=changed), free_mib, find_fix=False)
+        candidate.fit = predict_fit(replace(resolved, config=changed), free_mib, should_find_fix=False)
         if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(free_mib.values()):
             if size is not None and size != candidate.config.generation.batch_size:
                 candidate.overrides = [*candidate.overrides, f"generation.batch_size={size}"]
@@ -260,15 +264,15 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
             return
 
 
-def _equivalent_configs(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
-    """Return the configs whose records apply to a candidate: its own, and automatic batch size if
-    it is equivalent.
+def _configs_with_valid_records(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
+    """Return the configs whose job records are valid for a candidate: its own config, and the one with
+    automatic batch size if equivalent.
     """
     size = candidate.config.generation.batch_size
     if size is None or job.config.generation.batch_size is not None:
         return [candidate.config]
-    rows = predict_fit(job, free_mib_by_device(job.model.files.model.device), find_fix=False)
-    completions = max((amount.completions for amount in estimate_amounts(job.config)), default=size)
+    rows = predict_fit(job, free_mib_by_device(job.model.files.model.device), should_find_fix=False)
+    completions = max((amount.completions for amount in estimate_work_amounts(job.config)), default=size)
     is_alike = rows is not None and size >= min(rows.rows, completions)
     return [candidate.config, job.config] if is_alike else [candidate.config]
 
@@ -279,19 +283,21 @@ def _estimate_time(candidate: Candidate, resolved: ResolvedJob, machine: Machine
     job = resolved.replace_groups(generation=config.generation)
     alone = without_speculation(job)
     if alone is not job:
-        job_fit = predict_fit(alone, job_fit.free_mib, find_fix=False) or job_fit
+        job_fit = predict_fit(alone, job_fit.free_mib, should_find_fix=False) or job_fit
     speed = estimate_rough_speed(alone, job_fit, rates)
-    passes = speculative_passes(config.generation, candidate.fit.predicted, speed, rates)
+    passes = estimate_speculative_passes(config.generation, candidate.fit.predicted, speed, rates)
     return estimate_speculative_time(config, passes, speed, candidate.batch_size)
 
 
 def list_smaller_models(candidate: Candidate) -> list[str]:
-    """Return up to three presets smaller than a model, largest first."""
+    """Return up to three model presets that have fewer parameters than the candidate's model, largest
+    first.
+    """
     sizes = {file.stem: _count_parameters(json.loads(file.read_text())) for file in SHAPES_DIR.glob("*.json")}
     own = sizes.get(candidate.model, 0)
     below = [name for name in sizes if sizes[name] < 0.8 * own]
     return sorted(below, key=lambda name: -sizes[name])[:OTHER_MODELS]
 
 
-def _count_parameters(shape: dict[str, Any]) -> int:
-    return sum(tensor.num_elements for tensor in list_tensors(shape))
+def _count_parameters(model_dimensions: dict[str, Any]) -> int:
+    return sum(tensor.num_elements for tensor in list_random_tensors(model_dimensions))

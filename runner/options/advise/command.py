@@ -1,4 +1,4 @@
-"""The command line of `runner-advise`."""
+"""Command line of `runner-advise`, which recommends settings for a model and a machine."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import NoReturn
 
 from runner.config.compose import compose_job
 from runner.config.error_messages import explain_error
-from runner.config.hydra import to_config
-from runner.config.override_quoting import FILES, quote_texts
+from runner.config.hydra import to_runner_config
+from runner.config.override_quoting import FILES, quote_override_values
 from runner.config.root import RunnerConfig
 from runner.config.variables import read_variable_overrides
-from runner.grid.model_list import ITS_KEYS, list_models
-from runner.options.advise.advice import advise
+from runner.grid.model_list import ITS_KEYS, list_models_in
+from runner.options.advise.advice import recommend_settings
 from runner.options.advise.candidates import Compose, UserLimits
 from runner.options.advise.machines import load_machine
-from runner.options.advise.render.recommendations import print_recommendations, to_dict
+from runner.options.advise.render.recommendations import print_recommendations, recommendations_to_dict
 from runner.render.notes import render_notes
 from runner_base import ConfigError, JobFailed, print_message, run_command, run_with_exit_code
 from runner_base.command_line import CommandParser
@@ -30,21 +30,21 @@ def entry() -> NoReturn:
     """Console script: print the recommendations. Exit code 0: done, 1: nothing meets the limits,
     2: invalid input.
     """
-    run_command(NAME, lambda: main(sys.argv[1:]), describe_error)
+    run_command(NAME, lambda: main(sys.argv[1:]), describe_user_error)
 
 
-def describe_error(error: Exception) -> str | None:
-    """Return the message for an error that a user can cause, or None for a bug."""
+def describe_user_error(error: Exception) -> str | None:
+    """Return the message for an error that a user can cause, or None for a bug in the program."""
     return explain_error(error)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command and return the exit code."""
+    """Run `runner-advise` with these arguments and return the exit code."""
 
     def work() -> int:
         return _run_advise(create_parser().parse_intermixed_args(arguments))
 
-    return run_with_exit_code(NAME, work, describe_error)
+    return run_with_exit_code(NAME, work, describe_user_error)
 
 
 def create_parser() -> argparse.ArgumentParser:
@@ -128,21 +128,23 @@ def _run_advise(options: argparse.Namespace) -> int:
             raise ConfigError(
                 "not a valid override. Write KEY=VALUE or GROUP=CHOICE", key=word, code="bad_value"
             )
-    overrides = quote_texts(options.overrides)
+    overrides = quote_override_values(options.overrides)
     overrides = [*read_variable_overrides(overrides), *overrides]
 
     def checked(overrides: list[str]) -> RunnerConfig:
-        return to_config(*compose_job(overrides))
+        return to_runner_config(*compose_job(overrides))
 
     if options.mix is not None:
-        return _run_mix(options, overrides, checked)
+        return _run_format_mix(options, overrides, checked)
     wanted = _split_model_overrides(overrides)
     memory_mib = None if options.memory_gib is None else 1024 * options.memory_gib
     limits = UserLimits(memory_mib, options.seconds_per_question)
     output_dir = Path(checked(wanted[0]).output_dir).expanduser().absolute()
-    advice = advise(wanted, checked, limits, described, output_dir, not options.quick, print_message)
+    advice = recommend_settings(
+        wanted, checked, limits, described, output_dir, not options.quick, print_message
+    )
     if options.json:
-        print(json.dumps(to_dict(advice, described), ensure_ascii=False))
+        print(json.dumps(recommendations_to_dict(advice, described), ensure_ascii=False))
     else:
         print_recommendations(advice, described, limits)
     if not advice.chosen:
@@ -156,8 +158,10 @@ def _run_advise(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
-    """Choose a format for each layer."""
+def _run_format_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
+    """Run `runner-advise --mix`, which chooses a quantization format for each layer. Returns the exit
+    code.
+    """
     from runner.options.advise import mix_check  # imports numpy and what runs jobs
     from runner.options.advise.mix import FORMATS, SizeLimit
     from runner.options.advise.render import mix as mix_text
@@ -174,18 +178,20 @@ def _run_mix(options: argparse.Namespace, overrides: list[str], compose: Compose
     limit = SizeLimit.parse(options.mix)
     given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
     others = [word for word in overrides if not word.startswith("quantization=")]
-    advice = mix_check.advise_mix(
+    advice = mix_check.choose_and_test_mix(
         limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose
     )
     if options.json:
-        print(json.dumps(mix_text.to_dict(advice), ensure_ascii=False))
+        print(json.dumps(mix_text.mix_advice_to_dict(advice), ensure_ascii=False))
     else:
-        mix_text.print_advice(advice)
+        mix_text.print_mix_advice(advice)
     return 0
 
 
 def _split_model_overrides(overrides: list[str]) -> list[list[str]]:
-    """Return the overrides of the model, or of each file named by `files=`."""
+    """Return one list of overrides per model: the user's overrides, or one list for each file in
+    `files=`.
+    """
     places = [word.partition("=")[2] for word in overrides if word.startswith(f"{FILES}=")]
     others = [word for word in overrides if not word.startswith(f"{FILES}=")]
     if not places:
@@ -194,7 +200,7 @@ def _split_model_overrides(overrides: list[str]) -> list[list[str]]:
         raise ConfigError(
             f"each recipe in {FILES}={places[-1]} sets this key itself. Omit it", key=own[0], code="conflict"
         )
-    models, left_out = list_models(places[-1])
+    models, left_out = list_models_in(places[-1])
     for text in render_notes(left_out):
         print_message(text)
     for model in models:

@@ -1,9 +1,9 @@
-"""`runner-advise --run`: runs the recommended jobs as one grid."""
+"""Implements `runner-advise --run`, which runs the recommended jobs as one grid."""
 
 from __future__ import annotations
 
 from runner.grid.grid_api import create_sweeper
-from runner.grid.sweeper import finish_grid
+from runner.grid.sweeper import print_and_finish_grid
 from runner.options.advise.advice import Advice
 
 
@@ -19,4 +19,4 @@ def run_recommended_jobs(advice: Advice) -> None:
     if differing:
         sweeper.zip = [{key: ",".join(job.get(key, "null") for job in jobs) for key in differing}]
     grid = sweeper.plan_grid(arguments)
-    finish_grid(grid, sweeper.run_unfinished_jobs(grid))
+    print_and_finish_grid(grid, sweeper.run_unfinished_jobs(grid))

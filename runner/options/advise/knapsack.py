@@ -1,5 +1,5 @@
-"""Chooses one option per layer so that all fit a size limit and the sum of losses is minimal
-(knapsack problem). Imports no torch.
+"""Solves a knapsack problem: choose one format per layer so that the sum of losses is minimal
+within a size limit. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ MOST_STATES = 20_000  # kept after each layer; of more, the best of each of so m
 
 @dataclass(frozen=True)
 class LayerOption:
-    """A format option of a layer: its size, and its loss alone."""
+    """One possible format of a layer: its size in bytes, and the loss if only this layer has the
+    format.
+    """
 
     nbytes: int
     loss: float
@@ -30,13 +32,13 @@ def total_nbytes(layers: Layers, choice: Choice) -> int:
 
 
 def total_loss(layers: Layers, choice: Choice) -> float:
-    """Return the sum of the single losses of a choice."""
+    """Return the sum of the loss of each layer in its chosen format."""
     return sum(options[number].loss for options, number in zip(layers, choice, strict=True))
 
 
 def solve_knapsack(layers: Layers, max_nbytes: int) -> Choice | None:
-    """Return the choice with the smallest sum of losses within a size limit, or None if no choice
-    fits.
+    """Return the format choice with the smallest sum of losses within a size limit, or None if no
+    choice fits.
 
     Dynamic programming over all sizes that no other choice reaches with less loss. Beyond
     `MOST_STATES` states, nearly equal sizes share a state; the returned choice fits in any
@@ -71,7 +73,9 @@ def solve_knapsack(layers: Layers, max_nbytes: int) -> Choice | None:
 
 
 def solve_greedily(layers: Layers, max_nbytes: int) -> Choice | None:
-    """Repeatedly enlarge the layer with the largest gain per byte. The result is often optimal."""
+    """Start with the smallest formats, then repeatedly enlarge the layer with the largest loss
+    reduction per byte. The result is often optimal.
+    """
     choice = [min(range(len(options)), key=lambda index: options[index].nbytes) for options in layers]
     left = max_nbytes - total_nbytes(layers, tuple(choice))
     if left < 0:
@@ -90,8 +94,10 @@ def solve_greedily(layers: Layers, max_nbytes: int) -> Choice | None:
         choice[at] = number
 
 
-def fill_in_layer_order(layers: Layers, max_nbytes: int) -> Choice | None:
-    """Enlarge the first layers as far as fits, and keep the others minimal. Needs no measurement."""
+def enlarge_first_layers(layers: Layers, max_nbytes: int) -> Choice | None:
+    """Give the first layers their largest format as far as the limit allows, and the others their
+    smallest. Needs no measured losses.
+    """
     least = [min(option.nbytes for option in options) for options in layers]
     left, choice = max_nbytes - sum(least), list[int]()
     if left < 0:
@@ -103,20 +109,20 @@ def fill_in_layer_order(layers: Layers, max_nbytes: int) -> Choice | None:
     return tuple(choice)
 
 
-def find_neighbours(layers: Layers, choice: Choice, max_nbytes: int, count: int) -> list[Choice]:
-    """Return choices within the limit in which two layers of equal size are swapped, lowest loss
-    first.
+def find_swapped_choices(layers: Layers, choice: Choice, max_nbytes: int, max_choices: int) -> list[Choice]:
+    """Return format choices within the limit in which two equally large layers swap their formats,
+    lowest loss first.
     """
     found: dict[Choice, float] = {}
-    for first, second in _iterate_swaps(layers, choice):
+    for first, second in _iterate_swappable_pairs(layers, choice):
         changed = list(choice)
         changed[first], changed[second] = choice[second], choice[first]
         if total_nbytes(layers, tuple(changed)) <= max_nbytes:
             found[tuple(changed)] = total_loss(layers, tuple(changed))
-    return sorted(found, key=found.__getitem__)[:count]
+    return sorted(found, key=found.__getitem__)[:max_choices]
 
 
-def _iterate_swaps(layers: Layers, choice: Choice) -> Iterator[tuple[int, int]]:
+def _iterate_swappable_pairs(layers: Layers, choice: Choice) -> Iterator[tuple[int, int]]:
     for first, second in permutations(range(len(layers)), 2):
         sizes = [[option.nbytes for option in layers[layer]] for layer in (first, second)]
         if first < second and choice[first] != choice[second] and sizes[0] == sizes[1]:

@@ -1,5 +1,5 @@
-"""Measures the loss of each linear layer in each format: one layer alone is rounded, and some
-texts are scored.
+"""Measures how much each linear layer's quantization costs: one layer alone is quantized, and
+sample texts are scored.
 
 The loss is the KL divergence from the unrounded model over full distributions, in nats per
 token. A layer's weights become the format's dequantized weights, and are multiplied in
@@ -20,7 +20,7 @@ from runner.config.resolved import ResolvedJob
 from runner_base import machine
 from runner_engine import QuantizationConfig, Request, RequestEncoder
 from runner_engine.checkpoints import get_block_path
-from runner_engine.models.base_loading import load_base
+from runner_engine.models.base_loading import load_base_model
 from runner_engine.models.loading import mixed
 
 MOST_TOKENS = 24  # of a text that are scored: single losses need little context
@@ -32,12 +32,12 @@ def measure_layer_losses(
     requests: Sequence[Request],
     layers: Mapping[str, Sequence[str]],
     formats: Mapping[str, QuantizationConfig],
-    on_layer: Callable[[], None],
+    on_layer_measured: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
-    """Return the loss of each layer or group of layers in each format, measured on texts with an
-    unquantized model.
+    """Return the loss of each layer or group of layers in each format, by scoring texts with an
+    otherwise unquantized model.
     """
-    loaded = load_base(resolved.model)
+    loaded = load_base_model(resolved.model)
     loaded.model.float()
     mixed.separate_experts(loaded.model)
     torch.set_num_threads(
@@ -67,19 +67,17 @@ def measure_layer_losses(
                 finally:
                     for path, module in modules.items():
                         module.weight.data = plain[path]
-        on_layer()
+        on_layer_measured()
     return losses
 
 
 def quantize_and_dequantize(
-    choice: QuantizationConfig, model: Any, layer: Any, path: str, dtype: torch.dtype
+    quantization: QuantizationConfig, model: Any, layer: Any, path: str, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return a layer's weight after quantization in the model's dtype, converted back to the
-    layer's dtype.
-    """
+    """Return a layer's weight after quantization and dequantization, in the layer's own dtype."""
     plain = copy.deepcopy(layer).to(dtype)
     plain.bias, weight = None, plain.weight.data
-    quantized = mixed.quantize_layer(choice, model, plain, path)
+    quantized = mixed.quantize_layer(quantization, model, plain, path)
     # GPT-2's linear layer has its weight the other way round
     is_transposed = type(layer).__name__ == "Conv1D"
     inputs = weight.shape[0] if is_transposed else weight.shape[1]
@@ -90,8 +88,8 @@ def quantize_and_dequantize(
 
 
 class _LossMeasurement:
-    """Scores the same texts repeatedly with one changed layer, and compares with the unchanged
-    model.
+    """Scores the same texts repeatedly with one quantized layer, and compares the scores with the
+    unquantized model.
     """
 
     def __init__(self, model: Any, texts: Sequence[tuple[list[int], int]], device: torch.device) -> None:
@@ -99,7 +97,7 @@ class _LossMeasurement:
         self.batches: list[
             tuple[torch.Tensor, list[tuple[int, int]]]
         ] = []  # ids, and which positions are scored
-        for some in _make_batches(texts):
+        for some in _batch_by_length(texts):
             longest = max(len(ids) for ids, _ in some)
             # behind all that is scored
             padded = [[*ids, *[0] * (longest - len(ids))] for ids, _ in some]
@@ -107,7 +105,8 @@ class _LossMeasurement:
                 (torch.tensor(padded, device=device), [(begin - 1, len(ids) - 1) for ids, begin in some])
             )
         blocks = sorted(
-            {get_block_path(name) for name, _ in model.named_modules() if _has_number(name)}, key=_block_index
+            {get_block_path(name) for name, _ in model.named_modules() if _has_numeric_component(name)},
+            key=_split_block_path,
         )
         self.blocks = [path for path in blocks if isinstance(model.get_submodule(path), torch.nn.Module)]
         self.outputs: dict[str, list[Any]] = {path: [] for path in self.blocks}
@@ -122,7 +121,9 @@ class _LossMeasurement:
             hook.remove()
 
     def compute_loss(self) -> float:
-        """Return the KL divergence of the current model from the unchanged model, in nats per token."""
+        """Return the KL divergence between the unchanged model and the model with its current weights, in
+        nats per token.
+        """
         nats, tokens = 0.0, 0
         for number, plain in enumerate(self.plain):
             nats += float((plain.exp() * (plain - self._compute_logprobs(number))).sum())
@@ -130,9 +131,11 @@ class _LossMeasurement:
         return max(nats / tokens, 0.0)
 
     @contextmanager
-    def skip_blocks_before(self, block: str) -> Iterator[None]:
-        """Reuse the stored outputs of earlier blocks, because the changed layer does not affect them."""
-        before = self.blocks[: self.blocks.index(block)] if self._is_sequential else []
+    def skip_blocks_before(self, block_path: str) -> Iterator[None]:
+        """Within this context, reuse the stored outputs of all blocks before the changed layer, which it
+        does not affect.
+        """
+        before = self.blocks[: self.blocks.index(block_path)] if self._has_sequential_blocks else []
         modules = [self.model.get_submodule(path) for path in before]
         for path, module in zip(before, modules, strict=True):
             module.forward = lambda *_, path=path, **__: self.outputs[path][self.number]
@@ -143,8 +146,8 @@ class _LossMeasurement:
                 del module.forward
 
     @property
-    def _is_sequential(self) -> bool:
-        """Whether all blocks are in one list and each ran once per batch, in order."""
+    def _has_sequential_blocks(self) -> bool:
+        """Return whether all transformer blocks are in one list and each ran once per batch, in order."""
         lists = {path.rpartition(".")[0] for path in self.blocks}
         return len(lists) == 1 and all(len(some) == len(self.batches) for some in self.outputs.values())
 
@@ -157,8 +160,8 @@ class _LossMeasurement:
         return torch.cat(rows).float().log_softmax(-1)
 
 
-def _make_batches(texts: Sequence[tuple[list[int], int]]) -> Iterator[list[tuple[list[int], int]]]:
-    """Yield batches of texts with nearly equal length."""
+def _batch_by_length(texts: Sequence[tuple[list[int], int]]) -> Iterator[list[tuple[list[int], int]]]:
+    """Yield batches of texts that have nearly the same number of tokens."""
     batch: list[tuple[list[int], int]] = []
     for text in sorted(texts, key=lambda text: len(text[0])):
         if batch and len(text[0]) * (len(batch) + 1) > PASS_TOKENS:
@@ -169,10 +172,10 @@ def _make_batches(texts: Sequence[tuple[list[int], int]]) -> Iterator[list[tuple
         yield batch
 
 
-def _has_number(path: str) -> bool:
-    return any(part.isdigit() for part in path.split("."))
+def _has_numeric_component(module_path: str) -> bool:
+    return any(part.isdigit() for part in module_path.split("."))
 
 
-def _block_index(path: str) -> tuple[str, int]:
+def _split_block_path(path: str) -> tuple[str, int]:
     head, _, number = path.rpartition(".")
     return head, int(number)

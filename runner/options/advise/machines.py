@@ -1,4 +1,4 @@
-"""Described machines: their memory and speed."""
+"""Machine descriptions (memory and speed) from machines.yaml or from a user's YAML file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.config.yaml_files import checked_yaml_file
+from runner.config.yaml_files import check_yaml_before_loading
 from runner.estimates.rough_speed import MachineRates
 from runner_base import ConfigError, to_one_line, unknown_choice_message
 
@@ -20,7 +20,7 @@ REACHED = 0.6  # share of bandwidth and matrix rate that plain weights reach
 
 @dataclass(frozen=True)
 class Machine:
-    """A described machine. GB and TFLOP are powers of ten, GiB is a power of two."""
+    """Memory and speed of a machine. GB and TFLOP are powers of ten, GiB is a power of two."""
 
     name: str
     memory_gib: float
@@ -53,7 +53,7 @@ class Machine:
 
     @property
     def achieved_rates(self) -> MachineRates:
-        """Bandwidth and matmul rate that unquantized weights reach."""
+        """Memory bandwidth and matmul rate that a model with unquantized weights reaches on this machine."""
         on_gpu = self.device == "cuda"
         bandwidth_gb_s = self.gpu_bandwidth_gb_s if on_gpu else self.bandwidth_gb_s
         tflop_s = self.gpu_tflop_s if on_gpu else self.tflop_s
@@ -61,7 +61,7 @@ class Machine:
 
 
 def load_machine(name: str) -> Machine:
-    """Return a described machine by its name, or from a YAML file."""
+    """Return a machine's description by its name, or from a YAML file."""
     known = _read_yaml(FILE)
     if name in known:
         return _make_machine(name, known[name])
@@ -78,9 +78,9 @@ def load_machine(name: str) -> Machine:
     return _make_machine(name, values)
 
 
-def _make_machine(name: str, values: dict[str, Any]) -> Machine:
+def _make_machine(name: str, yaml_values: dict[str, Any]) -> Machine:
     keys = [item.name for item in fields(Machine) if item.name != "name"]
-    for key in values:
+    for key in yaml_values:
         if key not in keys:
             raise ConfigError(
                 f"{key}: {unknown_choice_message('key', key, keys)}",
@@ -88,7 +88,7 @@ def _make_machine(name: str, values: dict[str, Any]) -> Machine:
                 value=name,
                 code="unknown_choice",
             )
-    missing = [key for key in keys[:3] if key not in values]
+    missing = [key for key in keys[:3] if key not in yaml_values]
     if missing:
         raise ConfigError(
             f"{', '.join(missing)} is missing. {FILE.name} shows a complete example",
@@ -96,12 +96,12 @@ def _make_machine(name: str, values: dict[str, Any]) -> Machine:
             value=name,
             code="missing",
         )
-    return Machine(name, **values)
+    return Machine(name, **yaml_values)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        with checked_yaml_file(file):
+        with check_yaml_before_loading(file):
             values: Any = OmegaConf.to_container(OmegaConf.load(file))
     except ConfigError as error:
         raise ConfigError(f"--machine {error}", code=error.code) from error

@@ -1,5 +1,5 @@
-"""`runner-advise --mix LIMIT`: chooses a format for each layer, so that the model fits and
-loses least.
+"""Implements `runner-advise --mix LIMIT`: chooses a quantization format per layer so that the
+model fits with the least loss.
 
 The steps: loss of each layer alone in each format (layer_losses.py) → the choice with the
 smallest sum within the limit (knapsack.py) → jobs of this mix and of others, compared on
@@ -18,11 +18,11 @@ from typing import Any
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, LayerOption
-from runner.run import identify_job
-from runner.tasks.base import TaskContext, import_task
+from runner.run import read_inputs_and_identify_job
+from runner.tasks.base import TaskContext, import_task_module
 from runner_base import MIB, ConfigError, Progress, user_cache
 from runner_engine import QuantizationConfig, Request
-from runner_engine.checkpoints import find_block_index, get_block_path, weight_bytes
+from runner_engine.checkpoints import compute_weight_nbytes, find_block_number_component, get_block_path
 from runner_engine.checkpoints.linear_layers import find_linear_layers, plan_quantization
 from runner_engine.quantization.quantization_mix import QuantizationMix
 
@@ -44,7 +44,7 @@ class SizeLimit:
 
     @classmethod
     def parse(cls, text: str) -> SizeLimit:
-        """Parse a limit such as `weight_mib<60`. Raises ConfigError if it is invalid."""
+        """Parse a size limit such as `weight_mib<60`. Raises ConfigError if the text is invalid."""
         found = LIMIT.fullmatch(text.replace(" ", ""))
         if found is None or float(found[2]) <= 0:
             raise ConfigError(
@@ -64,7 +64,7 @@ class SizeLimit:
 
 @dataclass(frozen=True)
 class MixableModel:
-    """The linear layers of an unquantized model, and the possible formats of each."""
+    """The linear layers of an unquantized model, and the quantization formats that each layer may get."""
 
     overrides: list[str]  # the overrides of a job with it, without its quantization
     formats: dict[str, QuantizationConfig]
@@ -78,8 +78,8 @@ class MixableModel:
     def from_config(
         cls, overrides: list[str], format_names: Sequence[str], is_by_block: bool, compose: Compose
     ) -> MixableModel:
-        """Read the sizes of a model's layers or blocks from its files. Raises ConfigError if mixed
-        formats are unsupported.
+        """Read the sizes of a model's layers or blocks from its files. Raises ConfigError for a model that
+        does not support mixed formats.
         """
         config = compose([*overrides, "quantization=none"])
         if not config.model.has_weights:
@@ -106,7 +106,7 @@ class MixableModel:
         dtype_bytes = files.dtype_bytes
         together: dict[str, list[str]] = {}
         for path in layers:
-            together.setdefault(get_block_path(path) if is_by_block else _layer_group(path), []).append(path)
+            together.setdefault(get_block_path(path) if is_by_block else _format_group(path), []).append(path)
 
         def count_bytes(number_format: QuantizationConfig, paths: list[str]) -> int:
             prices = (
@@ -124,7 +124,9 @@ class MixableModel:
         plain = sum(tensor.num_elements * dtype_bytes for tensor in layers.values())
         choices = plan_quantization(files.separate_tensors, files.text_settings, config.mix).choices
         whole = sum(
-            weight_bytes(files.separate_tensors, files.text_settings, None, choices, dtype_bytes).values()
+            compute_weight_nbytes(
+                files.separate_tensors, files.text_settings, None, choices, dtype_bytes
+            ).values()
         )
         widths = frozenset(tensor.shape[-1] for tensor in layers.values())
         return cls(overrides, formats, together, nbytes, whole - plain, widths)
@@ -134,28 +136,30 @@ class MixableModel:
         return list(self.formats)
 
     def layer_options(
-        self, losses: dict[str, dict[str, float]], scales: dict[str, float]
+        self, losses: dict[str, dict[str, float]], loss_scales: dict[str, float]
     ) -> list[list[LayerOption]]:
-        """Return the options of each layer, with measured losses multiplied by the format's scale."""
+        """Return the format options of each layer. The measured losses are multiplied by the format's
+        scale.
+        """
         return [
             [
-                LayerOption(size, scales[name] * losses[layer].get(name, 0.0))
+                LayerOption(size, loss_scales[name] * losses[layer].get(name, 0.0))
                 for size, name in zip(sizes, self.names, strict=True)
             ]
             for layer, sizes in zip(self.layers, self.nbytes, strict=True)
         ]
 
     def weight_mib(self, choice: Choice) -> float:
-        """Return the predicted size of the weights in MiB."""
+        """Return the predicted size in MiB of the model's weights with these formats."""
         sizes = (sizes[number] for sizes, number in zip(self.nbytes, choice, strict=True))
         return (self.other_bytes + sum(sizes)) / MIB
 
-    def uniform_choice(self, name: str) -> Choice:
-        """Return the choice of one format for all layers."""
-        return (self.names.index(name),) * len(self.layers)
+    def uniform_choice(self, format_name: str) -> Choice:
+        """Return the choice that gives all layers the same format."""
+        return (self.names.index(format_name),) * len(self.layers)
 
     def describe_counts(self, choice: Choice) -> str:
-        """Return the number of layers per format as text."""
+        """Return the number of layers in each format as text."""
         counts = Counter(self.names[number] for number in choice)
         return ", ".join(f"{name} {counts[name]}" for name in self.names if counts[name])
 
@@ -165,13 +169,13 @@ class MixableModel:
         return {path: name for paths, name in pairs for path in paths}
 
     def quantization_overrides(self, choice: Choice) -> list[str]:
-        """Return the overrides that set each layer's format: the most frequent format, and patterns
-        for the others.
+        """Return the overrides that set each layer's format: the most frequent format as default, and
+        patterns for other layers.
         """
         of_layer = self.formats_by_path(choice)
         (base, _), = Counter(of_layer.values()).most_common(1)  # fmt: skip
         patterns = make_format_patterns(of_layer, base)
-        short = {_path_from_blocks(path): name for path, name in patterns.items()}
+        short = {_strip_path_before_blocks(path): name for path, name in patterns.items()}
         for candidate in (short, patterns):
             mix = QuantizationMix.from_config(replace(self.formats[base], overrides=candidate))
             if all(mix.select_layer_config(path).name == name for path, name in of_layer.items()):
@@ -181,45 +185,45 @@ class MixableModel:
         return [f"quantization={base}", f"quantization.overrides={{{inner}}}"]
 
 
-def _layer_group(path: str) -> str:
-    """Return the group that shares a format: a linear layer, or all experts of a layer, each of
-    which few tokens reach.
+def _format_group(module_path: str) -> str:
+    """Return the name of the group of layers that must share a format: one linear layer, or all
+    experts of a block.
     """
-    before, experts, _ = path.partition(".experts.")
+    before, experts, _ = module_path.partition(".experts.")
     return before + experts.removesuffix(".")
 
 
-def make_format_patterns(format_by_path: dict[str, str], base: str) -> dict[str, str]:
-    """Return formats by module where all layers of a module agree, and by single layer otherwise.
-    The base format is omitted.
+def make_format_patterns(format_by_path: dict[str, str], base_format: str) -> dict[str, str]:
+    """Return formats by module where all layers of the module agree, otherwise by layer. Layers in the
+    base format are omitted.
     """
     found: dict[str, str] = {}
     for path, name in format_by_path.items():
         parts = path.split(".")
-        for depth in range(find_block_index(path) + 1, len(parts) + 1):
+        for depth in range(find_block_number_component(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
             inside = {kind for other, kind in format_by_path.items() if f"{other}.".startswith(f"{module}.")}
             if inside == {name}:
-                if name != base:
+                if name != base_format:
                     found[module] = name
                 break
     return found
 
 
-def _path_from_blocks(path: str) -> str:
-    """Return a path from the model's list of blocks on: layers.0.mlp instead of
+def _strip_path_before_blocks(path: str) -> str:
+    """Return a module path without what precedes the list of blocks: layers.0.mlp instead of
     model.layers.0.mlp.
     """
-    return ".".join(path.split(".")[max(find_block_index(path) - 1, 0) :])
+    return ".".join(path.split(".")[max(find_block_number_component(path) - 1, 0) :])
 
 
-def load_or_measure_losses(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
-    """Return the loss of each layer alone in each format, in nats per token, from the user cache
-    or measured now.
+def load_or_measure_layer_losses(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
+    """Return the loss in nats per token of each layer alone in each format, from the user cache or
+    measured now.
     """
     config = compose([*model.overrides, "quantization=none", f"task.limit={TEXTS}"])
     resolved = resolve_job(config)
-    inputs, job = identify_job(resolved)
+    inputs, job = read_inputs_and_identify_job(resolved)
     quantizing = {
         name: number_format for name, number_format in model.formats.items() if number_format.packed
     }
@@ -242,8 +246,10 @@ def load_or_measure_losses(model: MixableModel, compose: Compose) -> dict[str, d
 
 
 def make_scoring_requests(resolved: ResolvedJob, inputs: Any) -> list[Request]:
-    """Return a likelihood job's texts with their scored part. For choices, only the correct ones."""
-    task: Any = import_task(resolved.config)
+    """Return requests that score the texts of a likelihood job. For multiple choice, only the correct
+    choice is scored.
+    """
+    task: Any = import_task_module(resolved.config)
     none: Any = None  # nothing is recorded, and no engine is asked
     pieces = task.split_into_continuations(inputs, TaskContext(none, resolved, none))
     return [piece.request for piece in pieces if not piece.is_other]

@@ -1,5 +1,5 @@
-"""Checks a format mix directly: jobs of the mix, of uniform formats and of similar mixes are
-compared pairwise.
+"""Verifies a mix of quantization formats with real jobs: the mix, uniform formats and similar
+mixes are compared pairwise.
 
 A mix is chosen by losses measured one layer at a time on a few texts. It is an assumption
 that their sum predicts the total loss. Therefore the jobs score other texts, and the
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.config.override_quoting import quote_texts
+from runner.config.override_quoting import quote_override_values
 from runner.grid.grid_api import create_sweeper
 from runner.options.advise import knapsack
 from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, LayerOption
-from runner.options.advise.mix import TEXTS, MixableModel, SizeLimit, load_or_measure_losses
+from runner.options.advise.mix import TEXTS, MixableModel, SizeLimit, load_or_measure_layer_losses
 from runner.records.jobs import read_samples
 from runner_base import (
     MIB,
@@ -44,7 +44,7 @@ KEPT = 64  # most probable tokens of the reference: enough for its divergences
 
 @dataclass
 class TestedChoice:
-    """A format choice for all layers, its predictions, and the job that measured it."""
+    """A format choice for all layers, its predicted size and loss, and the job that measured both."""
 
     names: list[str]  # how it was found; several ways may find the same
     choice: Choice
@@ -59,13 +59,15 @@ class TestedChoice:
     def name(self) -> str:
         return ", ".join(self.names)
 
-    def measured_metric(self, name: str) -> float:
-        """Return a measured metric of the job, or 0 without a job."""
-        return 0.0 if self.record is None else self.record.result.metrics.get(name, 0.0)
+    def measured_metric(self, metric_name: str) -> float:
+        """Return a metric that the choice's job has measured, or 0 if no job ran."""
+        return 0.0 if self.record is None else self.record.result.metrics.get(metric_name, 0.0)
 
     @property
     def kl_nats_per_token(self) -> float:
-        """Measured KL divergence in nats per token. It is 0 for the unquantized model."""
+        """Measured KL divergence from the unquantized model, in nats per token. The unquantized model has
+        0.
+        """
         return ratio_of_sums(
             [text.kl_nats or 0.0 for text in self.texts], [float(text.tokens) for text in self.texts]
         )
@@ -73,7 +75,7 @@ class TestedChoice:
 
 @dataclass
 class MixAdvice:
-    """A mix within a limit, and the tested alternatives."""
+    """The recommended mix of formats within a size limit, and the tested alternatives."""
 
     model: MixableModel
     limit: SizeLimit
@@ -84,15 +86,15 @@ class MixAdvice:
 
     @property
     def describe_layers(self) -> str:
-        """Number of layers and blocks, as text."""
+        """Return the number of linear layers and blocks as text."""
         linear = sum(map(len, self.model.layers.values()))
         blocks = len(self.model.layers)
         return f"{linear} linear layers" + (f" in {blocks} blocks" if blocks < linear else "")
 
     @property
     def recommended(self) -> TestedChoice:
-        """The recommended choice: the mix, or an alternative within the limit that is shown to lose
-        less.
+        """The recommended format choice: the mix, or an alternative within the limit that has a
+        significantly lower loss.
         """
         lower = [
             tried
@@ -103,7 +105,7 @@ class MixAdvice:
 
     @property
     def better_choices(self) -> list[TestedChoice]:
-        """Alternatives that are shown to lose less than the mix."""
+        """Alternatives whose measured loss is significantly lower than the loss of the mix."""
         return [
             other
             for other in self.others
@@ -112,7 +114,9 @@ class MixAdvice:
 
     @property
     def best_uniform(self) -> TestedChoice | None:
-        """The best uniform format within the limit, or None."""
+        """The format with the lowest loss among those that fit the limit when all layers share it, or
+        None.
+        """
         fits = [
             other
             for other in self.others
@@ -121,10 +125,12 @@ class MixAdvice:
         return min(fits, key=lambda fit: fit.kl_nats_per_token, default=None)
 
 
-def advise_mix(
+def choose_and_test_mix(
     limit: SizeLimit, overrides: list[str], formats: Sequence[str], is_by_block: bool, compose: Compose
 ) -> MixAdvice:
-    """Choose a mix within a limit and check it with jobs. Raises ConfigError if no mix fits."""
+    """Choose a format per layer within a size limit, and verify the choice with jobs. Raises
+    ConfigError if no choice fits.
+    """
     overrides = [
         *overrides,
         *(() if any(word.startswith("task=") for word in overrides) else ("task=likelihood",)),
@@ -142,7 +148,7 @@ def advise_mix(
         name: TestedChoice([f"uniform {name}"], model.uniform_choice(name), 0.0, 0.0, is_uniform=True)
         for name in ("none", *model.names)
     }
-    _run_choices(
+    _run_jobs_of_choices(
         shared,
         list(uniform.values()),
         [[f"quantization={name}", "quantization.overrides={}"] for name in uniform],
@@ -154,9 +160,11 @@ def advise_mix(
             for tried in uniform.values()
         )
     allowed = int((limit.mib - rest_mib) * MIB) - model.other_bytes
-    losses = load_or_measure_losses(model, compose)
+    losses = load_or_measure_layer_losses(model, compose)
     scales = {
-        name: _loss_scale(tried.kl_nats_per_token, sum(of.get(name, 0.0) for of in losses.values()))
+        name: _measured_to_predicted_ratio(
+            tried.kl_nats_per_token, sum(of.get(name, 0.0) for of in losses.values())
+        )
         for name, tried in uniform.items()
     }
     options = model.layer_options(losses, scales)
@@ -172,39 +180,40 @@ def advise_mix(
             value=limit,
             code="too_large",
         )
-    mix, *others = _list_candidates(model, options, chosen, allowed)
+    mix, *others = _list_choices_to_test(model, options, chosen, allowed)
     for tried in uniform.values():
         tried.weight_mib, tried.predicted = (
             model.weight_mib(tried.choice),
             knapsack.total_loss(options, tried.choice),
         )
-    _run_choices(
+    _run_jobs_of_choices(
         shared, [mix, *others], [model.quantization_overrides(tried.choice) for tried in (mix, *others)]
     )
     known = {tried.choice for tried in (mix, *others)}
     others += [tried for tried in uniform.values() if tried.choice not in known]
-    return _compare_choices(MixAdvice(model, limit, mix, others, len(mix.texts), scales))
+    return _compare_mix_with_alternatives(MixAdvice(model, limit, mix, others, len(mix.texts), scales))
 
 
-def _loss_scale(measured: float, predicted: float) -> float:
-    """Return the factor that scales a format's summed layer losses to its measured loss.
+def _measured_to_predicted_ratio(measured_loss: float, predicted_loss: float) -> float:
+    """Return the factor that scales a format's summed layer losses to the measured loss of the whole
+    model.
 
     The job's kernels may round activations, too, and it scores other texts.
     """
-    return measured / predicted if predicted > 0 and measured > 0 else 1.0
+    return measured_loss / predicted_loss if predicted_loss > 0 and measured_loss > 0 else 1.0
 
 
-def _list_candidates(
+def _list_choices_to_test(
     model: MixableModel, options: Sequence[Sequence[LayerOption]], best_choice: Choice, max_nbytes: int
 ) -> list[TestedChoice]:
-    """Return the mix, and alternatives that may lose less if the sum of layer losses misleads.
-    Choices are unique.
+    """Return the mix, and the alternatives to test in case the sum of layer losses predicts poorly.
+    Each choice occurs once.
     """
     ways = [("mix", best_choice), ("greedy", knapsack.solve_greedily(options, max_nbytes))]
-    ways += [("in the order of the layers", knapsack.fill_in_layer_order(options, max_nbytes))]
+    ways += [("in the order of the layers", knapsack.enlarge_first_layers(options, max_nbytes))]
     ways += [
         ("neighbour", neighbour)
-        for neighbour in knapsack.find_neighbours(options, best_choice, max_nbytes, NEIGHBOURS)
+        for neighbour in knapsack.find_swapped_choices(options, best_choice, max_nbytes, NEIGHBOURS)
     ]
     found: dict[Choice, TestedChoice] = {}
     for name, choice in ways:
@@ -215,12 +224,12 @@ def _list_candidates(
     return list(found.values())
 
 
-def _run_choices(
-    shared: list[str], choices: Sequence[TestedChoice], quantizations: Sequence[list[str]]
+def _run_jobs_of_choices(
+    shared_overrides: list[str], choices: Sequence[TestedChoice], quantizations: Sequence[list[str]]
 ) -> None:
-    """Run the jobs of some choices as one grid, and read their measurements."""
+    """Run one job per format choice as a grid, and read the measured metrics."""
     pairs = [dict(word.partition("=")[::2] for word in some) for some in quantizations]
-    sweeper, arguments = create_sweeper(quote_texts(shared), None)
+    sweeper, arguments = create_sweeper(quote_override_values(shared_overrides), None)
     sweeper.zip = [{key: ",".join(pair[key] for pair in pairs) for key in pairs[0]}]
     grid = sweeper.plan_grid(arguments)
     if sweeper.run_unfinished_jobs(grid):
@@ -250,10 +259,8 @@ def _run_choices(
         )
 
 
-def _compare_choices(advice: MixAdvice) -> MixAdvice:
-    """Compare the mix text by text with all alternatives within the limit. P-values are
-    Holm-adjusted.
-    """
+def _compare_mix_with_alternatives(advice: MixAdvice) -> MixAdvice:
+    """Compare the mix text by text with each alternative within the limit. P-values are Holm-adjusted."""
     mix, limit = advice.mix, advice.limit
     tests: list[tuple[TestedChoice, SignFlipTest]] = []
     for tried in advice.others:

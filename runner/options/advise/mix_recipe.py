@@ -1,5 +1,5 @@
-"""A format mix as a recipe of task=quantize: a file with the same bits per layer, for other
-tools.
+"""Expresses a mix of formats as a `task=quantize` command, which writes a file with the same bits
+per layer for other tools.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ BITS = {
 
 
 def format_quantize_command(model: MixableModel, choice: Choice) -> str | None:
-    """Return the command that makes the file, or None if packages or bit widths are unsupported."""
+    """Return the `task=quantize` command for a mix of formats, or None if a package or bit width is
+    unsupported.
+    """
     of_layer = model.formats_by_path(choice)
     if "quantize" not in find_builtin_options("task") or not {*of_layer.values()} <= {*BITS}:
         return None

@@ -1,4 +1,4 @@
-"""Ranks the candidates, with the reason for the order of each pair.
+"""Ranks candidate settings, and gives the reason why each candidate precedes the next one.
 
 A candidate is more accurate only if a test shows it, adjusted for the number of pairs.
 Otherwise these criteria decide in order:
@@ -31,8 +31,8 @@ TIGHT = 0.9  # of the allowed memory: beyond it, memory is short
 
 
 def rank_candidates(candidates: Sequence[Candidate], memory_is_limited: bool = False) -> list[Candidate]:
-    """Return the candidates in order of recommendation, each with the reason for its place before
-    the next.
+    """Return the candidates in order of recommendation. Each one gets the reason why it is ranked
+    before the next candidate.
 
     `memory_is_limited`: the user requests little memory.
     """
@@ -60,7 +60,7 @@ def rank_candidates(candidates: Sequence[Candidate], memory_is_limited: bool = F
 
 
 class _PairwiseOrder:
-    """Order of any two candidates and its reason. Candidates are identified by index."""
+    """Decides which of two candidates is better, and why. Candidates are identified by their index."""
 
     def __init__(self, candidates: Sequence[Candidate], memory_is_limited: bool) -> None:
         self.candidates = candidates
@@ -86,20 +86,22 @@ class _PairwiseOrder:
             self.memory_ranks = _rank_with_tolerance([candidate.best_known_mib for candidate in candidates])
 
     def is_more_accurate(self, first: int, second: int) -> bool:
-        """Whether a test shows that the first candidate is more accurate."""
+        """Return whether the first candidate's accuracy is significantly higher than the second's."""
         effect, sign = self.shown.get((first, second), (None, 1))
         return effect is not None and effect.finding is (Finding.better if sign > 0 else Finding.worse)
 
-    def is_dominating(self, first: int, second: int) -> bool:
-        """Whether the first is no worse in every shared measurement, better in some, and not known to
-        answer worse.
+    def is_dominating(self, candidate_index: int, other_index: int) -> bool:
+        """Return whether a candidate is better in some measurement, worse in none, and not known to be
+        less accurate.
         """
-        candidate, other_candidate = self.candidates[first], self.candidates[second]
-        effect, sign = self.shown.get((first, second), (None, 1))
-        if (candidate.model != other_candidate.model and effect is None) or self.has_less_loss(second, first):
+        candidate, other_candidate = self.candidates[candidate_index], self.candidates[other_index]
+        effect, sign = self.shown.get((candidate_index, other_index), (None, 1))
+        if (candidate.model != other_candidate.model and effect is None) or self.has_less_loss(
+            other_index, candidate_index
+        ):
             return False  # its answers are not known to be as good
         pairs = [(-sign * effect.value, 0.0)] if effect is not None else []
-        if (closenesses := self.comparable_kls(first, second)) is not None:
+        if (closenesses := self.comparable_kls(candidate_index, other_index)) is not None:
             pairs.append((closenesses[0].kl, closenesses[1].kl))
         costs = [
             (candidate.recorded_s_per_question, other_candidate.recorded_s_per_question),
@@ -115,8 +117,8 @@ class _PairwiseOrder:
         return bool(measured) and all(pair[0] <= pair[1] for pair in [*pairs, *measured]) and is_better
 
     def comparable_kls(self, first: int, second: int) -> tuple[RecordedKl, RecordedKl] | None:
-        """Return two KLs to the same reference, which may be one of the two candidates, or None if
-        unknown.
+        """Return two candidates' KL divergences from the same reference model, or None. One of the two may
+        be that reference.
         """
         candidate, other_candidate = self.candidates[first], self.candidates[second]
         closeness, other_closeness = candidate.closeness, other_candidate.closeness
@@ -133,8 +135,8 @@ class _PairwiseOrder:
         )
 
     def has_less_loss(self, first: int, second: int) -> bool:
-        """Whether the first's KL is shown to be lower, or published tests find less loss for its
-        quantization.
+        """Return whether the first candidate has significantly lower KL divergence, or published tests
+        find less loss for its quantization.
 
         A KL measured here has precedence over published tests.
         """
@@ -146,19 +148,19 @@ class _PairwiseOrder:
         formats = candidate.quantization not in LOSES_MORE and other_candidate.quantization in LOSES_MORE
         return candidate.model == other_candidate.model and formats and (first, second) not in self.shown
 
-    def sort_key(self, index: int) -> tuple[bool, int, bool, int, int]:
-        """Return the sort key for candidates without a difference in accuracy."""
-        candidate = self.candidates[index]
+    def sort_key(self, candidate_index: int) -> tuple[bool, int, bool, int, int]:
+        """Return the sort key for candidates whose accuracies do not differ significantly."""
+        candidate = self.candidates[candidate_index]
         return (
             not candidate.is_asked,
-            self.time_ranks[index],
+            self.time_ranks[candidate_index],
             not candidate.has_recorded_time,
-            self.memory_ranks[index],
-            index,
+            self.memory_ranks[candidate_index],
+            candidate_index,
         )
 
     def explain_order(self, first: int, second: int, rank: int) -> Note:
-        """Return why a candidate is ranked before the next one."""
+        """Return a note with the reason why one candidate is ranked before another."""
         if self.is_more_accurate(first, second):
             return self._describe_difference(first, second)
         why, known = (
@@ -168,7 +170,7 @@ class _PairwiseOrder:
         return note("reason", why=why, known=known)
 
     def _deciding_criterion(self, first: int, second: int, rank: int) -> Note:
-        """Return the criterion that decides when accuracy does not."""
+        """Return a note on the criterion that ranks two candidates of equal accuracy."""
         candidate, next_candidate = self.candidates[first], self.candidates[second]
         closenesses = self.comparable_kls(first, second)
         if closenesses is not None and self.has_less_loss(first, second):
@@ -216,7 +218,7 @@ class _PairwiseOrder:
 
 
 def _describe_dominance(candidate: Candidate, other: Candidate) -> Note:
-    """Return the measurements in which a candidate is better than a dominated one."""
+    """Return a note on the measurements in which a candidate beats the candidate that it dominates."""
     each_s, other_s = candidate.recorded_s_per_question, other.recorded_s_per_question
     seconds = None
     if each_s is not None and other_s is not None and _is_faster(candidate, other):
@@ -228,7 +230,9 @@ def _describe_dominance(candidate: Candidate, other: Candidate) -> Note:
 
 
 def _describe_faster(candidate: Candidate, other: Candidate) -> Note:
-    """Return the times that rank a candidate before another. An estimate counts with its error."""
+    """Return a note on the times that rank one candidate before another. Estimated times include their
+    error.
+    """
     each_s, other_s = candidate.s_per_question, other.s_per_question
     if other_s is None or other.time is None:
         return note("time_unknown", each_s=each_s)
@@ -240,18 +244,18 @@ def _describe_faster(candidate: Candidate, other: Candidate) -> Note:
     return note("recorded_time", each_s=each_s, other_s=other_s, source=source, spread=spread)
 
 
-def _is_faster(candidate: Candidate, other: Candidate) -> bool:
-    """Whether the times of two candidates differ by more than their errors."""
+def _is_faster(first: Candidate, second: Candidate) -> bool:
+    """Return whether one candidate is faster than another by more than the errors of their times."""
     return (
-        candidate.max_s_per_question is not None
-        and other.min_s_per_question is not None
-        and (candidate.max_s_per_question < other.min_s_per_question)
+        first.max_s_per_question is not None
+        and second.min_s_per_question is not None
+        and (first.max_s_per_question < second.min_s_per_question)
     )
 
 
 def _rank_times(candidates: Sequence[Candidate]) -> list[int]:
-    """Return the rank of each time, shortest first. Times within the error of a rank's first share
-    its rank.
+    """Return the rank of each candidate's time, shortest first. A time within its error of a rank's
+    first time shares that rank.
     """
     ranks, first, rank_of_last = [0] * len(candidates), None, -1
     ends = [
@@ -273,8 +277,8 @@ def _rank_times(candidates: Sequence[Candidate]) -> list[int]:
 
 
 def _rank_with_tolerance(values: Sequence[float]) -> list[int]:
-    """Return the rank of each value, smallest first. Values within 5 % of a rank's first share its
-    rank.
+    """Return the rank of each value, smallest first. A value within 5 % of a rank's first value shares
+    that rank.
     """
     ranks, first, rank_of_last = [0] * len(values), -1.0, -1
     for number in sorted(range(len(values)), key=values.__getitem__):

@@ -1,5 +1,5 @@
-"""Recorded KL divergence of a candidate from a reference, measured by a finished likelihood
-job.
+"""Looks up the KL divergence between a candidate and a reference model, measured by a finished
+likelihood job.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ HOW_EXACT = ("task.keep_top_k", "task.exact")
 
 @dataclass(frozen=True)
 class RecordedKl:
-    """A KL divergence with its interval, its reference, and the settings that two comparable KLs
-    share.
+    """A recorded KL divergence: its confidence interval, its reference model, and the settings that
+    must match for a comparison.
     """
 
     job_id: str
@@ -38,15 +38,17 @@ class RecordedKl:
     is_reference: bool = False  # of the reference itself, to which another candidate's KL is
 
     def reference_kl(self) -> RecordedKl:
-        """Return the KL of the reference to itself, which is 0."""
+        """Return the KL divergence of the reference model from itself, which is 0."""
         return replace(self, kl=0.0, low=0.0, high=0.0, is_reference=True)
 
     def is_comparable(self, other: RecordedKl) -> bool:
-        """Whether both KLs have the same texts and the same reference."""
+        """Return whether two KL divergences have the same texts and the same reference model."""
         return (self.reference, self.texts, self.asked) == (other.reference, other.texts, other.asked)
 
     def is_lower(self, other: RecordedKl) -> bool:
-        """Whether non-overlapping intervals show a lower KL. The reference always has the lowest KL."""
+        """Return whether this KL divergence is lower and the two intervals do not overlap. The reference
+        model is always lowest.
+        """
         if not self.is_comparable(other):
             return False
         if self.is_reference:
@@ -55,11 +57,13 @@ class RecordedKl:
 
 
 def find_recorded_kl(config: RunnerConfig, finished_jobs: FinishedJobs) -> RecordedKl | None:
-    """Return the KL of the newest likelihood job with a config's model and settings, or None."""
+    """Return the KL divergence from the newest likelihood job with the config's model and settings, or
+    None.
+    """
     found = [
         (record.started_at, closeness)
         for record in finished_jobs.same_base_records(config)
-        for closeness in _read_record(record)
+        for closeness in _read_kl_divergences(record)
     ]
     return max(found, key=lambda dated: dated[0])[1] if found else None
 
@@ -67,7 +71,9 @@ def find_recorded_kl(config: RunnerConfig, finished_jobs: FinishedJobs) -> Recor
 def is_reference_config(
     config: RunnerConfig, measured_config: RunnerConfig, recorded_kl: RecordedKl, finished_jobs: FinishedJobs
 ) -> bool:
-    """Whether a config has the reference model of another config's KL."""
+    """Return whether a config has the reference model of the KL divergence that was recorded for
+    another config.
+    """
     if recorded_kl.reference_job:
         return any(
             record.job_id == recorded_kl.reference_job for record in finished_jobs.same_base_records(config)
@@ -80,7 +86,7 @@ def is_reference_config(
     return is_same_cache and all(getattr(named, group) == getattr(config, group) for group in MODEL_GROUPS)
 
 
-def _read_record(record: Record) -> Iterator[RecordedKl]:
+def _read_kl_divergences(record: Record) -> Iterator[RecordedKl]:
     metrics, reference = record.result.metrics, record.result.facts.get("reference")
     if reference is None or KL not in metrics:
         return

@@ -1,5 +1,5 @@
-"""Recorded speedups from speculative decoding: finished sweeps of a model, measured
-alternately with and without draft tokens (docs/speed.md).
+"""Looks up recorded speedups of speculative decoding, from jobs that alternate between runs with
+and without draft tokens (docs/speculation.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CELL = "/batch_"  # with the rows behind it, in the names of a cell's metrics
 
 @dataclass(frozen=True)
 class RecordedSpeedup:
-    """Speedup of decoding with draft tokens over decoding without, at a batch size."""
+    """Recorded speedup at one batch size: decoding with draft tokens relative to decoding without."""
 
     speculate: str
     rows: int
@@ -29,13 +29,13 @@ class RecordedSpeedup:
 
     @property
     def is_faster(self) -> bool | None:
-        """Whether draft tokens were shown to be faster (True) or slower (False), or None if neither."""
+        """True if draft tokens are significantly faster, False if significantly slower, None if neither."""
         return True if self.low > 1 else False if self.high < 1 else None
 
 
 def find_recorded_speedups(config: RunnerConfig, finished_jobs: FinishedJobs) -> list[RecordedSpeedup]:
-    """Return the newest recorded speedups for a config's model, per kind of drafter and batch
-    size.
+    """Return the newest recorded speculative-decoding speedup of a config's model for each kind of
+    drafter and batch size.
 
     Speedups without an interval and those on random tokens are ignored, because they say too
     little.

@@ -1,5 +1,5 @@
-"""Costs of calls: prompt and new tokens by role, and the prompt tokens that each edge
-contributes.
+"""Token costs of agent calls: prompt and new tokens by role, and the prompt tokens that each graph
+edge contributes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from runner_base.notes import Note, note
 
 @dataclass
 class Cost:
-    """Calls, their tokens and their failed programs. For an edge: the prompt tokens that it
-    contributes.
+    """Number of calls, tokens and failed programs. For a graph edge, only the prompt tokens that the
+    edge contributes.
     """
 
     calls: int = 0
@@ -29,7 +29,7 @@ class Cost:
 
 @dataclass
 class CostTally:
-    """Sums the costs of discussions."""
+    """Sums the token costs of many discussions by role and by graph edge."""
 
     roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     links: defaultdict[PromptEdge, Cost] = field(default_factory=lambda: defaultdict(Cost))
@@ -54,7 +54,7 @@ class CostTally:
                 self.links[link].prompt_tokens += share * call.prompt_tokens
 
     def metrics(self, num_questions: int) -> dict[str, float]:
-        """Return the sums, and the averages per question."""
+        """Return the summed calls, tokens and failed programs, and the tokens per question."""
         total = self.total
         return ({} if total.usd is None else {"cost_usd": total.usd}) | {
             "calls": total.calls,
@@ -81,7 +81,9 @@ class CostTally:
         return self.roles[role].calls
 
     def describe_failures(self) -> Note | None:
-        """Return a note on failed programs with the most frequent reason, or None if none failed."""
+        """Return a note on the number of failed programs and their most frequent reason, or None if none
+        failed.
+        """
         written, failed = self.programs.total(), self.programs.total() - self.programs[""]
         if not failed:
             return None
@@ -97,20 +99,20 @@ class CostTally:
         ]
         lines += [
             {"tokens of": f"edge {link}", "calls": cost.calls, "prompt tokens": round(cost.prompt_tokens)}
-            for link, cost in self._ordered_links()
+            for link, cost in self._ordered_edges()
         ]
         return lines
 
     def total_row(self, name: str) -> dict[str, Any]:
-        """Return one table row for all calls."""
+        """Return one table row with the costs of all calls."""
         return _table_row(name, self.total, writes_code=bool(self.programs))
 
     def facts(self) -> dict[str, str]:
-        """Return the tokens by role and by edge as text."""
+        """Return the number of tokens by role and by graph edge, as text."""
         by_role = (
             f"{who} {cost.prompt_tokens:,.0f} + {cost.new_tokens:,}" for who, cost in self._ordered_roles()
         )
-        by_edge = (f"{link} {cost.prompt_tokens:,.0f}" for link, cost in self._ordered_links())
+        by_edge = (f"{link} {cost.prompt_tokens:,.0f}" for link, cost in self._ordered_edges())
         return {"tokens_by_role": " · ".join(by_role), "prompt_tokens_by_edge": " · ".join(by_edge)}
 
     def _ordered_roles(self) -> list[tuple[str, Cost]]:
@@ -118,7 +120,7 @@ class CostTally:
             (who, self.roles[who]) for who in (*(role.words for role in Role), DECISION) if who in self.roles
         ]
 
-    def _ordered_links(self) -> list[tuple[PromptEdge, Cost]]:
+    def _ordered_edges(self) -> list[tuple[PromptEdge, Cost]]:
         return sorted(
             self.links.items(), key=lambda item: (item[0].target is None, item[0].kind, item[0].sort_key)
         )

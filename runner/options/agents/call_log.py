@@ -1,5 +1,5 @@
-"""calls.jsonl: each answered agent call is written immediately, so that a killed job can
-resume.
+"""Log file calls.jsonl of agent calls. Each answered call is written immediately, so that a killed
+job can resume.
 
 An answered call is one line, and its program's outcome a later line. The last line of a
 call counts. A call that failed, or that answered another prompt than the current one, is
@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.options.agents.discussion import AgentCall, AnsweredCall
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus
-from runner.records.jsonl_files import AppendOnlyFile, damaged_line_error, parse_call, read_lines
+from runner.records.jsonl_files import AppendOnlyFile, damaged_line_error, parse_agent_call, read_lines
 from runner.records.partial_answers import PartialAnswersFile
 from runner_base import Call, dump_signed_line, parse_signed_line
 from runner_base.result import CALLS
@@ -24,7 +24,7 @@ from runner_engine import Completion, Engine, PartialAnswers, RequestId
 
 @dataclass
 class _RecordedCall:
-    """The recorded lines of one call."""
+    """All recorded JSON lines of one agent call."""
 
     asked_sha256: str
     call: Call
@@ -32,8 +32,8 @@ class _RecordedCall:
 
 
 class CallLogFile:
-    """The recorded calls of a job. With `retry_permanent`, calls with a permanent error are
-    repeated, too.
+    """The recorded agent calls of a job. `retry_permanent` also repeats calls that ended in a
+    permanent error.
     """
 
     def __init__(self, folder: Path, engine: Engine, retry_permanent: bool = False) -> None:
@@ -50,36 +50,38 @@ class CallLogFile:
                 ) from error
         self._file = AppendOnlyFile(self.path)
 
-    def find_answer(self, turn: AgentCall) -> AnsweredCall | None:
-        """Return the recorded answer to exactly this prompt, with or without its program's outcome."""
-        recorded = self._recorded.get(turn.id)
-        if recorded is None or recorded.asked_sha256 != turn.messages_sha256:
+    def find_answer(self, call: AgentCall) -> AnsweredCall | None:
+        """Return the recorded answer to exactly the call's prompt, with or without the outcome of its
+        program.
+        """
+        recorded = self._recorded.get(call.id)
+        if recorded is None or recorded.asked_sha256 != call.messages_sha256:
             return None
         if recorded.call.failed and (self.retry_permanent or not recorded.call.permanent):
             self.asked_again += 1
             return None
         self.reused += 1
-        return AnsweredCall(turn, recorded.call, recorded.code)
+        return AnsweredCall(call, recorded.call, recorded.code)
 
-    def add(self, answered: AnsweredCall) -> None:
-        turn = answered.turn
+    def add(self, answered_call: AnsweredCall) -> None:
+        turn = answered_call.turn
         key = {"id": turn.id, "asked_sha256": turn.messages_sha256}
-        self._file.append_line(dump_signed_line(remove_unset_keys(key | answered.call.as_dict())))
+        self._file.append_line(dump_signed_line(remove_unset_keys(key | answered_call.call.as_dict())))
         self._answered.add(turn.id)
 
-    def add_code_outcome(self, answered: AnsweredCall) -> None:
-        """Append the outcome of a call's program."""
-        turn = answered.turn
-        assert answered.code is not None
-        line = {"id": turn.id, "asked_sha256": turn.messages_sha256, "code": asdict(answered.code)}
+    def add_code_outcome(self, answered_call: AnsweredCall) -> None:
+        """Append the outcome of an answered call's program to the log."""
+        turn = answered_call.turn
+        assert answered_call.code is not None
+        line = {"id": turn.id, "asked_sha256": turn.messages_sha256, "code": asdict(answered_call.code)}
         self._file.append_line(dump_signed_line(remove_unset_keys(line)))
 
-    def find_partial_answer(self, turn: AgentCall) -> PartialAnswers | None:
-        """Return the partial answer of an interrupted run."""
-        return self.partial.get_answer_prefix(turn.id, self.engine)
+    def find_partial_answer(self, call: AgentCall) -> PartialAnswers | None:
+        """Return the partial answer that an interrupted run has saved for a call, or None."""
+        return self.partial.get_answer_prefix(call.id, self.engine)
 
     def save_partial_answers(self, completions: list[Completion]) -> str:
-        """Save the partial answers at a signal, and return a message about them."""
+        """Save unfinished answers when a signal ends the job. Returns a message about the saved answers."""
         return self.partial.save_unfinished(completions, self.engine, self._answered.__contains__)
 
     def close(self) -> None:
@@ -93,4 +95,4 @@ class CallLogFile:
             if self._recorded[key].asked_sha256 == asked_sha256:
                 self._recorded[key].code = outcome
             return
-        self._recorded[key] = _RecordedCall(asked_sha256, parse_call(line))
+        self._recorded[key] = _RecordedCall(asked_sha256, parse_agent_call(line))

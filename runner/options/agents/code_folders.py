@@ -1,5 +1,5 @@
-"""Temporary folders for generated programs. A killed process leaves its folder, which the next
-process removes.
+"""Temporary folders for generated programs. If a process is killed, the next process removes the
+folder that it left.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ _swept = threading.Event()  # once in this process
 
 @contextmanager
 def make_code_folder() -> Iterator[str]:
-    """Make an empty folder that is removed at the end of this block, or by a later process after a
-    kill.
-    """
+    """Make an empty folder that is removed when the context ends, or after a kill by a later process."""
     parent = Path(tempfile.gettempdir())
     if not _swept.is_set():
         _swept.set()

@@ -1,4 +1,5 @@
-"""A team's discussion of one question: ready calls, given the answers so far, and its end.
+"""State of a team's discussion of one question: which agent calls are ready, and when the
+discussion has ended.
 
 A discussion is plain state without engine and files. So a new answer and a recorded one
 have the same effect.
@@ -21,7 +22,7 @@ from runner.options.agents.agent_prompts import (
     build_agent_messages,
     build_decision_messages,
     extract_answer,
-    make_agent_message,
+    make_agent_reply,
 )
 from runner.options.agents.graph import Round
 from runner.options.agents.keys import DECISION, DecisionMethod, PromptStyle, Role
@@ -34,7 +35,7 @@ Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is
 
 @dataclass(frozen=True)
 class Team:
-    """The agents, and their method of deciding on an answer."""
+    """The agents of a team, and the method by which they decide on one answer."""
 
     roles: tuple[Role, ...]  # of each agent
     domain: PromptStyle
@@ -48,11 +49,13 @@ class Team:
         roles: Sequence[Role] | None,
         domain: PromptStyle,
         decision: DecisionMethod,
-        letters: bool = False,
+        expects_letter: bool = False,
     ) -> Team:
-        """Assign a role to each agent. The roles repeat."""
+        """Return a team in which each agent has a role. The list of roles is repeated as often as needed."""
         cycle = list(roles or Role)
-        return cls(tuple(cycle[agent % len(cycle)] for agent in range(num_agents)), domain, decision, letters)
+        return cls(
+            tuple(cycle[agent % len(cycle)] for agent in range(num_agents)), domain, decision, expects_letter
+        )
 
     @property
     def role_titles(self) -> tuple[str, ...]:
@@ -62,7 +65,9 @@ class Team:
 
 @dataclass(frozen=True)
 class PromptEdge:
-    """The edge by which a text entered a prompt. Edges to the decision count as spatial."""
+    """Graph edge along which a reply entered another agent's prompt. Edges to the deciding agent count
+    as spatial.
+    """
 
     kind: str
     source: int
@@ -70,7 +75,7 @@ class PromptEdge:
 
     @property
     def sort_key(self) -> tuple[int, int]:
-        """Speaker and listener as numbers, for sorting."""
+        """Indices of the speaking and the listening agent, for sorting edges."""
         return self.source, -1 if self.target is None else self.target
 
     def __str__(self) -> str:
@@ -80,7 +85,7 @@ class PromptEdge:
 
 @dataclass(frozen=True)
 class AgentCall:
-    """One call of an agent, with its inputs."""
+    """One call of an agent in a discussion, with the replies that its prompt contains."""
 
     id: str
     agent: int | None  # None: the agent that decides
@@ -98,22 +103,22 @@ class AgentCall:
 
     @property
     def writes_code(self) -> bool:
-        """Whether the answer is a program that is run."""
+        """Whether the agent's reply is a program that will be run."""
         return self.role is not None and self.role.writes_code
 
     @cached_property
     def messages(self) -> tuple[Message, ...]:
-        """The prompt messages of the call."""
+        """The chat messages of the call's prompt."""
         return self._build_messages(self.spatial, self.temporal)
 
     @cached_property
     def messages_sha256(self) -> str:
-        """SHA-256 of the messages. Needs no tokenizer."""
+        """SHA-256 of the call's chat messages. Computing it needs no tokenizer."""
         text = json.dumps([message.to_dict() for message in self.messages], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def edge_shares(self) -> dict[PromptEdge, float]:
-        """Return the share of the prompt's characters that each edge contributes."""
+        """Return the fraction of the prompt's characters that each graph edge contributes."""
         whole = _count_characters(self.messages)
         shares = {}
         for kind, inputs in (("spatial", self.spatial), ("temporal", self.temporal)):
@@ -134,7 +139,7 @@ class AgentCall:
 
 @dataclass(frozen=True)
 class AnsweredCall:
-    """The answer to a call, with the outcome of its program."""
+    """An agent call with its completion, and the outcome of its program if it has one."""
 
     turn: AgentCall
     call: Call
@@ -147,24 +152,26 @@ class AnsweredCall:
 
     @property
     def answer(self) -> str | None:
-        """The number or letter in the reply."""
+        """The number or letter that the agent's reply gives as its answer."""
         return extract_answer(self.turn.role, self.text, self.code, self.is_complete, self.turn.letters)
 
     @property
     def text(self) -> str:
-        """The text after the thinking. Other agents hear this text, and it contains the answer."""
+        """The reply's text after the model's thinking. Other agents read this text, and it contains the
+        answer.
+        """
         return self.call.answer.parts.answer
 
     @property
     def is_complete(self) -> bool:
-        """Whether the text ended by itself, not truncated and not inside its thinking."""
+        """Whether the reply ended by itself: neither truncated nor still inside the model's thinking."""
         answer = self.call.answer
         return answer.finish_reason is FinishReason.stop and not answer.parts.is_open
 
 
 class Discussion:
-    """One question under discussion: `ready_calls` returns calls whose inputs exist, `add_answer`
-    adds their answers.
+    """A team's discussion of one question. `ready_calls` returns the calls that can be made now,
+    `add_answer` stores an answer.
     """
 
     def __init__(self, team: Team, key: str, question: str, rounds: Sequence[Round]) -> None:
@@ -188,7 +195,9 @@ class Discussion:
         self._decided: AnsweredCall | None = None
 
     def ready_calls(self) -> list[AgentCall]:
-        """Return new calls whose inputs exist. Returns none once a call has failed."""
+        """Return agent calls whose inputs exist and that were not returned before. Returns none after a
+        failed call.
+        """
         if self.failed:
             return []
         calls = []
@@ -214,24 +223,24 @@ class Discussion:
             )
         return calls
 
-    def add_answer(self, answered: AnsweredCall) -> None:
-        """Add the answer to a call."""
-        turn = answered.turn
-        self.answered[turn.id] = answered
-        if answered.is_failed:
-            self.failed = self.failed or answered
+    def add_answer(self, answered_call: AnsweredCall) -> None:
+        """Store the answer to an agent call."""
+        turn = answered_call.turn
+        self.answered[turn.id] = answered_call
+        if answered_call.is_failed:
+            self.failed = self.failed or answered_call
         elif turn.agent is None or turn.role is None:
-            self._decided = answered
+            self._decided = answered_call
         else:
-            text, letters = answered.text, self.team.letters
-            message = make_agent_message(
-                turn.agent, turn.role, text, answered.code, answered.is_complete, letters
+            text, letters = answered_call.text, self.team.letters
+            message = make_agent_reply(
+                turn.agent, turn.role, text, answered_call.code, answered_call.is_complete, letters
             )
             self._said[turn.round, turn.agent] = message
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is an answer, or a call has failed."""
+        """Whether the team has an answer, or a call has failed."""
         if self.failed or self._decided:
             return True
         return self.team.decision is not DecisionMethod.final_refer and len(self.answered) == len(
@@ -240,7 +249,7 @@ class Discussion:
 
     @property
     def final_call(self) -> AnsweredCall:
-        """The call whose text is the team's: the decision, or the last agent's."""
+        """The call whose reply counts as the team's reply: the deciding agent's, or the last agent's."""
         assert self.has_ended
         at_round, agent = self._speaking[-1]
         last = f"{self.key}/{at_round}/{agent}"
@@ -248,7 +257,7 @@ class Discussion:
 
     @property
     def answer(self) -> str | None:
-        """The number or letter that the team has agreed on."""
+        """The number or letter on which the team has decided, or None."""
         if self.failed:
             return None
         match self.team.decision:
@@ -261,18 +270,18 @@ class Discussion:
 
     @property
     def votes(self) -> list[str | None]:
-        """The number or letter of each agent in the last round."""
+        """Each agent's answer (a number or letter) in the last round."""
         return [message.answer for message in self.last_round]
 
     @property
     def text(self) -> str:
-        """The reply that counts as the team's: the decision's, or the last agent's."""
+        """The reply that counts as the team's: the deciding agent's, or the last agent's."""
         is_agents = not self.failed and self.team.decision is DecisionMethod.direct
         return self.last_round[-1].text if is_agents else self.final_call.text
 
     @property
     def last_round(self) -> tuple[AgentMessage, ...]:
-        """The agents' replies in the last round."""
+        """All agents' replies in the last round."""
         last = len(self.rounds) - 1
         return self._replies(
             [spoken for spoken in self._speaking if spoken[0] == last and spoken in self._said]
@@ -283,7 +292,7 @@ class Discussion:
 
 
 class SampledDiscussion(Discussion):
-    """One question that one agent answers several times. Samples do not see each other."""
+    """A question that one agent answers several times independently. No answer sees another one."""
 
     def __init__(self, team: Team, key: str, question: str, samples: int) -> None:
         super().__init__(
@@ -292,7 +301,7 @@ class SampledDiscussion(Discussion):
 
 
 def majority_vote(votes: Sequence[str | None]) -> str | None:
-    """Return the number or letter of most agents. Ties go to the earliest agent."""
+    """Return the number or letter that most agents gave. Ties go to the earliest agent."""
     counts = Counter(vote for vote in votes if vote is not None)
     return counts.most_common(1)[0][0] if counts else None
 

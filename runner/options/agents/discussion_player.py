@@ -1,4 +1,4 @@
-"""Runs many discussions over one session. A call is submitted as soon as its inputs exist,
+"""Runs many discussions over one engine session. An agent call is submitted once its inputs exist,
 while other calls decode.
 
 No question waits for another. Ready calls are submitted in batches, because calls that
@@ -26,45 +26,52 @@ BATCHES = 8  # ready calls wait until they are an eighth of those that are under
 
 
 class CallLog(Protocol):
-    """Storage of calls. Each call is recorded as soon as it is answered."""
+    """Interface of a log of agent calls, which records each call as soon as it is answered."""
 
-    def find_answer(self, turn: AgentCall) -> AnsweredCall | None:
-        """Return the recorded answer to exactly this prompt, with or without its program's outcome."""
+    def find_answer(self, call: AgentCall) -> AnsweredCall | None:
+        """Return the recorded answer to exactly the call's prompt, with or without the outcome of its
+        program.
+        """
 
-    def add(self, answered: AnsweredCall) -> None: ...
+    def add(self, answered_call: AnsweredCall) -> None: ...
 
-    def add_code_outcome(self, answered: AnsweredCall) -> None: ...
+    def add_code_outcome(self, answered_call: AnsweredCall) -> None: ...
 
-    def find_partial_answer(self, turn: AgentCall) -> PartialAnswers | None:
-        """Return the partial answer of an interrupted run."""
+    def find_partial_answer(self, call: AgentCall) -> PartialAnswers | None:
+        """Return the partial answer that an interrupted run has saved for a call, or None."""
 
     def save_partial_answers(self, completions: list[Completion]) -> str:
-        """Save the partial answers at a signal, and return a message about them."""
+        """Save unfinished answers when a signal ends the job. Returns a message about the saved answers."""
 
 
 class CodeRunner(Protocol):
-    """Runs programs that a model has written. Any thread may call it."""
+    """Interface that runs programs written by a model. Any thread may call it."""
 
-    def run_program(self, text: str) -> CodeOutcome:
-        """Run the program in a text and return its outcome."""
+    def run_program(self, reply: str) -> CodeOutcome:
+        """Run the program that a model's reply contains, and return the outcome."""
 
 
 class DiscussionPlayer:
-    """Runs discussions to their end over one session, several at a time."""
+    """Runs several discussions at once over one engine session until each has ended."""
 
     def __init__(
         self,
         call_log: CallLog,
-        code: CodeRunner,
+        code_runner: CodeRunner,
         open_session: Callable[[], Session],
         on_step: Callable[[], None] = lambda: None,
-        programs_at_once: int = 2,
+        max_running_programs: int = 2,
         get_adapter: Callable[[Role | None], str | None] = lambda _: None,
     ) -> None:
-        self._records, self._code, self._open_session, self._on_step = (call_log, code, open_session, on_step)
+        self._records, self._code, self._open_session, self._on_step = (
+            call_log,
+            code_runner,
+            open_session,
+            on_step,
+        )
         self._session: Session | None = None
         self._adapter_of = get_adapter
-        self._pool = ThreadPoolExecutor(programs_at_once, thread_name_prefix="program")
+        self._pool = ThreadPoolExecutor(max_running_programs, thread_name_prefix="program")
         self._ready: list[AgentCall] = []
         self._asked: dict[RequestId, AgentCall] = {}
         self._discussions: dict[str, Discussion] = {}  # by the id of a call that has not been taken
@@ -82,16 +89,18 @@ class DiscussionPlayer:
             self._session.close()
 
     def run_discussions(
-        self, discussions: Sequence[Discussion], on_end: Callable[[Discussion], None] = lambda _: None
+        self,
+        discussions: Sequence[Discussion],
+        on_discussion_end: Callable[[Discussion], None] = lambda _: None,
     ) -> None:
-        """Run all discussions to their end. `on_end` is called with each discussion as it ends."""
+        """Run all discussions to their end. `on_end` is called with each discussion when it ends."""
         left = {discussion.key: discussion for discussion in discussions}
 
         def advance_discussion(discussion: Discussion) -> None:
             self._queue_ready_calls(discussion)
             if discussion.has_ended and left.pop(discussion.key, None) is not None:
                 self._cancel_if_failed(discussion)
-                on_end(discussion)
+                on_discussion_end(discussion)
 
         def handle_events(events: list[Event], wait: bool = False) -> bool:
             for discussion in [*self._handle_completions(events), *self._handle_program_outcomes(wait)]:
@@ -117,7 +126,7 @@ class DiscussionPlayer:
                 handle_events([], wait=True)
 
     def _queue_ready_calls(self, discussion: Discussion) -> None:
-        """Reuse the recorded answers of ready calls, and queue the other calls."""
+        """Answer ready calls from the call log if possible, and queue the other calls."""
         turns = discussion.ready_calls()
         while turns:
             for turn in turns:
@@ -129,18 +138,20 @@ class DiscussionPlayer:
                     self._deliver_answer(answered)
             turns = discussion.ready_calls()
 
-    def _deliver_answer(self, answered: AnsweredCall) -> None:
-        """Pass an answer to its discussion. If its program was not run yet, run the program first."""
-        if answered.turn.writes_code and answered.code is None and not answered.is_failed:
+    def _deliver_answer(self, answered_call: AnsweredCall) -> None:
+        """Add an answer to its discussion. If the answer is a program without an outcome, run the program
+        first.
+        """
+        if answered_call.turn.writes_code and answered_call.code is None and not answered_call.is_failed:
             self._running += 1
-            future = self._pool.submit(self._code.run_program, answered.text)
-            future.add_done_callback(lambda done: self._ran.put((answered, done)))
+            future = self._pool.submit(self._code.run_program, answered_call.text)
+            future.add_done_callback(lambda done: self._ran.put((answered_call, done)))
         else:
-            self._discussions.pop(answered.turn.id).add_answer(answered)
+            self._discussions.pop(answered_call.turn.id).add_answer(answered_call)
 
     def _submit_queued_calls(self) -> None:
-        """Submit the queued calls if there are enough. Calls of one role are adjacent, because they
-        share a prefix.
+        """Submit the queued calls once there are enough. Calls of one role are adjacent, because they
+        share a prompt prefix.
         """
         if not self._ready or len(self._ready) * BATCHES < len(self._asked):
             return
@@ -153,13 +164,13 @@ class DiscussionPlayer:
         self._ready = []
 
     def _handle_completions(self, events: list[Event]) -> list[Discussion]:
-        """Handle the completions of a step and return their discussions."""
+        """Process the completions of an engine step, and return the discussions that they belong to."""
         discussions = []
         for event in events:
             if isinstance(event, Completion) and event.answer.finish_reason is not FinishReason.cancelled:
                 discussion, answered = (
                     self._discussions[str(event.id)],
-                    make_answered(self._asked.pop(event.id), event),
+                    make_answered_call(self._asked.pop(event.id), event),
                 )
                 self._records.add(answered)
                 self._deliver_answer(answered)
@@ -169,8 +180,8 @@ class DiscussionPlayer:
         return discussions
 
     def _handle_program_outcomes(self, wait: bool) -> list[Discussion]:
-        """Handle the outcomes of ended programs and return their discussions. With `wait`, wait for
-        one.
+        """Process the outcomes of ended programs and return their discussions. `wait` blocks until one
+        program has ended.
         """
         discussions = []
         while self._running and (wait or not self._ran.empty()):
@@ -185,7 +196,7 @@ class DiscussionPlayer:
         return discussions
 
     def _cancel_if_failed(self, discussion: Discussion) -> None:
-        """Cancel the other calls of a failed question."""
+        """Cancel all other calls of a discussion in which one call has failed."""
         if not discussion.failed:
             return
         self._ready = [turn for turn in self._ready if self._discussions[turn.id] is not discussion]
@@ -195,7 +206,7 @@ class DiscussionPlayer:
                 self._session.cancel(turn.id)
 
 
-def make_answered(turn: AgentCall, completion: Completion) -> AnsweredCall:
+def make_answered_call(call: AgentCall, completion: Completion) -> AnsweredCall:
     return AnsweredCall(
-        turn, Call.from_response(completion, who=turn.role_name, seconds=round(completion.seconds, 6))
+        call, Call.from_response(completion, who=call.role_name, seconds=round(completion.seconds, 6))
     )

@@ -1,4 +1,4 @@
-"""Builds a question's sample from all calls of its discussion."""
+"""Converts a finished discussion to the sample record of its question."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from runner_engine import prompt_sha256
 
 
 def make_sample(index: int, item: Item, discussion: Discussion) -> Sample:
-    """Return the sample of a question, with sums over its calls. The calls themselves are in
-    calls.jsonl.
+    """Return the sample record of a question, with token sums over all agent calls. The single calls
+    are in calls.jsonl.
     """
     # in whatever order they came
     every = sorted(discussion.answered.values(), key=lambda answered: answered.turn.id)
@@ -48,8 +48,8 @@ def make_sample(index: int, item: Item, discussion: Discussion) -> Sample:
 
 
 def team_finish_reason(discussion: Discussion) -> FinishReason:
-    """Return the finish reason of the team's answer. A vote without an answer counts as cut off if
-    any agent was cut off.
+    """Return the finish reason of a team's answer. A vote without an answer counts as cut off if any
+    agent was cut off.
     """
     if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
         return _call_finish_reason(discussion.final_call)
@@ -61,9 +61,11 @@ def team_finish_reason(discussion: Discussion) -> FinishReason:
     )
 
 
-def _call_finish_reason(answered: AnsweredCall) -> FinishReason:
-    """Return the finish reason of a call. A call that ends inside its thinking counts as cut off."""
-    answer = answered.call.answer
+def _call_finish_reason(answered_call: AnsweredCall) -> FinishReason:
+    """Return the finish reason of an agent call. A call that ends inside its thinking counts as cut
+    off.
+    """
+    answer = answered_call.call.answer
     is_cut_off = answer.finish_reason is FinishReason.stop and answer.parts.is_open
     return FinishReason.length if is_cut_off else answer.finish_reason
 

@@ -1,4 +1,5 @@
-"""Communication graph of a team: the topology as masks, and one round's edges drawn from it.
+"""Communication graph of a team of agents: which edges its topology allows, and random draws of
+one round's edges.
 
 A matrix has one row per speaking agent and one column per listening agent. Spatial edges
 lead to an agent of the same round, so a round's spatial edges must be acyclic: one agent
@@ -27,7 +28,9 @@ Edge = tuple[int, int]  # who speaks, who listens
 
 @dataclass(frozen=True)
 class EdgeDecision:
-    """An edge that was drawn or not at random. `probability` is that of drawing it."""
+    """Random decision whether an edge belongs to a round. `probability` is the probability that the
+    edge is drawn.
+    """
 
     kind: Kind
     source: int
@@ -37,13 +40,13 @@ class EdgeDecision:
 
     @property
     def edge(self) -> Edge:
-        """The edge's position in the matrices of its kind."""
+        """Row and column of the edge in the matrices of its kind."""
         return self.source, self.target
 
 
 @dataclass(frozen=True)
 class Round:
-    """The edges of one round, with the log-probability of all its random choices."""
+    """The graph edges of one discussion round, with the log-probability of all random draws."""
 
     spatial: tuple[Edge, ...]
     temporal: tuple[Edge, ...]
@@ -51,17 +54,19 @@ class Round:
     log_prob: float
 
     def spatial_sources(self, agent: int) -> tuple[int, ...]:
-        """Return the agents of this round that an agent hears, in ascending order."""
+        """Return the agents whose replies of this round an agent reads, in ascending order."""
         return tuple(sorted(source for source, target in self.spatial if target == agent))
 
     def temporal_sources(self, agent: int) -> tuple[int, ...]:
-        """Return the agents of the previous round that an agent hears, in ascending order."""
+        """Return the agents whose replies of the previous round an agent reads, in ascending order."""
         return tuple(sorted(source for source, target in self.temporal if target == agent))
 
 
 @dataclass
 class Edges:
-    """All edges of one kind: allowed by the topology, live after pruning, and a logit for each."""
+    """All graph edges of one kind (spatial or temporal): allowed edges, edges left after pruning, and
+    a logit for each.
+    """
 
     allowed: Mask
     live: Mask
@@ -74,17 +79,17 @@ class Edges:
 
     @property
     def probabilities(self) -> Matrix:
-        """The probability of each edge, as if it were live."""
+        """Probability of each edge, computed as if no edge had been pruned."""
         return sigmoid(self.logits)
 
     def list_live(self) -> list[Edge]:
-        """Return the live edges in the order in which a round draws them: row by row."""
+        """Return the edges that are not pruned, row by row. Rounds are drawn in this order."""
         return [(int(source), int(target)) for source, target in np.argwhere(self.live)]
 
 
 @dataclass
 class Graph:
-    """A team's graph. Training changes its logits and prunes its edges in place."""
+    """Communication graph of a team. Training changes the edge logits and prunes edges in place."""
 
     mode: Topology
     spatial: Edges
@@ -93,26 +98,26 @@ class Graph:
     @classmethod
     def from_mode(
         cls,
-        mode: Topology,
+        topology: Topology,
         num_agents: int,
         *,
         seed: int,
         initial_probability: float = 0.5,
-        optimized_spatial: bool = False,
-        optimized_temporal: bool = False,
+        trains_spatial: bool = False,
+        trains_temporal: bool = False,
     ) -> Graph:
-        """Return the untrained graph of a topology. direct_answer has one agent, whatever `num_agents`
-        is.
+        """Return the untrained graph of a topology. The topology direct_answer has one agent, whatever
+        `num_agents` is.
         """
         assert 0 < initial_probability < 1
-        size = 1 if mode is Topology.direct_answer else num_agents
+        size = 1 if topology is Topology.direct_answer else num_agents
         assert 1 <= size <= MAX_AGENTS
-        spatial, temporal = topology_masks(mode, size, seed)
+        spatial, temporal = make_topology_masks(topology, size, seed)
         logit = math.log(initial_probability / (1 - initial_probability))
         return cls(
-            mode,
-            _make_edges(spatial, logit, optimized_spatial),
-            _make_edges(temporal, logit, optimized_temporal),
+            topology,
+            _make_edge_set(spatial, logit, trains_spatial),
+            _make_edge_set(temporal, logit, trains_temporal),
         )
 
     @property
@@ -124,7 +129,9 @@ class Graph:
         return {"spatial": self.spatial, "temporal": self.temporal}
 
     def draw_round(self, rng: random.Random, round_index: int) -> Round:
-        """Draw the edges of a round, counted from 0. The first round has no temporal edges."""
+        """Draw the edges of a round at random. `round_index` starts at 0, and round 0 has no temporal
+        edges.
+        """
         choices: list[EdgeDecision] = []
 
         def is_taken(kind: Kind, edge: Edge) -> bool:
@@ -148,7 +155,8 @@ class Graph:
         return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob)
 
     def most_likely_round(self, round_index: int) -> Round:
-        """Return a round of the learned graph without randomness, counted from 0.
+        """Return the edges of a round without randomness, from the learned probabilities. `round_index`
+        starts at 0.
 
         It has the edges that pruning has left. Without pruning it has the edges with probability ≥
         ½. Where edges would form a cycle, the likelier one is used.
@@ -158,12 +166,12 @@ class Graph:
         return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0)
 
     def is_pruned(self, kind: Kind) -> bool:
-        """Whether pruning has removed edges of a kind."""
+        """Return whether pruning has removed spatial or temporal edges (`kind`)."""
         edges = self.edges_by_kind[kind]
         return bool((edges.allowed & ~edges.live).any())
 
     def _rank_edges(self, kind: Kind) -> list[Edge]:
-        """Return the candidate edges of a deterministic round, likeliest first."""
+        """Return the edges that a round without randomness considers, most probable first."""
         edges = self.edges_by_kind[kind]
         if not edges.optimized:
             return edges.list_live()
@@ -175,7 +183,7 @@ class Graph:
 def select_acyclic_edges(
     num_agents: int, edges: Iterable[Edge], is_wanted: Callable[[Edge], bool] = lambda _: True
 ) -> list[Edge]:
-    """Return the wanted edges in order, skipping every edge that would close a cycle."""
+    """Return the wanted edges in order, without those that would close a cycle."""
     # bit j of agent i: i may have heard of j, directly or not
     heard = [1 << agent for agent in range(num_agents)]
     taken = []
@@ -189,14 +197,14 @@ def select_acyclic_edges(
     return taken
 
 
-def topology_masks(mode: Topology, num_agents: int, seed: int) -> tuple[Mask, Mask]:
-    """Return the spatial and temporal edges that a topology allows. Random and layered topologies
-    depend on the seed.
+def make_topology_masks(topology: Topology, num_agents: int, seed: int) -> tuple[Mask, Mask]:
+    """Return masks of the spatial and temporal edges that a topology allows. Random and layered
+    topologies depend on the seed.
     """
-    rng = random.Random(f"{mode} {num_agents} {seed}")
+    rng = random.Random(f"{topology} {num_agents} {seed}")
     everyone = np.ones((num_agents, num_agents), dtype=np.bool_)
     nobody, others = ~everyone, ~np.eye(num_agents, dtype=np.bool_)
-    match mode:
+    match topology:
         case Topology.direct_answer:
             return nobody, nobody.copy()
         case Topology.full_connected:
@@ -221,21 +229,21 @@ def topology_masks(mode: Topology, num_agents: int, seed: int) -> tuple[Mask, Ma
 
 
 def sigmoid(logits: Matrix) -> Matrix:
-    """Return the probabilities of logits without overflow."""
+    """Return the probabilities that logits stand for, without numeric overflow."""
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def edge_log_probability(logit: float, is_taken: bool) -> float:
-    """Return the log-probability of drawing an edge, or of not drawing it. It is finite even for
+    """Return the log-probability that an edge was drawn or not drawn. The result is finite even for
     probability 0.
     """
     signed = float(logit if is_taken else -logit)
     return min(signed, 0.0) - math.log1p(math.exp(-abs(signed)))
 
 
-def _make_edges(allowed: Mask, logit: float, optimized: bool) -> Edges:
-    return Edges(allowed, allowed.copy(), np.full(allowed.shape, logit), optimized)
+def _make_edge_set(allowed: Mask, logit: float, is_trained: bool) -> Edges:
+    return Edges(allowed, allowed.copy(), np.full(allowed.shape, logit), is_trained)
 
 
 def _random_mask(rng: random.Random, num_agents: int) -> Mask:

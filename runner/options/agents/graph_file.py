@@ -1,4 +1,5 @@
-"""A team's graph as a JSON file: a job saves it, and task.graph=FILE loads it.
+"""Reads and writes the JSON file of a team's graph. A job saves the file, and task.graph=FILE
+loads it.
 
 {"version": 2, "mode": "star", "agents": 2, "roles": ["Math Solver", "Inspector"],
  "learned": {"iterations": 10, "questions": 40, "seed": 0, "settings": {"lr": 0.1}},
@@ -51,7 +52,7 @@ Setting = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a graph was trained."""
+    """Method, settings and results of a graph's training, as stored in its file."""
 
     iterations: int
     questions: int
@@ -61,22 +62,24 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class SavedGraph:
-    """The content of a graph file. `learned` is None for an untrained graph."""
+    """Contents of a graph file. `learned` is None if the graph was not trained."""
 
     graph: Graph
     roles: tuple[str, ...]
     learned: TrainingRecord | None
 
 
-def format_graph_json(graph: Graph, roles: Sequence[str], learned: TrainingRecord | None = None) -> str:
-    """Return the text of a graph file, with one line per row of a matrix."""
+def format_graph_json(
+    graph: Graph, roles: Sequence[str], training_record: TrainingRecord | None = None
+) -> str:
+    """Return a graph as JSON text with one line per matrix row."""
     assert len(roles) == graph.num_agents
     lines = [
         f'"version": {VERSION}',
         f'"mode": {json.dumps(graph.mode.value)}',
         f'"agents": {graph.num_agents}',
         f'"roles": {json.dumps(list(roles), ensure_ascii=False)}',
-        f'"learned": {json.dumps(None if learned is None else asdict(learned), allow_nan=False)}',
+        f'"learned": {json.dumps(None if training_record is None else asdict(training_record), allow_nan=False)}',
         *(f'"{key}": {json.dumps(value)}' for key, value in OF_ROUNDS.items()),
         *(f'"{kind}": {_format_edges(edges)}' for kind, edges in graph.edges_by_kind.items()),
     ]
@@ -84,7 +87,7 @@ def format_graph_json(graph: Graph, roles: Sequence[str], learned: TrainingRecor
 
 
 def load_graph(path: str | Path) -> SavedGraph:
-    """Read a graph file. DataError names the file and the key if anything in it is invalid."""
+    """Read a graph file. Raises DataError with the file and the key if the file is invalid."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise DataError(
@@ -107,8 +110,8 @@ def load_graph(path: str | Path) -> SavedGraph:
 
 
 def hash_graph(graph: Graph) -> str:
-    """Return the digest of the edges from which rounds are drawn. It is equal for equivalent
-    graphs.
+    """Return a digest of the edges and probabilities from which rounds are drawn. Equivalent graphs
+    have equal digests.
     """
     drawn_from = {
         kind: [edges.optimized, edges.live.tolist(), np.where(edges.live, edges.logits, 0).tolist()]
@@ -134,7 +137,7 @@ def _format_matrix(array: NDArray[Any]) -> str:
 
 
 class _GraphReader(JsonFieldReader):
-    """Reads a graph file's values. An error names the file, the key and the invalid value."""
+    """Parses the values of a graph file. Errors name the file, the key and the invalid value."""
 
     def parse_saved_graph(self, values: dict[str, Any]) -> SavedGraph:
         version = values.get("version")
@@ -196,7 +199,7 @@ class _GraphReader(JsonFieldReader):
         return TrainingRecord(iterations, questions, values["seed"], settings)
 
     def parse_square_matrix(self, key: str, value: object, num_agents: int, dtype: type[Any]) -> NDArray[Any]:
-        """Return a matrix with one row and one column per agent."""
+        """Return a matrix from the file, checked to have one row and one column per agent."""
         rows, (fits, need) = self.read_list(key, value), CELLS[dtype]
         if len(rows) != num_agents:
             raise DataError(
@@ -218,7 +221,7 @@ class _GraphReader(JsonFieldReader):
         return np.array(rows, dtype=dtype)
 
     def parse_name(self, key: str, value: object) -> str:
-        """Return a printable single-line text."""
+        """Return a name from the file, checked to be printable text on a single line."""
         if (
             not isinstance(value, str)
             or not value.strip()

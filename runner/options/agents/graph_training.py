@@ -1,5 +1,5 @@
-"""Trains a team's graph: edges of rounds that solved a question become likelier, and edges
-that do not help are pruned.
+"""Trains a team's graph: edges of rounds that led to a correct answer become more probable,
+unhelpful edges are pruned.
 
 No gradient passes through the model. A round's choices have a probability under the graph's
 logits with a simple gradient (d log p / d logit = taken - probability), so numpy suffices.
@@ -28,7 +28,7 @@ Terms = Mapping[Kind, Term]
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """The result of one iteration. `pruned` is empty if no pruning was due."""
+    """Result of one training iteration. `pruned` is empty if no edges were pruned."""
 
     iteration: int  # counted from 1
     loss: float
@@ -38,7 +38,7 @@ class TrainingStep:
 
 
 class Adam:
-    """The Adam optimizer for one array of logits, as in torch."""
+    """Adam optimizer for one array of edge logits, equal to torch's."""
 
     def __init__(self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.lr, self.betas, self.eps = lr, betas, 1e-8
@@ -46,7 +46,7 @@ class Adam:
         self.steps = 0
 
     def compute_update(self, gradient: Matrix) -> Matrix:
-        """Return the change of the logits for one step."""
+        """Return the change of the logits for one gradient step."""
         self.steps += 1
         first, second = self.betas
         self.mean += (1 - first) * (gradient - self.mean)
@@ -57,15 +57,15 @@ class Adam:
 
 
 class GraphTrainingMethod:
-    """Loss terms and pruning that a training method adds to the policy gradient. This base class
-    adds nothing.
+    """Base class of graph training methods. A method may add loss terms to the policy gradient and
+    prune edges; this class does neither.
     """
 
     baseline: Baseline = Baseline.none
     moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
 
     def loss_terms(self, graph: Graph) -> Terms:
-        """Return the additional loss of each optimized kind of edges."""
+        """Return the additional loss and its gradient for each trained kind of edges."""
         optimized = {kind: edges for kind, edges in graph.edges_by_kind.items() if edges.optimized}
         return {
             kind: term
@@ -74,16 +74,16 @@ class GraphTrainingMethod:
         }
 
     def loss_term(self, kind: Kind, edges: Edges) -> Term | None:
-        """Return the additional loss of one kind of edges."""
+        """Return the additional loss and its gradient for one kind of edges, or None."""
         return None
 
     def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
-        """Prune if pruning is due after an iteration, counted from 1."""
+        """Prune edges if the method prunes after this iteration. Iterations count from 1."""
         return {}
 
 
 class GraphTrainer:
-    """Trains the optimized edges of a graph in place, one iteration of questions at a time."""
+    """Trains the edge logits of a graph in place. Each iteration uses a batch of questions."""
 
     def __init__(self, graph: Graph, method: GraphTrainingMethod, lr: float = 0.1) -> None:
         self.graph, self.method = graph, method
@@ -91,11 +91,13 @@ class GraphTrainer:
         kinds = graph.edges_by_kind.items()
         self.adams = {kind: Adam(edges.logits.shape, lr) for kind, edges in kinds if edges.optimized}
 
-    def train_iteration(self, plays: Sequence[Play]) -> TrainingStep:
-        """Train on the questions of one iteration, then prune if that is due."""
-        assert plays
+    def train_iteration(self, played_questions: Sequence[Play]) -> TrainingStep:
+        """Update the edge logits from one batch of played questions, then prune edges if the method
+        requires it.
+        """
+        assert played_questions
         self.iterations += 1
-        loss, gradients = self.compute_gradients(plays)
+        loss, gradients = self.compute_gradients(played_questions)
         for kind, adam in self.adams.items():
             edges = self.graph.edges_by_kind[kind]
             moved = edges.logits + adam.compute_update(gradients[kind])
@@ -103,19 +105,23 @@ class GraphTrainer:
                 moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
             )
         pruned = self.method.prune_if_due(self.graph, self.iterations)
-        solved = sum(was_solved for _, was_solved in plays) / len(plays)
+        solved = sum(was_solved for _, was_solved in played_questions) / len(played_questions)
         live = {kind: edges.num_live for kind, edges in self.graph.edges_by_kind.items()}
         return TrainingStep(self.iterations, loss, solved, live, pruned)
 
-    def compute_gradients(self, plays: Sequence[Play]) -> tuple[float, dict[Kind, Matrix]]:
-        """Return the loss of one iteration, and its gradient by the logits of each optimized kind."""
-        mean = sum(solved for _, solved in plays) / len(plays)
+    def compute_gradients(self, played_questions: Sequence[Play]) -> tuple[float, dict[Kind, Matrix]]:
+        """Return the loss of one batch of played questions, and its gradient by the logits of each kind of
+        edges.
+        """
+        mean = sum(solved for _, solved in played_questions) / len(played_questions)
         loss, gradients = (
             0.0,
             {kind: np.zeros_like(self.graph.edges_by_kind[kind].logits) for kind in self.adams},
         )
-        for rounds, solved in plays:
-            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(plays)
+        for rounds, solved in played_questions:
+            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(
+                played_questions
+            )
             loss -= reward * math.fsum(round_.log_prob for round_ in rounds)
             for choice in (choice for round_ in rounds for choice in round_.choices):
                 gradients[choice.kind][choice.edge] -= reward * (choice.taken - choice.probability)
@@ -125,19 +131,20 @@ class GraphTrainer:
         return loss, gradients
 
 
-def low_rank_penalty(edges: Edges) -> tuple[float, Matrix]:
-    """Return the nuclear norm of the live edges' probabilities, and its gradient by their logits.
+def low_rank_penalty(edge_set: Edges) -> tuple[float, Matrix]:
+    """Return the nuclear norm of the live edges' probability matrix, and its gradient by the edge
+    logits.
 
     Low-rank graphs have small norms: few communication patterns, which the papers use against
     noise.
     """
-    weights = live_probabilities(edges)
+    weights = live_probabilities(edge_set)
     norm, slope = nuclear_norm(weights)
     return norm, slope * weights * (1 - weights)
 
 
 def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
-    """Return the sum of a matrix's singular values and its gradient.
+    """Return the nuclear norm of a matrix (the sum of its singular values) and its gradient.
 
     Where a singular value is 0 the gradient is not unique, and the shortest one is used.
     """
@@ -146,29 +153,32 @@ def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
     return float(values.sum()), (left * (values > least)) @ right
 
 
-def distance_penalty(target: Mask, matrix: Matrix, delta: float) -> tuple[float, Matrix]:
-    """Return by how much the Frobenius norm of `target - matrix` exceeds delta, and its gradient
-    by the matrix.
+def distance_penalty(target: Mask, matrix: Matrix, tolerance: float) -> tuple[float, Matrix]:
+    """Return by how much the Frobenius norm of `target - matrix` exceeds delta, and the gradient by
+    the matrix.
     """
     apart = matrix - target
     distance = float(np.sqrt((apart**2).sum()))
-    return (distance - delta, apart / distance) if distance > delta else (0.0, np.zeros_like(matrix))
+    return (distance - tolerance, apart / distance) if distance > tolerance else (0.0, np.zeros_like(matrix))
 
 
-def live_probabilities(edges: Edges) -> Matrix:
-    """Return the probability of each live edge, and 0 for all others. Papers call this mask S."""
-    return np.where(edges.live, edges.probabilities, 0.0)
+def live_probabilities(edge_set: Edges) -> Matrix:
+    """Return the probability of each edge that is not pruned, and 0 elsewhere. Papers call this matrix
+    the mask S.
+    """
+    return np.where(edge_set.live, edge_set.probabilities, 0.0)
 
 
-def prune_edges(edges: Edges, rate: float) -> list[Edge]:
-    """Prune the edges with the lowest logits: round(live * rate), at least one, or none at rate 0.
+def prune_lowest_edges(edge_set: Edges, pruning_rate: float) -> list[Edge]:
+    """Prune the edges with the lowest logits: round(live edges * rate) edges, at least one, or none at
+    rate 0.
 
     Among ties the last edge in scan order is pruned, because rounds skip it most often to avoid
     cycles.
     """
-    live = edges.list_live()
-    wanted = max(1, round(len(live) * rate)) if rate else 0
-    pruned = sorted(live, key=lambda edge: (float(edges.logits[edge]), -edge[0], -edge[1]))[:wanted]
+    live = edge_set.list_live()
+    wanted = max(1, round(len(live) * pruning_rate)) if pruning_rate else 0
+    pruned = sorted(live, key=lambda edge: (float(edge_set.logits[edge]), -edge[0], -edge[1]))[:wanted]
     for edge in pruned:
-        edges.live[edge] = False
+        edge_set.live[edge] = False
     return pruned

@@ -1,4 +1,4 @@
-"""Report section with the team graphs that jobs have drawn."""
+"""Section of the comparison report that shows the team graphs of the jobs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MOST_GRAPHS = 24  # that the page shows
 
 class GraphsSection(Section):
     def job_pictures(self, table: Table, reader: Reader) -> list[JobPicture]:
-        """Return the graphs that the jobs of a table have drawn. Pooled runs show their first run's
-        graph.
+        """Return the stored graph pictures of the jobs in a table. Pooled runs show the graph of their
+        first run.
 
         Equal graphs share one picture: neither quantization nor adapter changes an untrained graph.
         """

@@ -1,4 +1,4 @@
-"""Config keys of task=agents: the team of agents and the training of its graph."""
+"""Config keys of task=agents: the team of agents, and the training of its communication graph."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.extractors import GoldKind
-from runner.config.questions import MAX_SAMPLES, QuestionsConfig, check_answers_differ
+from runner.config.questions import MAX_SAMPLES, QuestionsConfig, reject_greedy_duplicates
 from runner_base import (
     HASHED,
     UNLESS_DEFAULT,
@@ -27,7 +27,7 @@ DECISION = "decision"  # the name of the deciding agent: in ids, in rows, in edg
 
 
 class Topology(StrEnum):
-    """Topology of a team's graph: which agents may hear which."""
+    """Topology of a team's graph: which agents may read which other agents' replies."""
 
     direct_answer = "direct_answer"
     full_connected = "full_connected"
@@ -39,8 +39,8 @@ class Topology(StrEnum):
 
 
 class DecisionMethod(StrEnum):
-    """Source of a team's answer: an extra agent that reads all others, the majority, or the last
-    agent.
+    """Where a team's answer comes from: an extra agent that reads all replies, the majority, or the
+    last agent.
     """
 
     final_refer = "final_refer"
@@ -49,16 +49,16 @@ class DecisionMethod(StrEnum):
 
 
 class Baseline(StrEnum):
-    """Value subtracted from a question's reward during training: nothing, or the iteration's mean."""
+    """Value that training subtracts from each question's reward: nothing, or the mean reward of the
+    iteration.
+    """
 
     none = "none"
     mean = "mean"
 
 
 class TrainingMethod(StrEnum):
-    """How a team's graph is trained: not at all, with the runner's method, or with a published
-    one.
-    """
+    """Method that trains a team's graph: none, the runner's own method, or a published method."""
 
     none = "none"
     runner = "runner"
@@ -67,7 +67,7 @@ class TrainingMethod(StrEnum):
 
 
 class Role(StrEnum):
-    """The role of an agent. A team's agents take the roles in this order, repeatedly."""
+    """Role of an agent. The roles are assigned to a team's agents in this order, repeatedly."""
 
     math_solver = "math_solver"
     mathematical_analyst = "mathematical_analyst"
@@ -81,17 +81,19 @@ class Role(StrEnum):
 
     @property
     def writes_code(self) -> bool:
-        """Whether the agent's reply is a program that assigns its answer."""
+        """Whether agents in this role reply with a program that assigns the answer."""
         return self is Role.programming_expert
 
     @property
     def hears_numbers(self) -> bool:
-        """Whether the agent gets only the numbers of its neighbours, without their texts."""
+        """Whether agents in this role get only the numbers that their neighbours answered, without the
+        texts.
+        """
         return self is Role.math_solver
 
 
 class PromptStyle(StrEnum):
-    """The prompts of a team: long ones with worked examples, or short ones for small models."""
+    """Style of a team's prompts: long with worked examples, or short for small models."""
 
     gsm8k = "gsm8k"
     brief = "brief"
@@ -119,8 +121,8 @@ INNER = ValueConstraint(
 
 @dataclass
 class AgentsConfig(QuestionsConfig):
-    """A team of agents answers each question. Training can prune the graph of which agent hears
-    which.
+    """Config of task=agents: a team of agents answers each question. Training can prune the team's
+    communication graph.
     """
 
     module: ClassVar[str] = "runner.options.agents.task"
@@ -223,11 +225,11 @@ class AgentsConfig(QuestionsConfig):
                 value="true",
                 code="conflict",
             )
-        self._check_method()
+        self._check_training_keys()
 
-    def _check_method(self) -> None:
-        """Raise ConfigError for keys that the method does not use, and for a method without edges to
-        train.
+    def _check_training_keys(self) -> None:
+        """Raise ConfigError for keys that the training method does not use, and for a graph without edges
+        to train.
         """
         defaults, has_random = (
             {item.name: item.default for item in fields(self)},
@@ -258,7 +260,7 @@ class AgentsConfig(QuestionsConfig):
         )
 
     def _check_samples(self) -> None:
-        """Raise ConfigError for several samples of a team."""
+        """Raise ConfigError if a team of several agents shall answer each question several times."""
         if not self.has_several_samples:
             return
         need = "only one agent can answer several times. Give task.mode=direct_answer"
@@ -277,21 +279,25 @@ class AgentsConfig(QuestionsConfig):
         )
 
     def check_generation(self, generation: GenerationConfig) -> None:
-        """Raise ConfigError if several samples would all be the same."""
+        """Raise ConfigError for several answers per question if the generation settings would make all of
+        them equal.
+        """
         if self.has_several_samples:
-            check_answers_differ(f"task.samples={self.samples}", generation)
+            reject_greedy_duplicates(f"task.samples={self.samples}", generation)
 
     @property
     def named_adapters(self) -> list[str]:
         return [*self.role_adapters.values()]
 
     def role_adapter(self, role: Role | None) -> str | None:
-        """Return the adapter of a role's calls, or of the decision agent's. None means the base model."""
+        """Return the adapter for the calls of a role, or of the deciding agent if `role` is None. None
+        means the base model.
+        """
         return self.role_adapters.get(DECISION if role is None else role.value)
 
     @property
     def uses_chat_template(self) -> bool:
-        """Always true: agents have roles, which are chat messages."""
+        """Always true, because agents' roles are given as chat messages."""
         return True
 
     @property
@@ -306,7 +312,7 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def draws_edges(self) -> bool:
-        """Whether each scored question draws its edges by their probabilities."""
+        """Whether the graph's edges are drawn at random for each scored question."""
         return self.method is TrainingMethod.agent_prune_code if self.draw is None else self.draw
 
     @property
@@ -319,14 +325,14 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def subject(self) -> str:
-        """Topology and split."""
+        """Short description of the job: topology and data split."""
         how = " pruned" if self.is_trained else " drawn" if self.draws_edges and self.graph is None else ""
         samples = f" x{self.samples}" if self.has_several_samples else ""
         return f"{self.mode}{samples}{how} {self.split}"
 
     @property
     def expected_completions(self) -> int:
-        """Number of calls for all questions."""
+        """Number of agent calls that answer all questions."""
         team = self.samples if self.mode is Topology.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
         return (super().expected_completions + self.num_training_questions) * calls

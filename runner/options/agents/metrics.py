@@ -1,4 +1,4 @@
-"""Metrics of agent teams."""
+"""Names, units and descriptions of the metrics of agent teams."""
 
 from __future__ import annotations
 

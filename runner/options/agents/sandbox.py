@@ -1,5 +1,5 @@
-"""Runs Python code that a model has written, in an isolated process. Only the variable
-`answer` counts.
+"""Runs model-written Python code in an isolated process. The program's result is the value of its
+variable `answer`.
 
 The process (sandbox_child.py) gets no environment and an empty folder. It limits itself,
 and the kernel refuses everything else: files elsewhere (Landlock), and network, processes,
@@ -32,7 +32,7 @@ from runner.config.extractors import Extractor
 from runner.options.agents import sandbox_child, syscalls
 from runner.options.agents.code_folders import make_code_folder
 from runner.options.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
-from runner.scorers import extract, numbers, parse_letter
+from runner.scorers import extract_by_extractor, numbers, parse_choice_letter
 from runner_base import MIB, JobFailed
 from runner_base.child_process import describe_exit_code
 
@@ -57,7 +57,7 @@ _PROBE_S = 30.0  # at least, whatever the limit of programs: a busy machine may 
 
 
 class CodeStatus(StrEnum):
-    """Whether a program assigned a number, or the letter of a choice, to `answer`."""
+    """Status of a program: whether it assigned a number, or the letter of a choice, to `answer`."""
 
     ok = "ok"
     code_failed = "code_failed"
@@ -65,7 +65,7 @@ class CodeStatus(StrEnum):
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Resource limits of a program."""
+    """Limits of time, memory, output and disk for a program in the sandbox."""
 
     seconds: float = 10.0  # by the clock
     cpu_s: int = 5
@@ -76,8 +76,8 @@ class SandboxLimits:
 
 @dataclass(frozen=True)
 class CodeOutcome:
-    """The outcome of a program: the number in plain form or the letter, or the reason why there is
-    none.
+    """Outcome of a program: its answer as a plain number or a letter, or the reason why there is no
+    answer.
     """
 
     answer: str | None
@@ -87,7 +87,8 @@ class CodeOutcome:
 
 
 class Sandbox:
-    """Runs programs, each in its own process. Several threads may call it at once.
+    """Runs model-written programs, each in its own isolated process. Several threads may use one
+    sandbox.
 
     `without` names protections to disable (landlock, seccomp), as on a machine that lacks them.
     With `letters` a program's answer is the letter of a choice.
@@ -96,26 +97,30 @@ class Sandbox:
     def __init__(
         self,
         limits: SandboxLimits | None = None,
-        without: frozenset[str] = frozenset(),
-        letters: bool = False,
+        disabled_protections: frozenset[str] = frozenset(),
+        expects_letter: bool = False,
     ) -> None:
-        self.limits, self.without, self.letters = limits or SandboxLimits(), without, letters
-        self._filters = () if "seccomp" in without else syscalls.build_seccomp_filters()
+        self.limits, self.without, self.letters = (
+            limits or SandboxLimits(),
+            disabled_protections,
+            expects_letter,
+        )
+        self._filters = () if "seccomp" in disabled_protections else syscalls.build_seccomp_filters()
         self._held: frozenset[str] | None = None  # names from the child, once it has been tried
         self._lock = threading.Lock()
 
-    def run_program(self, text: str) -> CodeOutcome:
-        """Run the code in a model's reply, fenced or not, and return the number that it assigns to
+    def run_program(self, reply: str) -> CodeOutcome:
+        """Run the Python code in a model's reply, fenced or not, and return the value assigned to
         `answer`.
         """
-        if len(text) > LONGEST_CODE:
+        if len(reply) > LONGEST_CODE:
             return _failed_outcome(f"the code is longer than {LONGEST_CODE} characters")
         self.detect_protections()
-        return self._run_process(extract_programs(text), self.limits, self.letters)[0]
+        return self._run_process(extract_programs(reply), self.limits, self.letters)[0]
 
     def detect_protections(self) -> frozenset[str]:
-        """Return the names of this machine's protections. Runs a test program once; without the
-        seccomp filter if a system library needs more calls.
+        """Return the names of the protections that work on this machine, by running a test program once.
+        Drops the seccomp filter if a system library needs more calls.
         """
         with self._lock:
             if self._held is None:
@@ -133,7 +138,7 @@ class Sandbox:
             return self._held
 
     def _run_process(
-        self, texts: Sequence[str], limits: SandboxLimits, letters: bool = False
+        self, texts: Sequence[str], limits: SandboxLimits, expects_letter: bool = False
     ) -> tuple[CodeOutcome, frozenset[str]]:
         with make_code_folder() as folder:
             # no preexec_fn: this process has threads, and torch
@@ -147,16 +152,20 @@ class Sandbox:
                 start_new_session=True,
             ) as process:
                 try:
-                    self._send_job(process, texts, limits, letters)
+                    self._send_job(process, texts, limits, expects_letter)
                     data, why = self._read_output(process, folder, limits)
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
                     cpu_s = _reap_process(process)
-            return self._parse_outcome(data, why, process.returncode, cpu_s, letters)
+            return self._parse_outcome(data, why, process.returncode, cpu_s, expects_letter)
 
     def _send_job(
-        self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits, letters: bool
+        self,
+        process: subprocess.Popen[bytes],
+        texts: Sequence[str],
+        limits: SandboxLimits,
+        expects_letter: bool,
     ) -> None:
         job = {
             "parent": os.getpid(),
@@ -167,7 +176,7 @@ class Sandbox:
             "shown": SHOWN,
             "filters": self._filters,
             "without": tuple(self.without),
-            "wanted": LETTER if letters else NUMBER,
+            "wanted": LETTER if expects_letter else NUMBER,
         }
         assert process.stdin is not None
         with suppress(BrokenPipeError), process.stdin as stdin:
@@ -176,7 +185,7 @@ class Sandbox:
     def _read_output(
         self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits
     ) -> tuple[bytes, str]:
-        """Return the process's output until it ends, or the reason why it was stopped."""
+        """Return the output that a process writes until it ends, and the reason if it was stopped."""
         assert process.stdout is not None
         descriptor, data, is_open = process.stdout.fileno(), b"", True
         deadline = time.monotonic() + limits.seconds
@@ -207,7 +216,7 @@ class Sandbox:
         return b"", f"{why}was stopped after {limits.seconds:g} s"
 
     def _parse_outcome(
-        self, data: bytes, reason: str, exit_code: int, cpu_s: float, letters: bool
+        self, data: bytes, reason: str, exit_code: int, cpu_s: float, expects_letter: bool
     ) -> tuple[CodeOutcome, frozenset[str]]:
         fields = data.decode(errors="replace").split("\0")
         if reason or len(fields) != len(_FIELDS):
@@ -224,7 +233,11 @@ class Sandbox:
             field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True)
         )
         found = (
-            (parse_letter(answer) if letters else extract(answer, numbers, Extractor.flexible))
+            (
+                parse_choice_letter(answer)
+                if expects_letter
+                else extract_by_extractor(answer, numbers, Extractor.flexible)
+            )
             if answer
             else None
         )
@@ -232,28 +245,29 @@ class Sandbox:
             found, reason = None, f"`answer` has more than {MAX_DIGITS} digits"
         if found is None:
             reason = (
-                reason or f"`answer` is {answer.strip()[:100]!r}, not a {(LETTER if letters else NUMBER)}"
+                reason
+                or f"`answer` is {answer.strip()[:100]!r}, not a {(LETTER if expects_letter else NUMBER)}"
             )
             return CodeOutcome(None, CodeStatus.code_failed, reason, printed), frozenset(held.split())
         return CodeOutcome(found, CodeStatus.ok, "", printed), frozenset(held.split())
 
 
-def extract_programs(text: str) -> tuple[str, ...]:
-    """Return candidates for the program in a reply, the likeliest first. The first candidate that
-    is valid Python is run.
+def extract_programs(reply: str) -> tuple[str, ...]:
+    """Return the possible Python programs in a model's reply, likeliest first. The sandbox runs the
+    first one that is valid Python.
     """
-    fenced = [found[1] for found in _FENCE.finditer(text)]
+    fenced = [found[1] for found in _FENCE.finditer(reply)]
     if fenced:
         final = [block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)] or fenced
         # the first: a program in several blocks
         return tuple(dict.fromkeys(["\n".join(fenced), final[-1]]))
-    begin = _CODE_BEGINS.search(text)
+    begin = _CODE_BEGINS.search(reply)
     if begin is None:
-        return (text,)
-    lines = text[begin.start() :].splitlines()
+        return (reply,)
+    lines = reply[begin.start() :].splitlines()
     # prose may follow it, too: try with ever fewer lines at the end
     return tuple(
-        dict.fromkeys([text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])])
+        dict.fromkeys([reply, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])])
     )
 
 
@@ -262,14 +276,16 @@ def _failed_outcome(reason: str) -> CodeOutcome:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process has ended. On Linux it is not reaped yet, so that its id is not reused."""
+    """Return whether a process has ended. On Linux the process stays unreaped, so that its id is not
+    reused.
+    """
     if sys.platform != "linux":
         return process.poll() is not None
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _reap_process(process: subprocess.Popen[bytes]) -> float:
-    """Wait for a process and return its seconds of CPU time, or 0 if it was reaped before."""
+    """Wait for a process to end and return its CPU time in seconds, or 0 if it was already reaped."""
     if process.returncode is not None:
         return 0.0
     _, status, usage = os.wait4(process.pid, 0)
@@ -278,7 +294,9 @@ def _reap_process(process: subprocess.Popen[bytes]) -> float:
 
 
 def _exceeds_disk_limit(folder: str, max_bytes: int) -> bool:
-    """Whether the folder contains too many bytes or files. With Landlock it has no subfolders."""
+    """Return whether a program's folder contains too many bytes or files. Landlock prevents
+    subfolders.
+    """
     total = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for count, entry in enumerate(entries, start=1):

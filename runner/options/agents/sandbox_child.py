@@ -1,4 +1,4 @@
-"""The process that runs generated code. sandbox.py starts it by this file's path, with `python
+"""Child process that runs model-written code. sandbox.py starts this file by its path with `python
 -I -S`.
 
 It limits itself, lets the kernel refuse the rest, and only then reads the code. First it
@@ -54,14 +54,16 @@ _LATE = {
 
 
 class PrintBuffer(io.StringIO):
-    """Stores printed text up to a limit. Beyond it, printing raises, and the program has failed."""
+    """Output stream that stores a program's printed text up to a limit. More text raises an error,
+    which ends the program.
+    """
 
     def __init__(self, max_characters: int) -> None:
         super().__init__()
         self.most, self.is_flooded = max_characters, False
 
     def write(self, text: str) -> int:
-        """Store a text."""
+        """Append printed text. Raises an error when the limit is exceeded."""
         if self.is_flooded or self.tell() + len(text) > self.most:
             self.is_flooded = True
             raise OSError("too much was printed")
@@ -69,7 +71,7 @@ class PrintBuffer(io.StringIO):
 
 
 def main() -> None:
-    """Protect this process, read the code, run it, and write the result."""
+    """Activate the protections, read the code from stdin, run it, and write the outcome."""
     source = sys.stdin.buffer
     job: dict[str, Any] = marshal.load(source)
     result = os.dup(1)
@@ -82,12 +84,12 @@ def main() -> None:
     write, leave, join = os.write, os._exit, b"\0".join  # the code may replace these functions
     printed = PrintBuffer(job["printed"])
     sys.stdout = printed
-    tree, code, why = compile_first_valid(texts)
+    tree, code, why = compile_first_valid_program(texts)
     answer = ""
     if code is not None:
-        if "seccomp" in held and refuse_paths(tree, libc, job["filters"][1]):
+        if "seccomp" in held and block_file_access(tree, libc, job["filters"][1]):
             held.append("paths")
-        answer, why = execute(code, job["wanted"])
+        answer, why = execute_program(code, job["wanted"])
     if printed.is_flooded:
         answer, why = "", f"printed more than {job['printed']} characters"
     shown = printed.getvalue()[: job["shown"]]
@@ -96,12 +98,12 @@ def main() -> None:
     leave(0)
 
 
-def compile_first_valid(texts: tuple[str, ...]) -> tuple[Any, Any, str]:
-    """Return the first text that is valid Python, as a tree and compiled, or the reason why none
-    is.
+def compile_first_valid_program(programs: tuple[str, ...]) -> tuple[Any, Any, str]:
+    """Return the syntax tree and compiled code of the first text that is valid Python, or the reason
+    why none is.
     """
     why = ""
-    for text in texts:
+    for text in programs:
         try:
             tree = compile(text, "<code>", "exec", _ONLY_AST, dont_inherit=True)
             return tree, compile(text, "<code>", "exec", dont_inherit=True), ""
@@ -110,26 +112,30 @@ def compile_first_valid(texts: tuple[str, ...]) -> tuple[Any, Any, str]:
     return None, None, why or "no code"
 
 
-def refuse_paths(tree: Any, libc: Any, lines: bytes) -> bool:
-    """Import the standard library modules that the code names, then let the kernel refuse every
-    path.
+def block_file_access(syntax_tree: Any, libc: Any, seccomp_filter: bytes) -> bool:
+    """Import the standard library modules that the code uses, then let the kernel refuse access to all
+    file paths.
     """
-    before, named = set(sys.modules), {"warnings": list[str]()} | find_imports(tree)
+    before, named = set(sys.modules), {"warnings": list[str]()} | find_imports(syntax_tree)
     import_stdlib_modules(named)
     loaded = {*named, *sys.modules} - (before - {*named})
     import_stdlib_modules({late: [] for name in _LATE if name in loaded for late in _LATE[name]})
-    if not install_seccomp_filter(libc, lines):
+    if not install_seccomp_filter(libc, seccomp_filter):
         return False
     sys.meta_path[-1:] = [LateImportRefuser]
     return True
 
 
 class LateImportRefuser:
-    """Rejects imports of standard library modules once paths are refused, with a reason."""
+    """Import hook that rejects imports of standard library modules, with a reason, once file access is
+    blocked.
+    """
 
     @staticmethod
     def find_spec(name: str, *_: Any) -> None:
-        """Raise ModuleNotFoundError for a module that could have been imported before."""
+        """Raise ModuleNotFoundError for a standard library module, which would have to be imported before
+        file access was blocked.
+        """
         if name.partition(".")[0] in sys.stdlib_module_names:
             raise ModuleNotFoundError(
                 f"the sandbox allows only modules that the code itself imports: write `import {name}`",
@@ -137,9 +143,11 @@ class LateImportRefuser:
             )
 
 
-def find_imports(tree: Any) -> dict[str, list[str]]:
-    """Return the modules that the code imports anywhere, and the names imported from each."""
-    nodes, found = [tree], dict[str, list[str]]()
+def find_imports(syntax_tree: Any) -> dict[str, list[str]]:
+    """Return the modules that the code imports anywhere, and the names that it imports from each
+    module.
+    """
+    nodes, found = [syntax_tree], dict[str, list[str]]()
     while nodes:
         node = nodes.pop()
         for value in (getattr(node, name, None) for name in node._fields):
@@ -162,8 +170,8 @@ def find_imports(tree: Any) -> dict[str, list[str]]:
 
 
 def import_stdlib_modules(modules: dict[str, list[str]]) -> None:
-    """Import standard library modules. An import that fails here fails in the code, too, with its
-    reason.
+    """Import standard library modules. A failed import is ignored here, because the program's own
+    import raises the same error.
     """
     for name, members in modules.items():
         if name.partition(".")[0] in sys.stdlib_module_names:
@@ -173,12 +181,12 @@ def import_stdlib_modules(modules: dict[str, list[str]]) -> None:
                 continue
 
 
-def execute(code: Any, expected_kind: str = "number") -> tuple[str, str]:
-    """Execute code. Returns `answer` as text, or an empty text and the reason."""
+def execute_program(compiled_code: Any, expected_kind: str = "number") -> tuple[str, str]:
+    """Execute a program. Returns its `answer` as text, or an empty text and the reason."""
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
     try:
-        exec(code, module.__dict__)
+        exec(compiled_code, module.__dict__)
         if "answer" not in module.__dict__:
             return "", "it assigns nothing to `answer`"
         return format_answer(module.__dict__["answer"], expected_kind)
@@ -186,16 +194,16 @@ def execute(code: Any, expected_kind: str = "number") -> tuple[str, str]:
         return "", describe_error(error)
 
 
-def format_answer(value: Any, expected_kind: str = "number") -> tuple[str, str]:
-    """Return a number as text without binary rounding noise, or the reason why it is not a number.
+def format_answer(answer: Any, expected_kind: str = "number") -> tuple[str, str]:
+    """Return a number as text without binary rounding noise, or the reason why the value is no number.
 
     A text counts by the number in it, like the replies of agents. Other types do not count,
     even if float() accepts them.
     """
-    if isinstance(value, bool) or value is None:
-        return "", f"`answer` is {value}, not a {expected_kind}"
-    if isinstance(value, str):
-        text = str.__str__(value).strip()
+    if isinstance(answer, bool) or answer is None:
+        return "", f"`answer` is {answer}, not a {expected_kind}"
+    if isinstance(answer, str):
+        text = str.__str__(answer).strip()
         if len(text) > LONGEST_TEXT:
             return "", f"`answer` is a string of {len(text)} characters, not a {expected_kind}"
         if not "".join(text.split()).isprintable():
@@ -204,13 +212,13 @@ def format_answer(value: Any, expected_kind: str = "number") -> tuple[str, str]:
         return text or " ", ""
     of_modules = (("decimal", "Decimal"), ("fractions", "Fraction"))
     kinds = (int, float, *(getattr(sys.modules.get(name), kind, int) for name, kind in of_modules))
-    if not isinstance(value, kinds):
-        return "", f"`answer` is of type {type(value).__name__[:100]}, not a {expected_kind}"
-    if value != value or value in (float("inf"), float("-inf")):
-        return "", f"`answer` is {float(value)}, not a {expected_kind}"
-    if not -(10**MAX_DIGITS) < value < 10**MAX_DIGITS:
+    if not isinstance(answer, kinds):
+        return "", f"`answer` is of type {type(answer).__name__[:100]}, not a {expected_kind}"
+    if answer != answer or answer in (float("inf"), float("-inf")):
+        return "", f"`answer` is {float(answer)}, not a {expected_kind}"
+    if not -(10**MAX_DIGITS) < answer < 10**MAX_DIGITS:
         return "", f"`answer` has more than {MAX_DIGITS} digits"
-    number = value if isinstance(value, int) else float(value)
+    number = answer if isinstance(answer, int) else float(answer)
     if number == int(number):
         return str(int(number)), ""
     text = format(number, ".12g")
@@ -220,7 +228,7 @@ def format_answer(value: Any, expected_kind: str = "number") -> tuple[str, str]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the first line of an error."""
+    """Return the first line of an exception's message."""
     try:
         text = str(error).strip()
     except BaseException:  # noqa: BLE001 - an exception of the code's own making
@@ -231,7 +239,9 @@ def describe_error(error: BaseException) -> str:
 
 
 def activate_protections(job: dict[str, Any]) -> tuple[list[str], Any]:
-    """Activate every protection that this machine supports. Returns their names and the C library."""
+    """Activate every protection that this machine supports. Returns the names of the active
+    protections, and the C library.
+    """
     held = set_resource_limits(job)
     libc: Any = None
     if sys.platform == "linux":
@@ -244,7 +254,7 @@ def activate_protections(job: dict[str, Any]) -> tuple[list[str], Any]:
         if os.getppid() != job["parent"]:
             os._exit(1)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if libc is not None and "landlock" not in job["without"] and restrict_files(libc):
+    if libc is not None and "landlock" not in job["without"] and restrict_file_access(libc):
         held.append("landlock")
     if libc is not None and job["filters"] and install_seccomp_filter(libc, job["filters"][0]):
         held.append("seccomp")
@@ -256,7 +266,7 @@ def activate_protections(job: dict[str, Any]) -> tuple[list[str], Any]:
 
 
 def set_resource_limits(job: dict[str, Any]) -> list[str]:
-    """Limit CPU seconds, memory, files and processes. Returns the limits that were set."""
+    """Limit CPU seconds, memory, files and processes. Returns the names of the limits that were set."""
     wanted = {
         "CPU": (job["cpu_s"], job["cpu_s"] + 1),  # a program can catch the first, not the second
         "AS": (job["memory"],) * 2,
@@ -280,8 +290,8 @@ def set_resource_limits(job: dict[str, Any]) -> list[str]:
 
 
 def drop_privileges(libc: Any) -> list[str]:
-    """As root: switch to user nobody, or drop root's capabilities if nobody cannot read Python's
-    modules.
+    """If run as root, switch to user nobody. If nobody cannot read Python's modules, drop root's
+    capabilities instead.
     """
     if os.geteuid() != 0:
         return []
@@ -305,9 +315,9 @@ def drop_privileges(libc: Any) -> list[str]:
     return ["powerless"] if libc.capset(header, nothing) == 0 else []
 
 
-def restrict_files(libc: Any) -> bool:
-    """Restrict file access with Landlock: read and write the working directory, read Python's
-    modules, nothing else.
+def restrict_file_access(libc: Any) -> bool:
+    """Restrict file access with Landlock: only the working directory is writable, only it and Python's
+    modules are readable.
     """
     import ctypes
 
@@ -341,7 +351,7 @@ def restrict_files(libc: Any) -> bool:
 
 
 def install_seccomp_filter(libc: Any, filter_code: bytes) -> bool:
-    """Install a seccomp filter on this process. It cannot be removed."""
+    """Install a seccomp filter in this process, which can never be removed."""
     import ctypes
 
     class Program(ctypes.Structure):
@@ -351,8 +361,8 @@ def install_seccomp_filter(libc: Any, filter_code: bytes) -> bool:
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
 
 
-def make_audit_hook(files: bool, calls: bool) -> Any:
-    """Return an audit hook for operations that the kernel does not refuse here. Malicious code can
+def make_audit_hook(refuse_files: bool, refuse_calls: bool) -> Any:
+    """Return a Python audit hook that refuses what the kernel does not refuse here. Malicious code can
     circumvent it.
     """
     here = os.getcwd() + "/"
@@ -370,19 +380,23 @@ def make_audit_hook(files: bool, calls: bool) -> Any:
 
     def audit_hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            if not files or isinstance(arguments[0], int):
+            if not refuse_files or isinstance(arguments[0], int):
                 return
             path, flags = absolute(text(arguments[0])), arguments[2] or 0
             if (path + "/").startswith(here) or (path.startswith(readable) and not flags & write_flags):
                 return
         elif event in own:
             path = absolute(text(arguments[0] if arguments[0] is not None else ".")) + "/"
-            if not files or path.startswith(here) or (event != "os.remove" and path.startswith(readable)):
+            if (
+                not refuse_files
+                or path.startswith(here)
+                or (event != "os.remove" and path.startswith(readable))
+            ):
                 return
         elif event == "import":
             if arguments[0] not in modules:
                 return
-        elif not event.startswith(refused) and not (calls and event.startswith(on_calls)):
+        elif not event.startswith(refused) and not (refuse_calls and event.startswith(on_calls)):
             return
         raise PermissionError(f"the sandbox blocks {event} {(arguments[0] if arguments else '')}".rstrip())
 

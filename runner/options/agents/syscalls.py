@@ -1,5 +1,5 @@
-"""The system calls that a computation may use on Linux, as seccomp filters. All others are
-refused.
+"""Seccomp filters for Linux: the few system calls that a computation may use are allowed, all
+others are refused.
 
 There are no sockets, processes, signals to others, tracing, or changes of limits or
 priorities, and no calls of later kernels. A refused call does not end the program: it
@@ -111,14 +111,16 @@ _NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = (0, 4, 16, 24)
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def build_seccomp_filters(machine: str | None = None) -> tuple[bytes, ...]:
-    """Return the filters for imports and for the code, as arrays of struct sock_filter. Other
-    machines have none.
+def build_seccomp_filters(cpu_architecture: str | None = None) -> tuple[bytes, ...]:
+    """Return two filters (arrays of struct sock_filter): one for imports, one for running code.
+    Unknown CPU architectures have none.
     """
-    machine = machine or (platform.machine() if sys.platform == "linux" else "")
-    if machine not in ARCHITECTURES or sys.byteorder != "little":
+    cpu_architecture = cpu_architecture or (platform.machine() if sys.platform == "linux" else "")
+    if cpu_architecture not in ARCHITECTURES or sys.byteorder != "little":
         return ()
-    return _build_filter(machine, allow_imports=True), _build_filter(machine, allow_imports=False)
+    return _build_filter(cpu_architecture, allow_imports=True), _build_filter(
+        cpu_architecture, allow_imports=False
+    )
 
 
 def _build_filter(machine: str, allow_imports: bool) -> bytes:
@@ -149,9 +151,7 @@ def _build_filter(machine: str, allow_imports: bool) -> bytes:
 def _allow_argument_values(
     syscall_number: int, argument_offset: int, values: tuple[int, ...]
 ) -> list[tuple[int, int, int, int]]:
-    """Return filter lines that allow a call with some values of one argument, and refuse it with
-    all others.
-    """
+    """Return filter instructions that allow a system call only with certain values of one argument."""
     count = len(values)
     lines = [(_EQUAL, syscall_number, 0, count + 3), (_LOAD, argument_offset, 0, 0)]
     lines += [(_EQUAL, value, count - index, 0) for index, value in enumerate(values)]

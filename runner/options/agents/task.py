@@ -1,5 +1,5 @@
-"""task=agents: a team of agents answers each question. A graph defines which agent hears
-which, and training can prune it.
+"""The task task=agents: a team of agents answers each question. A graph, which can be trained,
+defines who reads whose replies.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import closing
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.core.answer_sources import count_by_source, describe_sources
+from runner.core.answer_sources import count_answers_by_model, describe_answering_models
 from runner.datasets.items import Item
-from runner.datasets.question_subsets import choice_notes, with_recorded_cluster
+from runner.datasets.question_subsets import question_subset_notes, restore_recorded_cluster
 from runner.options.agents import graph_file, task_inputs
 from runner.options.agents.call_costs import CostTally
 from runner.options.agents.call_log import CallLogFile
@@ -34,8 +34,8 @@ from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
 from runner.scorers import score_counted_samples
 from runner.tasks.base import TaskContext, Uses
-from runner.tasks.collecting import report_saved_on_interrupt, unanswered_messages
-from runner.tasks.named_adapters import adapter_notes
+from runner.tasks.collecting import report_saved_on_interrupt, unanswered_messages_or_fail
+from runner.tasks.named_adapters import adapter_memory_notes
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, machine, write_text_atomically
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
@@ -58,12 +58,12 @@ PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
 
 
 def prepare(config: RunnerConfig) -> AgentsInputs:
-    """Read and hash questions and graph."""
+    """Read and hash the questions and the team's graph."""
     return task_inputs.prepare(config)
 
 
 def run(inputs: AgentsInputs, context: TaskContext) -> Result:
-    """Train the graph if requested, run all discussions, and score the answers."""
+    """Train the team's graph if requested, let the team answer all questions, and score the answers."""
     recorder, questions = context.recorder, inputs.task.num_training_questions + len(inputs.items)
     calls = CallLogFile(recorder.folder, context.engine, retry_permanent=context.config.rerun == "failed")
     with closing(calls), recorder.create_progress_bar(questions, "agents") as bar:
@@ -74,18 +74,20 @@ def run(inputs: AgentsInputs, context: TaskContext) -> Result:
 
 
 def preview(inputs: AgentsInputs, resolved: ResolvedJob) -> str:
-    """Return the plan's notes on selected questions and adapters."""
-    return "\n".join(render_notes(choice_notes(inputs.task, inputs.items) + adapter_notes(resolved)))
+    """Return notes about the selected questions and adapters, for plan=true."""
+    return "\n".join(
+        render_notes(question_subset_notes(inputs.task, inputs.items) + adapter_memory_notes(resolved))
+    )
 
 
 class _AgentsJob:
-    """One running job."""
+    """A running job of task=agents."""
 
     def __init__(self, inputs: AgentsInputs, context: TaskContext, calls: CallLogFile, bar: Progress) -> None:
         self.inputs, self.task, self.graph = inputs, inputs.task, inputs.graph
         self.context, self.calls, self.bar = context, calls, bar
         limits = SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s))
-        self.sandbox = Sandbox(limits, letters=self.task.has_letters)
+        self.sandbox = Sandbox(limits, expects_letter=self.task.has_letters)
         self.team = make_team(self.task, self.graph)
         self.measuring: MeasurementRecorder | None = None
         self.loading_s = 0.0
@@ -119,12 +121,12 @@ class _AgentsJob:
             self.tally.table_rows() + ([self.training.total_row("training")] if task.is_trained else []),
             self.tally.facts(),
         )
-        result.metrics |= count_by_source(self.scored_calls)
+        result.metrics |= count_answers_by_model(self.scored_calls)
         if task.has_several_samples:
             result.metrics["samples_per_question"] = self.tally.count_calls(self.team.role_titles[0]) / len(
                 samples
             )
-        result.problems = unanswered_messages("agents", samples)
+        result.problems = unanswered_messages_or_fail("agents", samples)
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
         if task.is_trained:
@@ -140,26 +142,28 @@ class _AgentsJob:
             result.metrics |= measured.metrics
             result.facts |= measured.facts
             result.tables |= measured.tables
-            if models := describe_sources(self.scored_calls):
+            if models := describe_answering_models(self.scored_calls):
                 result.facts["answered_by"] = models
             result.notes += render_engine_notes(measured.stats, measured.report)
         limit = str(self.context.config.generation.max_new_tokens)
-        result.notes += [*render_notes(choice_notes(self.task, self.inputs.items))]
+        result.notes += [*render_notes(question_subset_notes(self.task, self.inputs.items))]
         result.notes += [render_note(each, NOTES) for each in self.make_notes()]
         result.notes += filter(None, [cut_off_message(result.metrics, {LIMIT: limit})])
         return result
 
     def count_edges(self, stage: str) -> dict[str, float]:
-        """Count the edges that a round can take. A single round has no temporal edges."""
+        """Return the number of edges that a round can contain. With a single round, temporal edges do not
+        count.
+        """
         return {f"{kind}_edges_{stage}": edges.num_live for kind, edges in self.used_kinds.items()}
 
     @property
     def used_kinds(self) -> dict[Kind, Edges]:
-        """The kinds of edges in use: a single round has no temporal ones."""
+        """The spatial and temporal edges in use. With a single round, there are no temporal edges."""
         return self.graph.edges_by_kind if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
 
     def make_notes(self) -> list[Note]:
-        """Return the notes that explain the metrics."""
+        """Return notes that explain the job's metrics."""
         notes, failures, questions = [], self.tally.describe_failures(), len(self.inputs.train)
         if failures is not None and (advice := self.embedded_model_advice()) is not None:
             notes.append(note("programs_failed_without_roles", "warning", failures=failures, advice=advice))
@@ -178,7 +182,7 @@ class _AgentsJob:
         return notes
 
     def embedded_model_advice(self) -> Note | None:
-        """Return the missing keys that the embedded model needs for a team, or None."""
+        """Return a note on config keys that the embedded model needs for a team, or None if all are set."""
         config, adapter = self.context.config, self.context.config.lora.single_adapter
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
         if config.model.name != "embedded" or (has_roles and self.task.domain is PromptStyle.brief):
@@ -189,7 +193,7 @@ class _AgentsJob:
         return note("needs_roles", keys=keys)
 
     def open_session(self) -> Session:
-        """Load the engine at the first call without a record."""
+        """Load the engine and open a session. Called at the first agent call that has no recorded answer."""
         started = time.perf_counter()
         engine, folder = self.context.engine, self.context.recorder.folder
         require_capabilities(engine.capabilities, "task=agents", {Capability.chat})
@@ -210,7 +214,7 @@ class _AgentsJob:
         )
 
     def train_graph(self, player: DiscussionPlayer) -> list[bool]:
-        """Train the graph batch by batch. Returns whether each question was solved."""
+        """Train the team's graph batch by batch. Returns for each training question whether it was solved."""
         task, solved = self.task, list[bool]()
         learner = make_graph_trainer(task, self.graph)
         self.bar.set_title("training")
@@ -219,7 +223,7 @@ class _AgentsJob:
             items = [self.inputs.train[number % len(self.inputs.train)] for number in numbers]
             named = zip(numbers, items, strict=True)
             discussions = [
-                self.make_discussion(f"train/{number}", item, draws=True) for number, item in named
+                self.make_discussion(f"train/{number}", item, draws_edges=True) for number, item in named
             ]
             player.run_discussions(discussions, self.count_question)
             for discussion in discussions:
@@ -246,7 +250,7 @@ class _AgentsJob:
         return solved
 
     def run_scored_questions(self, player: DiscussionPlayer) -> list[Sample]:
-        """Run the scored questions and record a sample of each."""
+        """Let the team answer the scored questions, and record a sample of each."""
         items, recorder = self.inputs.items, self.context.recorder
         for index in [sample for sample in recorder.samples if sample >= len(items)]:
             recorder.raise_if_rejected(index, f"is sample {index}, but this job has {len(items)} questions")
@@ -257,7 +261,7 @@ class _AgentsJob:
             sample = make_sample(index, items[index], discussion)
             recorded = recorder.samples.get(index)
             if recorded is not None and not recorded.failed:
-                sample = with_recorded_cluster(self.task, sample, recorded)
+                sample = restore_recorded_cluster(self.task, sample, recorded)
                 recorder.raise_if_rejected(
                     index, None if recorded == sample else f"does not match its calls in {CALLS}"
                 )
@@ -277,32 +281,34 @@ class _AgentsJob:
         )
         return [samples[index] for index in range(len(items))]
 
-    def training_record(self, solved: list[bool]) -> graph_file.TrainingRecord | None:
-        """Return how the graph was trained, for its file."""
+    def training_record(self, solved_questions: list[bool]) -> graph_file.TrainingRecord | None:
+        """Return the record of the graph's training for the graph file, or None without training."""
         if not self.task.is_trained:
             return None
         seed, settings = self.context.config.seed, collect_training_settings(self.task)
-        return graph_file.TrainingRecord(self.task.num_training_iterations, len(solved), seed, settings)
+        return graph_file.TrainingRecord(
+            self.task.num_training_iterations, len(solved_questions), seed, settings
+        )
 
     def draw_graph(self) -> str:
-        """Return an SVG of the graph as used."""
+        """Return an SVG picture of the graph that the job used."""
         shown = self.task.subject, self.team.role_titles, self.task.num_rounds
         return graph_picture.draw_graph_svg(self.graph, *shown, is_random=self.task.draws_edges)
 
-    def make_discussion(self, key: str, item: Item, draws: bool) -> Discussion:
-        """Draw a question's rounds from seed and key, so that restarts draw the same, or use the
-        learned edges.
+    def make_discussion(self, key: str, item: Item, draws_edges: bool) -> Discussion:
+        """Return a question's discussion. Its edges are drawn from seed and key, equally after a restart,
+        or are the learned edges.
         """
         if self.task.has_several_samples:
             return SampledDiscussion(self.team, key, item.question, self.task.samples)
         rng, numbers = (random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds))
         rounds = [
-            self.graph.draw_round(rng, number) if draws else self.graph.most_likely_round(number)
+            self.graph.draw_round(rng, number) if draws_edges else self.graph.most_likely_round(number)
             for number in numbers
         ]
         return Discussion(self.team, key, item.question, rounds)
 
     def count_question(self, _: Discussion) -> None:
-        """Count an ended question."""
+        """Count a question whose discussion has ended."""
         self.ended += 1
         self.show_progress()

@@ -1,4 +1,4 @@
-"""Inputs of a team's job: scored questions, training questions and the untrained graph."""
+"""Inputs of a job of task=agents: scored questions, training questions and the untrained graph."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
 from runner.datasets.items import Item
-from runner.datasets.question_subsets import hash_question_choice
-from runner.datasets.questions import describe_dataset, hash_items, load_questions
+from runner.datasets.question_subsets import hash_question_subset
+from runner.datasets.questions import describe_dataset, hash_questions, load_questions
 from runner.options.agents import graph_file
 from runner.options.agents.discussion import Team
 from runner.options.agents.graph import Graph
@@ -19,7 +19,7 @@ from runner_base import ConfigError, DataError
 
 @dataclass
 class AgentsInputs(TaskInputs):
-    """The scored questions, the training questions and the untrained graph."""
+    """Scored questions, training questions and untrained graph of a job of task=agents."""
 
     task: AgentsConfig
     items: list[Item]
@@ -29,13 +29,13 @@ class AgentsInputs(TaskInputs):
 
 
 def prepare(config: RunnerConfig) -> AgentsInputs:
-    """Read and hash questions and graph. Scored questions are excluded from training."""
+    """Read and hash the questions and the graph. Training questions exclude scored questions."""
     task = typed_task_config(config, AgentsConfig)
     items = load_questions(task)
     train, left_out = load_train_questions(task, items) if task.is_trained else ([], 0)
-    hashes = {"data": hash_items(items)} | hash_question_choice(task, items)
+    hashes = {"data": hash_questions(items)} | hash_question_subset(task, items)
     if task.is_trained:
-        hashes["train"] = hash_items(train)
+        hashes["train"] = hash_questions(train)
     if task.graph is not None:
         graph = _load_saved_graph(task, task.graph)
         hashes["graph"] = graph_file.hash_graph(graph)
@@ -45,15 +45,17 @@ def prepare(config: RunnerConfig) -> AgentsInputs:
             task.agents,
             seed=config.seed,
             initial_probability=task.initial_probability,
-            optimized_spatial=task.optimized_spatial,
-            optimized_temporal=task.optimized_temporal,
+            trains_spatial=task.optimized_spatial,
+            trains_temporal=task.optimized_temporal,
         )
     source = describe_dataset(task.data, task.split, hashes["data"])
     return AgentsInputs(hashes, task, items, train, graph, left_out, data=source, count=len(items))
 
 
 def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
-    """Load the graph that an earlier job has learned. Raises ConfigError for another team's graph."""
+    """Load the graph that an earlier job has trained. Raises ConfigError for a graph of a different
+    team.
+    """
     try:
         saved = graph_file.load_graph(path)
     except DataError as error:
@@ -85,5 +87,7 @@ def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
 
 
 def make_team(task: AgentsConfig, graph: Graph) -> Team:
-    """Return the agents of a graph. With several samples it is a single agent."""
+    """Return the team of agents that a graph connects. With several samples per question, it is a
+    single agent.
+    """
     return Team.with_roles(graph.num_agents, task.roles, task.domain, task.decision_method, task.has_letters)

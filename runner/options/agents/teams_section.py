@@ -1,5 +1,5 @@
-"""--teams: names each job of task=agents by a description of its team, instead of a dozen
-keys.
+"""Comparison option --teams: describes each team of agents by a short name, instead of a dozen
+config keys.
 
 So teams with few keys in common can be compared with one baseline: `--teams --baseline
 "team=one agent"`.
@@ -19,24 +19,25 @@ SEPARATOR = " · "
 
 
 class TeamsSection(Section):
-    """Names of teams in a report."""
+    """Part of the comparison report that gives runs of task=agents readable team names."""
 
     def name_runs(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
-        """Return the runs, with the parameter `team` for runs of teams."""
+        """Return the runs. Runs of teams get the additional parameter `team` with the team's name."""
         of_teams = [run.params for run in runs if run.task == AgentsConfig.name]
         return name_teams(runs, reader.key_rules.differing_keys(of_teams))
 
     def replaces_key(self, key: str) -> bool:
-        """Whether a team's name replaces this key."""
+        """Return whether a team's name makes a config key redundant in the report."""
         return key in KEYS or key.startswith("generation.")
 
 
-def name_teams(runs: Sequence[Run], differing: Sequence[str]) -> list[Run]:
-    """Set the parameter `team` of each team's run. Teams that differ in a key never share a name.
+def name_teams(runs: Sequence[Run], differing_keys: Sequence[str]) -> list[Run]:
+    """Return the runs with the parameter `team` set. Teams that differ in a config key never get the
+    same name.
 
     `differing` are the keys in which the runs differ.
     """
-    keys = [key for key in differing if SECTION.replaces_key(key)]
+    keys = [key for key in differing_keys if SECTION.replaces_key(key)]
     names: dict[str, list[Run]] = {}
     for run in runs:
         if run.task == AgentsConfig.name:
@@ -52,8 +53,8 @@ def name_teams(runs: Sequence[Run], differing: Sequence[str]) -> list[Run]:
 
 
 def describe_team(run: Run) -> str:
-    """Return a team's description, such as `full_connected · learned by agent_prune` or `one agent
-    × 8 · vote`.
+    """Return a team's short description, such as `full_connected · learned by agent_prune` or `one
+    agent × 8 · vote`.
     """
     decision = DECISIONS.get(run.get_value("task.decision_method") or "", "")
     mode = run.get_value("task.mode") or "unknown"

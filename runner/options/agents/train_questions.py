@@ -1,18 +1,18 @@
-"""The training questions of a team's graph. None of them is scored."""
+"""Loads the training questions of a team's graph, none of which is scored."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from runner.datasets.items import Item
-from runner.datasets.questions import check_embedded_count, load_questions
+from runner.datasets.questions import load_questions, reject_large_embedded_count
 from runner.options.agents.keys import AgentsConfig
 from runner_base import ConfigError
 from runner_base.errors import rename_error_keys
 
 
 def load_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[list[Item], int]:
-    """Return the training questions, and the number of excluded questions because they are scored."""
+    """Return the training questions, and the number of questions excluded because they are scored."""
     if (task.train_split, task.train_offset) == (task.split, task.offset):
         raise ConfigError(
             (
@@ -25,7 +25,7 @@ def load_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[
         )
     needed = task.num_training_questions
     both = f"{task.num_iterations} with task.batch_size={task.batch_size}"
-    check_embedded_count(task.data, "task.num_iterations", both, needed)
+    reject_large_embedded_count(task.data, "task.num_iterations", both, needed)
     scored = {item.question for item in scored_items}
     try:
         whole = replace(

@@ -1,5 +1,5 @@
-"""The published methods for training a team's graph, and the runner's own: their additions to
-the policy gradient.
+"""Training methods for a team's graph, published ones and the runner's own: their loss terms and
+their pruning.
 
 runner            nuclear norm of the spatial mask and a baseline, both optional; prunes periodically
 agent_prune       the paper: nuclear norms of both masks, closeness to graph; prunes at the end
@@ -25,7 +25,7 @@ from runner.options.agents.graph_training import (
     live_probabilities,
     low_rank_penalty,
     nuclear_norm,
-    prune_edges,
+    prune_lowest_edges,
 )
 from runner.options.agents.keys import OF_SOME_METHODS, AgentsConfig, Baseline, TrainingMethod
 
@@ -33,19 +33,19 @@ SETTINGS = ("batch_size", "pruning_rate", "learning_rate", "initial_probability"
 
 
 class PeriodicPruning(GraphTrainingMethod):
-    """Prunes each kind of edges separately, at fixed intervals of iterations."""
+    """Base class of methods that prune spatial and temporal edges separately, every few iterations."""
 
     def __init__(self, pruning_rate: float = 0.25, imp_per_iterations: int = 5) -> None:
         self.pruning_rate, self.imp_per_iterations = pruning_rate, imp_per_iterations
 
     def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
-        """Prune each optimized kind if pruning is due."""
-        return {} if iteration % self.imp_per_iterations else prune_optimized_edges(graph, self.pruning_rate)
+        """Prune each trained kind of edges if the pruning interval has passed."""
+        return {} if iteration % self.imp_per_iterations else prune_trained_edges(graph, self.pruning_rate)
 
 
 class RunnerMethod(PeriodicPruning):
-    """The runner's method, with an optional baseline and an optional low-rank term of the spatial
-    mask.
+    """The runner's own training method, with an optional reward baseline and an optional low-rank loss
+    of the spatial edges.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RunnerMethod(PeriodicPruning):
         self.baseline, self.nuclear_norm = baseline, nuclear_norm
 
     def loss_term(self, kind: Kind, edges: Edges) -> Term | None:
-        """Return w · ‖S‖ of the spatial mask."""
+        """Return w · ‖S‖ with the nuclear norm of the spatial edges' probability matrix S."""
         if not self.nuclear_norm or kind != "spatial":
             return None
         norm, slope = low_rank_penalty(edges)
@@ -67,28 +67,28 @@ class RunnerMethod(PeriodicPruning):
 
 
 class AgentPrune(GraphTrainingMethod):
-    """AgentPrune as in its paper: both masks are kept near the given graph and of low rank, with
-    one pruning at the end.
+    """AgentPrune as in its paper: both edge matrices stay near the given graph and of low rank, with a
+    single pruning at the end.
     """
 
     def __init__(self, iterations: int = 10, pruning_rate: float = 0.25, delta: float = 0.1) -> None:
         self.iterations, self.pruning_rate, self.delta = iterations, pruning_rate, delta
 
     def loss_term(self, _: Kind, edges: Edges) -> Term:
-        """Return ‖S‖ + relu(‖A − S‖ − delta), with the Frobenius norm for the distance."""
+        """Return the loss ‖S‖ + relu(‖A − S‖ − delta). The distance ‖A − S‖ is the Frobenius norm."""
         mask = live_probabilities(edges)
         norm, norm_slope = nuclear_norm(mask)
         apart, apart_slope = distance_penalty(edges.allowed, mask, self.delta)
         return norm + apart, (norm_slope + apart_slope) * mask * (1 - mask)
 
     def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
-        """Prune once, after the last iteration."""
-        return prune_optimized_edges(graph, self.pruning_rate) if iteration == self.iterations else {}
+        """Prune once, after the last training iteration."""
+        return prune_trained_edges(graph, self.pruning_rate) if iteration == self.iterations else {}
 
 
 class AgentPruneCode(PeriodicPruning):
-    """AgentPrune as in its published code: the loss terms use the raw logits, including logits
-    without an edge.
+    """AgentPrune as in its published code, where the loss uses raw logits, also those of impossible
+    edges.
     """
 
     moves_all_logits: ClassVar[bool] = True
@@ -98,37 +98,37 @@ class AgentPruneCode(PeriodicPruning):
         self.delta = delta
 
     def loss_term(self, _: Kind, edges: Edges) -> Term:
-        """Return ‖Z‖ + relu(‖A − Z‖ − delta) of the logits Z, with the Frobenius norm for the
-        distance.
+        """Return the loss ‖Z‖ + relu(‖A − Z‖ − delta) of the logits Z. The distance ‖A − Z‖ is the
+        Frobenius norm.
         """
         norm, norm_slope = nuclear_norm(edges.logits)
         apart, apart_slope = distance_penalty(edges.allowed, edges.logits, self.delta)
         return norm + apart, norm_slope + apart_slope
 
 
-def prune_optimized_edges(graph: Graph, rate: float) -> Pruned:
-    """Prune each optimized kind of edges separately."""
+def prune_trained_edges(graph: Graph, pruning_rate: float) -> Pruned:
+    """Prune spatial and temporal edges separately, as far as they are trained."""
     return {
-        kind: tuple(prune_edges(edges, rate))
+        kind: tuple(prune_lowest_edges(edges, pruning_rate))
         for kind, edges in graph.edges_by_kind.items()
         if edges.optimized
     }
 
 
 def make_graph_trainer(task: AgentsConfig, graph: Graph) -> GraphTrainer:
-    """Return the trainer of a graph with the task's method."""
+    """Return a trainer for the graph that uses the training method of the task's config."""
     return GraphTrainer(graph, make_training_method(task), lr=task.learning_rate)
 
 
 def collect_training_settings(task: AgentsConfig) -> dict[str, Setting]:
-    """Return the method's training settings by name, for the graph file."""
+    """Return the training method's settings by name, to be stored in the graph file."""
     names = [*SETTINGS, *(name for name, (_, methods) in OF_SOME_METHODS.items() if task.method in methods)]
     settings = {name: getattr(task, name) for name in names} | {"method": task.method}
     return {name: str(value) if isinstance(value, StrEnum) else value for name, value in settings.items()}
 
 
 def make_training_method(task: AgentsConfig) -> GraphTrainingMethod:
-    """Return the task's training method with its settings."""
+    """Return the training method of the task's config, with its settings."""
     match task.method:
         case TrainingMethod.runner:
             return RunnerMethod(task.pruning_rate, task.imp_per_iterations, task.baseline, task.nuclear_norm)

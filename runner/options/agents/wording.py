@@ -1,5 +1,5 @@
-"""Prompt texts of agents by domain, from wording.yaml, for numeric answers and for letters of
-choices.
+"""Loads agents' prompt texts of each prompt style from wording.yaml, for answers that are numbers
+or letters.
 
 Texts for letters default to those for numbers.
 """
@@ -18,7 +18,7 @@ from runner.options.agents.keys import PromptStyle, Role
 
 @dataclass
 class PromptTexts:
-    """The prompt texts of a domain. `{…}` are placeholders."""
+    """Prompt texts of one prompt style. `{…}` marks placeholders."""
 
     heads: dict[Role, str]
     decision: str  # the head of the deciding agent
@@ -39,14 +39,16 @@ class PromptTexts:
 
 
 @cache
-def load_prompt_texts(domain: PromptStyle, letters: bool = False) -> PromptTexts:
-    """Return the prompt texts of a domain. `letters`: for answers that are letters of choices."""
+def load_prompt_texts(domain: PromptStyle, expects_letter: bool = False) -> PromptTexts:
+    """Return the texts of a prompt style, for answers that are numbers or, with `letters`, letters of
+    choices.
+    """
     texts: Any = OmegaConf.load(Path(__file__).with_suffix(".yaml"))
     OmegaConf.resolve(texts)
     kinds = [
         OmegaConf.structured(PromptTexts),
         texts.numbers[domain],
-        *([texts.letters[domain]] if letters else []),
+        *([texts.letters[domain]] if expects_letter else []),
     ]
     merged: PromptTexts = OmegaConf.to_object(OmegaConf.merge(*kinds))  # type: ignore[assignment]
     return merged

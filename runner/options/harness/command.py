@@ -1,4 +1,4 @@
-"""The command line of `runner-lm-eval`: lm-eval's own, with the model `runner` registered."""
+"""Command line of `runner-lm-eval`: lm-eval's own command with the model `runner` registered."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ REPLACEMENTS = (  # what lm-eval's help says of itself, and what is true of this
 
 
 def entry() -> NoReturn:
-    """Console script: print lm-eval's output. Exit code 0: done, 2: invalid input."""
+    """Console script `runner-lm-eval`: run lm-eval and print its output. Exit code 0: done, 2: invalid
+    input.
+    """
     run_command(NAME, lambda: main(sys.argv[1:]))
 
 
 def main(arguments: list[str]) -> int:
-    """Run lm-eval's command with these arguments and return the exit code."""
+    """Run lm-eval with these command-line arguments and return the exit code."""
     return run_with_exit_code(NAME, lambda: _run_or_print_help(arguments))
 
 
@@ -71,11 +73,13 @@ def _run_or_print_help(arguments: list[str]) -> None:
         print(adapt_help_text(printed.getvalue()), end="")
 
 
-def adapt_help_text(text: str) -> str:
-    """Return lm-eval's help with this command's name, default model and examples."""
+def adapt_help_text(lm_eval_help: str) -> str:
+    """Return lm-eval's help text with the command name, default model and examples of
+    `runner-lm-eval`.
+    """
     for pattern, replacement in REPLACEMENTS:
-        text = pattern.sub(replacement, text)
-    return text
+        lm_eval_help = pattern.sub(replacement, lm_eval_help)
+    return lm_eval_help
 
 
 def _run_lm_eval(arguments: list[str]) -> None:
@@ -85,7 +89,7 @@ def _run_lm_eval(arguments: list[str]) -> None:
         if (error.name or "").split(".")[0] != "lm_eval":
             raise
         raise ConfigError(f"{NAME} {NEEDED}", code="needs_package") from error
-    register_model()
+    register_engine_model()
     before = sys.argv
     sys.argv = [NAME, *add_default_model(arguments)]  # lm-eval reads them there
     try:
@@ -98,8 +102,8 @@ def _run_lm_eval(arguments: list[str]) -> None:
 
 
 def add_default_model(arguments: list[str]) -> list[str]:
-    """Add `--model runner` to an evaluation without a model, because lm-eval's default is another
-    model.
+    """Add `--model runner` to the arguments of an evaluation that names no model. lm-eval's own
+    default is a different model.
     """
     evaluates = arguments[:1] == ["run"] or (arguments[:1] != [] and arguments[0].startswith("-"))
     names_model = any(word in ("--model", "-M") or word.startswith("--model=") for word in arguments)
@@ -109,8 +113,8 @@ def add_default_model(arguments: list[str]) -> list[str]:
     return [*arguments, "--model", MODEL]
 
 
-def register_model() -> None:
-    """Register the model with lm-eval if it is not registered yet."""
+def register_engine_model() -> None:
+    """Register the model `runner` with lm-eval unless it is registered already."""
     from lm_eval.api.registry import model_registry
 
     from runner.options.harness.model import EngineModel

@@ -1,4 +1,5 @@
-"""A model of lm-evaluation-harness: the engine answers its three kinds of requests.
+"""Model class for lm-evaluation-harness. The runner's engine answers lm-eval's three kinds of
+requests.
 
 Truncation, initial tokens, windows of long texts and stop texts are as in lm-eval's own HF
 model, so that scores are comparable. The engine batches the requests: all are submitted at
@@ -23,9 +24,9 @@ from lm_eval.models.utils import (
 from tqdm import tqdm
 
 from runner.config.resolved import resolve_job
-from runner.engines import open_engine
-from runner.engines.kinds import model_kind
-from runner.library.load import build_config
+from runner.engines import create_lazy_engine
+from runner.engines.kinds import get_model_kind
+from runner.library.load import build_load_config
 from runner_base import ConfigError, JobFailed, unknown_choice_message
 from runner_engine import Capability, Completion, Event, Request, Sampling, require_capabilities, run_requests
 from runner_engine.models.load_tokenizer import load_tokenizer
@@ -53,7 +54,9 @@ OTHERS_KEYS = {  # keys of lm-eval's own models, and what takes their place here
 
 
 class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
-    """`--model runner --model_args pretrained=…,quantization=nf4,lora=…,rope=yarn,rope.factor=4`."""
+    """lm-eval's model `runner`, used as `--model runner --model_args
+    pretrained=…,quantization=nf4,lora=…,rope=yarn,rope.factor=4`.
+    """
 
     def __init__(
         self,
@@ -82,13 +85,13 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 value=keys[key],
                 code="unknown_choice",
             )
-        groups, own = split_by_group({key: value for key, value in keys.items() if key not in IGNORED})
+        groups, own = split_group_choices({key: value for key, value in keys.items() if key not in IGNORED})
         if str(own.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
             del own["device"]  # lm-eval sets cuda:0 if no device is given
-        config = build_config(pretrained, groups, own)
+        config = build_load_config(pretrained, groups, own)
         self.resolved = resolve_job(config)
-        model_kind(config.model).check_job(self.resolved)  # the load reports the same notes
-        self.engine = open_engine(self.resolved)
+        get_model_kind(config.model).check_job(self.resolved)  # the load reports the same notes
+        self.engine = create_lazy_engine(self.resolved)
         require_capabilities(
             self.engine.capabilities,
             "lm-eval",
@@ -115,19 +118,19 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     @property
     def eot_token_id(self) -> int:
-        """The end-of-sequence token."""
+        """Id of the end-of-sequence token."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """The token before a text without a context."""
+        """Id of the token that precedes a text without a context."""
         bos = self.tokenizer.bos_token_id
         chosen = bos if self._prefix_token_id is None else self._prefix_token_id
         return self.eot_token_id if chosen is None else int(chosen)
 
     @property
     def tokenizer_name(self) -> str:
-        """The name under which lm-eval caches requests."""
+        """Name of the tokenizer, under which lm-eval caches requests."""
         return str(self.resolved.model.files.model.name).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
@@ -150,13 +153,13 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Return a conversation rendered with the model's chat template."""
+        """Return a conversation as text in the format of the model's chat template."""
         return self.template.render(chat_history, continue_final_message=not add_generation_prompt)
 
     # --------------------------------------------------------------------------- lm-eval's requests
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Answer each prompt up to one of its stop texts."""
+        """Generate the answer to each prompt until one of the prompt's stop texts occurs."""
         own_requests, stops = [], []
         for number, (context, settings) in enumerate(request.args for request in requests):
             request, stop = self._build_generation_request(number, context, settings)
@@ -174,7 +177,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return texts
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return each continuation's log-likelihood, and whether it is the greedy continuation."""
+        """Return each continuation's log-likelihood, and whether greedy decoding would produce the
+        continuation.
+        """
         if self.enable_thinking:
             tasks = sorted({request.task_name for request in requests if request.task_name})
             raise ConfigError(
@@ -187,7 +192,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return scored
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-likelihood of each text, computed in windows that share one token."""
+        """Return the log-likelihood of each whole text, computed in windows that overlap by one token."""
         windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
         counts = []
         for (text,) in (request.args for request in requests):
@@ -214,7 +219,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         disable_tqdm: bool = False,
         **_: Any,
     ) -> list[tuple[float, bool]]:
-        """Return each continuation's log-likelihood, and whether it is the greedy continuation."""
+        """Return each continuation's log-likelihood, and whether greedy decoding would produce the
+        continuation.
+        """
         scores = self._score_continuations(requests, disable_tqdm)
         for (texts, _before, _after), score in zip(requests, scores, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, score)
@@ -240,10 +247,10 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return [(sum(completion.logprobs or ()), all(completion.greedy or ())) for completion in completions]
 
     def _build_generation_request(
-        self, number: int, context: str, settings: Mapping[str, Any]
+        self, request_number: int, context: str, generation_settings: Mapping[str, Any]
     ) -> tuple[Request, list[str]]:
-        """Return the engine's request for a prompt, and its stop texts."""
-        given: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), self.max_gen_toks))
+        """Return the engine request that generates an answer to a prompt, and the prompt's stop texts."""
+        given: dict[str, Any] = dict(normalize_gen_kwargs(dict(generation_settings), self.max_gen_toks))
         stop = handle_stop_sequences(given.pop("until", None), eos=self.tokenizer.decode(self.eot_token_id))
         limit = given.pop("max_gen_toks")
         if given.pop("do_sample", False) is False:
@@ -259,7 +266,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             raise ConfigError(
                 "the engine has no beam search. Omit this key",
                 key="num_beams",
-                value=settings["num_beams"],
+                value=generation_settings["num_beams"],
                 code="unsupported",
             )
         for key in given.keys() - {*SAMPLING_SETTINGS}:
@@ -281,12 +288,12 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         sampling = Sampling(**{key: value for key, value in given.items() if value is not None})
         # lm-eval cuts the text at all of them afterwards; an empty one would end every answer
         stops = tuple(text for text in stop if text)
-        return Request(number, ids, stop=stops, max_new_tokens=limit, sampling=sampling), stop
+        return Request(request_number, ids, stop=stops, max_new_tokens=limit, sampling=sampling), stop
 
     def _run_requests(
         self, requests: list[Request], description: str, is_quiet: bool
     ) -> Iterator[Completion]:
-        """Yield the completion of each request, in their order."""
+        """Run the requests and yield their completions in the order of the requests."""
         completions: dict[Any, Completion] = {}
         with (
             tqdm(total=len(requests), desc=description, disable=is_quiet) as bar,
@@ -304,9 +311,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return (completions[request.id] for request in requests)
 
 
-def split_by_group(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split `rope=yarn, rope.factor=4, dtype=float32` into choices of config groups, and keys of
-    the model.
+def split_group_choices(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split model arguments such as `rope=yarn, rope.factor=4, dtype=float32` into choices of config
+    groups, and keys of `model`.
     """
     groups: dict[str, Any] = {group: model_args.get(group) for group in GROUPS}
     own: dict[str, Any] = {}

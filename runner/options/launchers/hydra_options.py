@@ -1,6 +1,4 @@
-"""Hydra options for Ray, Slurm and Optuna, named by entry points: required packages and config
-keys.
-"""
+"""Registers Ray, Slurm and Optuna as Hydra options: their required packages and config keys."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from runner.config.hydra_options import HydraOption
 
 @dataclass
 class RayLauncherConfig:
-    """Keys of hydra.launcher under hydra/launcher=ray: Ray's address, and the resources of each
-    job.
-    """
+    """Config keys of hydra/launcher=ray: the address of Ray, and the resources of each job."""
 
     _target_: str = "hydra_plugins.runner.RayLauncher"
     address: str | None = (
@@ -29,7 +25,7 @@ class RayLauncherConfig:
 
 
 def optuna_config() -> tuple[Any, tuple[str, ...]]:
-    """Return the keys of hydra.sweeper under hydra/sweeper=optuna."""
+    """Return the default values of hydra.sweeper under hydra/sweeper=optuna."""
     keys: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
     keys |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
     keys |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
@@ -37,8 +33,8 @@ def optuna_config() -> tuple[Any, tuple[str, ...]]:
 
 
 def slurm_config() -> tuple[Any, tuple[str, ...]]:
-    """Return submitit's settings with the runner's defaults: a job that ends with its node or time
-    limit is requeued.
+    """Return submitit's settings with the runner's defaults: Slurm requeues a job after a node failure
+    or its time limit.
     """
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 

@@ -1,5 +1,5 @@
-"""hydra.sweeper.prune=true: stops a trial once it is significantly worse than the best trial
-so far.
+"""Implements hydra.sweeper.prune=true: a trial is stopped once it is significantly worse than the
+best trial so far.
 
 Each running trial is compared with the best trial's job (task.early_stop_vs). A trial that
 is significantly worse is pruned. Any other trial that may be the best becomes a job without
@@ -35,17 +35,17 @@ class TrialOutcome(StrEnum):
     in_full = "in full"  # it may be the best: its job runs on without a comparison
 
 
-def check_prunable(first: PlannedJob, keys: Iterable[str], direction: str) -> None:
+def check_prunable(first_job: PlannedJob, keys: Iterable[str], optimization_direction: str) -> None:
     """Raise ConfigError for a search whose trials cannot be compared while they run."""
-    task = first.config.task if first.config is not None else None
+    task = first_job.config.task if first_job.config is not None else None
     questions = task.questions_config if task is not None else None
     can_compare = questions is not None and questions.comparisons_key and questions.baseline_name is None
     if task is not None and not can_compare:
         need = "needs task=gsm8k. Omit task.early_stop_vs, which pruning sets itself"
         raise ConfigError(f"task={task.name}: {need}", key=KEY, code="conflict")
-    if direction != "maximize":
+    if optimization_direction != "maximize":
         raise ConfigError(
-            f"hydra.sweeper.direction={direction}: pruning works only for direction=maximize",
+            f"hydra.sweeper.direction={optimization_direction}: pruning works only for direction=maximize",
             key=KEY,
             code="conflict",
         )
@@ -54,8 +54,10 @@ def check_prunable(first: PlannedJob, keys: Iterable[str], direction: str) -> No
         raise ConfigError(f"{asked[0]} is searched over: {need}", key=KEY, code="conflict")
 
 
-def choose_baseline(study: Study, num_trials: int) -> dict[str, Any] | None:
-    """Return the baseline of a new trial, or None before the first trial is complete."""
+def choose_trial_baseline(study: Study, num_trials: int) -> dict[str, Any] | None:
+    """Return the best trial's job, with which a new trial is compared, and the number of comparisons.
+    None before any trial is complete.
+    """
     full = [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -68,14 +70,14 @@ def choose_baseline(study: Study, num_trials: int) -> dict[str, Any] | None:
 
 
 def comparison_overrides(baseline: dict[str, Any] | None) -> list[str]:
-    """Return the overrides that compare a job with its baseline."""
+    """Return the overrides that compare a trial's job with its baseline while the job runs."""
     if baseline is None:
         return []
     return [f"{JOB}={baseline['job']}", f"{COMPARISONS}={baseline['comparisons']}"]
 
 
-def decide_outcome(record: Record, best_score: float) -> TrialOutcome:
-    """Return a trial's outcome, given the best score so far."""
+def decide_trial_outcome(record: Record, best_score: float) -> TrialOutcome:
+    """Return the outcome of a trial from its job's record and the best score so far."""
     metrics, verdict = record.result.metrics, record.result.facts.get("early_stop_verdict")
     if verdict is None:
         return TrialOutcome.complete

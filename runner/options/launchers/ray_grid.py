@@ -1,5 +1,5 @@
-"""Runs the jobs of a grid under Ray: submits, follows and collects them, and restarts them
-after a node failure.
+"""Runs a grid's jobs with Ray: submits jobs, collects their results, and restarts jobs after a
+node failure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runner.options.launchers.render.notes import NOTES
 from runner.records import job_archives
 from runner.records.jobs import Job
 from runner.run import must_ignore_earlier_results
-from runner.tasks.base import import_task
+from runner.tasks.base import import_task_module
 from runner.tracking import adopted_jobs
 from runner_base import (
     JobAlreadyRunning,
@@ -40,7 +40,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class RayResources:
-    """The Ray resources that the user requests for each job."""
+    """Ray resources (such as CPUs and GPUs) that the user requests for each job."""
 
     num_cpus: float | None = None
     num_gpus: float = config_field(0.0, constraint=at_least(0))
@@ -51,14 +51,16 @@ class RayResources:
     def __post_init__(self) -> None:
         check_config_values("hydra.launcher", self)
 
-    def job_options(self, planned: PlannedJob, max_resources: Mapping[str, float]) -> dict[str, Any]:
-        """Return the resources of a job: as configured, or as estimated up to the largest node."""
-        assert planned.resolved is not None
-        predicted = predict_need(planned.resolved)
+    def job_options(self, planned_job: PlannedJob, node_resources: Mapping[str, float]) -> dict[str, Any]:
+        """Return the Ray resources of a job: those in the config, or estimated ones limited to the largest
+        node.
+        """
+        assert planned_job.resolved is not None
+        predicted = predict_need(planned_job.resolved)
         cpus = (
-            min(predicted.threads, max_resources.get("CPU", 1.0)) if self.num_cpus is None else self.num_cpus
+            min(predicted.threads, node_resources.get("CPU", 1.0)) if self.num_cpus is None else self.num_cpus
         )
-        memory = min(predicted.mib * MIB, max_resources.get("memory", 0.0))
+        memory = min(predicted.mib * MIB, node_resources.get("memory", 0.0))
         return {
             "num_cpus": cpus,
             "num_gpus": self.num_gpus,
@@ -66,19 +68,19 @@ class RayResources:
             "resources": {**self.resources},
         }
 
-    def missing_resource_notes(self, max_resources: Mapping[str, float]) -> list[Note]:
-        """Return notes on requested resources that no node has now."""
+    def missing_resource_notes(self, node_resources: Mapping[str, float]) -> list[Note]:
+        """Return notes about requested resources that no Ray node has at present."""
         asked = {"CPU": self.num_cpus or 0.0, "GPU": self.num_gpus}
         asked |= {"memory": (self.memory_mib or 0.0) * MIB, **self.resources}
         return [
             note("no_node", "warning", resource=name, asked=amount, most=most)
             for name, amount in asked.items()
-            if amount > (most := max_resources.get(name, 0.0))
+            if amount > (most := node_resources.get(name, 0.0))
         ]
 
 
-def max_node_resources(nodes: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the largest amount of each resource on any living node."""
+def find_max_node_resources(nodes: list[dict[str, Any]]) -> dict[str, float]:
+    """Return for each resource the largest amount that any living Ray node has."""
     largest: dict[str, float] = {}
     for node in nodes:
         for name, amount in node["Resources"].items() if node["Alive"] else ():
@@ -88,7 +90,7 @@ def max_node_resources(nodes: list[dict[str, Any]]) -> dict[str, float]:
 
 @dataclass(kw_only=True)
 class RayExecutor(Executor):
-    """Submits the jobs of a grid, follows them, and records their outcomes."""
+    """Submits a grid's jobs to Ray, watches them, and records their outcomes."""
 
     request: RayResources
     shared: SharedFile
@@ -101,14 +103,14 @@ class RayExecutor(Executor):
     _restarts: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> bool:
-        """Run all jobs, longest first. Returns whether the user stopped them."""
+        """Run all jobs, longest first. Returns whether the user has stopped the grid."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self.do_job: Any = ray.remote(run_ray_job)
-        self.largest = max_node_resources(ray.nodes())  # type: ignore[no-untyped-call]
+        self.largest = find_max_node_resources(ray.nodes())  # type: ignore[no-untyped-call]
         for missing in self.request.missing_resource_notes(self.largest):
             print_message(render_note(missing, NOTES))
         self._todo = sorted(self.numbers, key=lambda number: -self.plan[number].cost)
@@ -117,20 +119,20 @@ class RayExecutor(Executor):
     # --------------------------------------------------------------------------------------- submit
 
     def submit(self) -> None:
-        """Submit the jobs that may start now."""
+        """Submit those jobs to Ray that may start now."""
         for number in list(self._todo):
             if len(self._running) >= self.at_once:
                 return
             if not self.is_waiting_for_job(number):
                 self._todo.remove(number)
-                self._submit_one(number)
+                self._submit_job(number)
 
-    def _submit_one(self, job_index: int) -> None:
+    def _submit_job(self, job_index: int) -> None:
         planned = self.plan[job_index]
         assert planned.config is not None
         assert planned.composed is not None
-        job = _planned_job(planned)
-        anew = must_ignore_earlier_results(planned.config, import_task(planned.config))
+        job = _require_job(planned)
+        anew = must_ignore_earlier_results(planned.config, import_task_module(planned.config))
         needed = [] if anew else [job]
         if planned.after:
             needed.append(Job(planned.after, job.folder.with_name(planned.after)))
@@ -141,7 +143,7 @@ class RayExecutor(Executor):
             config_to_yaml(planned.composed),
             os.getcwd(),
             self.shared,
-            {sent.job_id: job_archives.pack_job(sent) for sent in needed if sent.list_result_files()},
+            {sent.job_id: job_archives.pack_job_folder(sent) for sent in needed if sent.list_result_files()},
             sends_samples=not anew,
         )
         options = self.request.job_options(planned, self.largest)
@@ -152,7 +154,7 @@ class RayExecutor(Executor):
     # --------------------------------------------------------------------------------------- follow
 
     def poll(self) -> bool:
-        """Process news of the jobs. Returns False once no job is left."""
+        """Process messages from the jobs on Ray. Returns False when no job is left."""
         import ray
 
         if self.stop_requests and not self._running:
@@ -185,20 +187,20 @@ class RayExecutor(Executor):
         for number, packed in files.items():
             if number in running:
                 with suppress(JobAlreadyRunning):  # by another process, which has samples of its own
-                    job_archives.unpack_partial_job(packed, _planned_job(self.plan[number]))
+                    job_archives.unpack_partial_job(packed, _require_job(self.plan[number]))
 
     def _collect_result(self, reference: Any, job_index: int) -> None:
-        """Record a job's outcome. A job whose node failed is restarted."""
+        """Record the outcome of a finished job, or restart the job if its node failed."""
         import ray
 
         planned = self.plan[job_index]
         is_late = job_index in self._late
         try:
-            outcome = self._store_delivery(planned, ray.get(reference))
+            outcome = self._store_job_result(planned, ray.get(reference))
         except ray.exceptions.TaskCancelledError:
             if self.stop_requests and job_index not in self._since:
                 return  # it has not begun
-            outcome = self._record_death(planned, is_late, "cancelled")
+            outcome = self._record_job_death(planned, is_late, "cancelled")
         except (
             ray.exceptions.NodeDiedError,
             ray.exceptions.WorkerCrashedError,
@@ -206,18 +208,20 @@ class RayExecutor(Executor):
         ) as error:
             if isinstance(error, ray.exceptions.NodeDiedError) and self._requeue_if_allowed(job_index):
                 return
-            outcome = self._record_death(planned, is_late, _describe_failure(error))
+            outcome = self._record_job_death(planned, is_late, _describe_ray_failure(error))
         except (
             ray.exceptions.RayError
         ) as error:  # the task could not be run: another Python, no runner on that node
-            outcome = self._record_death(planned, is_late, " ".join(str(error).split())[-400:])
+            outcome = self._record_job_death(planned, is_late, " ".join(str(error).split())[-400:])
         except RunnerError as error:  # its files could not be stored or logged here
             outcome = outcome_from_error(error)
         self._since.pop(job_index, None)
         self.record_outcome(job_index, outcome)
 
     def _requeue_if_allowed(self, job_index: int) -> bool:
-        """Requeue a job whose node failed, up to max_restarts times."""
+        """Requeue a job whose node failed, unless it was restarted max_restarts times. Returns whether the
+        job was requeued.
+        """
         self._restarts[job_index] = self._restarts.get(job_index, 0) + 1
         if self.stop_requests or self._restarts[job_index] > self.request.max_restarts:
             return False
@@ -226,14 +230,14 @@ class RayExecutor(Executor):
         self._todo.insert(0, job_index)
         return True
 
-    def _store_delivery(self, planned: PlannedJob, delivery: RayJobResult) -> JobOutcome:
-        """Store a node's result files and return the job's outcome."""
-        job, outcome = _planned_job(planned), delivery.outcome
-        assert planned.config is not None
-        if delivery.files is not None:
-            job = replace(job, job_id=delivery.job_id, folder=job.folder.with_name(delivery.job_id))
-            anew = must_ignore_earlier_results(planned.config, import_task(planned.config))
-            record = adopted_jobs.adopt_job(delivery.files, job, planned.config, anew)
+    def _store_job_result(self, planned_job: PlannedJob, job_result: RayJobResult) -> JobOutcome:
+        """Store the result files that a node has sent, and return the job's outcome."""
+        job, outcome = _require_job(planned_job), job_result.outcome
+        assert planned_job.config is not None
+        if job_result.files is not None:
+            job = replace(job, job_id=job_result.job_id, folder=job.folder.with_name(job_result.job_id))
+            anew = must_ignore_earlier_results(planned_job.config, import_task_module(planned_job.config))
+            record = adopted_jobs.adopt_job(job_result.files, job, planned_job.config, anew)
             if record.status is Status.FINISHED:
                 return JobOutcome(Status.FINISHED, record, outcome.message)
             outcome.record = None
@@ -242,18 +246,18 @@ class RayExecutor(Executor):
         if self.stop_requests:
             return outcome
         why = "the process of this job received a signal on its node"
-        return planned.record_death(Status.FAILED, why)
+        return planned_job.record_death(Status.FAILED, why)
 
-    def _record_death(self, planned: PlannedJob, is_late: bool, message: str) -> JobOutcome:
-        """Record the end of a job whose process could not record it."""
-        if self.stop_requests and not is_late:
-            return planned.record_death(Status.KILLED, "interrupted")
-        return planned.record_death(Status.FAILED, self.timeout_message if is_late else message)
+    def _record_job_death(self, planned_job: PlannedJob, is_timed_out: bool, message: str) -> JobOutcome:
+        """Record that a job's process ended without recording an outcome itself."""
+        if self.stop_requests and not is_timed_out:
+            return planned_job.record_death(Status.KILLED, "interrupted")
+        return planned_job.record_death(Status.FAILED, self.timeout_message if is_timed_out else message)
 
     # ----------------------------------------------------------------------------------------- stop
 
     def cancel(self) -> None:
-        """End running jobs as after Ctrl-C, and cancel waiting ones."""
+        """End running jobs in the same way as Ctrl-C, and cancel waiting jobs."""
         import ray
 
         self.mailbox.stop.remote()
@@ -262,7 +266,7 @@ class RayExecutor(Executor):
                 ray.cancel(reference)
 
     def kill(self) -> None:
-        """Kill the jobs that did not end after Ctrl-C, and record their deaths."""
+        """Kill the jobs that did not end after Ctrl-C, and record that they were killed."""
         import ray
 
         for reference, number in self._running.items():
@@ -271,13 +275,13 @@ class RayExecutor(Executor):
         self._running.clear()
 
 
-def _planned_job(planned: PlannedJob) -> Job:
+def _require_job(planned: PlannedJob) -> Job:
     assert planned.job is not None
     return planned.job
 
 
-def _describe_failure(error: Exception) -> str:
-    """Return on one line how a process or a node failed."""
+def _describe_ray_failure(error: Exception) -> str:
+    """Return a one-line message on how a process or a node failed."""
     import ray
 
     why = "the process of this job died under hydra/launcher=ray. Read Ray's logs on its node"

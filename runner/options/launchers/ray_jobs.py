@@ -1,4 +1,5 @@
-"""Code that runs on Ray's nodes: a job, and its reports to the grid.
+"""Code that runs on the nodes of a Ray cluster: runs one job, and reports its progress to the
+grid.
 
 A node that shares the output folder with the grid works there. Any other node gets the
 job's samples so far, works in its own folder, logs nothing, and sends the job's files back:
@@ -23,11 +24,11 @@ from typing import Any
 
 from runner.config.resolved import resolve_job
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.grid.outcomes import JobOutcome, outcome_from_error, run_job
-from runner.records.job_archives import pack_job, unpack_job
+from runner.grid.outcomes import JobOutcome, outcome_from_error, run_grid_job
+from runner.records.job_archives import pack_job_folder, unpack_job_folder
 from runner.records.jobs import RESULT, Job
-from runner.run import identify_job
-from runner.tasks.base import Uses, import_task
+from runner.run import read_inputs_and_identify_job
+from runner.tasks.base import Uses, import_task_module
 from runner_base import INTERRUPTED, ConfigError, ProgressState, RunnerError, Status, progress, signals
 from runner_base.files import user_cache_folder
 from runner_base.loggers import info_logging
@@ -40,14 +41,14 @@ MAIN_THREAD = threading.main_thread().ident or 0  # runs the jobs
 
 @dataclass(frozen=True)
 class SharedFile:
-    """A file that shows a node whether it shares the output folder with the grid."""
+    """File in the grid's output folder. A node that sees the file shares the folder with the grid."""
 
     path: str
     text: str
 
     @property
     def is_visible(self) -> bool:
-        """Whether this process sees the file that the grid has written."""
+        """Return whether this process can read the file that the grid has written."""
         with suppress(OSError):
             return Path(self.path).read_text(encoding="utf-8") == self.text
         return False
@@ -55,7 +56,7 @@ class SharedFile:
 
 @dataclass(frozen=True)
 class RayJobRequest:
-    """One job with everything that a node needs to run it."""
+    """A job with all data that a Ray node needs to run it."""
 
     number: int
     job_id: str
@@ -70,7 +71,7 @@ class RayJobRequest:
 
 @dataclass(frozen=True)
 class RayJobResult:
-    """The outcome of a job on a node."""
+    """Outcome and result files of a job that ran on a Ray node."""
 
     outcome: JobOutcome
     host: str
@@ -79,8 +80,8 @@ class RayJobResult:
 
 
 class Mailbox:
-    """A Ray actor on the grid's node: stores the latest state of each running job, and the grid's
-    stop request.
+    """Ray actor on the grid's node. Stores the latest progress of each running job, and the grid's
+    request to stop.
     """
 
     def __init__(self) -> None:
@@ -89,27 +90,27 @@ class Mailbox:
         self.told_to_stop = False
 
     def report(self, job_index: int, state: ProgressState | None, files: bytes | None) -> bool:
-        """Store the news of a job. Returns whether it has to stop."""
+        """Store a job's latest progress and files. Returns whether the job has to stop."""
         self.states[job_index] = state
         if files is not None:
             self.files[job_index] = files
         return self.told_to_stop
 
     def take_news(self) -> tuple[dict[int, ProgressState | None], dict[int, bytes]]:
-        """Return the news of all jobs since the last call."""
+        """Return the progress and files that jobs have reported since the last call."""
         news = self.states, self.files
         self.states, self.files = {}, {}
         return news
 
     def request_stop(self) -> None:
-        """Request that every running job ends as after Ctrl-C."""
+        """Ask every running job to end in the same way as after Ctrl-C."""
         self.told_to_stop = True
 
 
 @dataclass
 class ProgressReporter:
-    """A thread that reports a job's progress to the grid, and interrupts the job when the grid
-    requests it.
+    """Thread that reports a job's progress to the grid, and interrupts the job if the grid asks for
+    that.
     """
 
     number: int
@@ -121,7 +122,7 @@ class ProgressReporter:
     _sent_at: float = field(default_factory=time.monotonic)
 
     def report_until_end(self) -> None:
-        """Report until the job has ended."""
+        """Report the job's progress repeatedly until the job has ended."""
         import ray
 
         while True:
@@ -135,17 +136,19 @@ class ProgressReporter:
                 return
 
     def pack_new_files(self) -> bytes | None:
-        """Return the job's files if it has new samples and the last transfer was over 10 s ago."""
+        """Return the job's output files if there are new samples and the last transfer is over 10 s ago,
+        otherwise None.
+        """
         if self.samples is None or time.monotonic() - self._sent_at < SEND_EVERY_S:
             return None
         path = self.samples.samples_path
         if not path.exists() or path.stat().st_size == self._sent_bytes:
             return None
         self._sent_at, self._sent_bytes = time.monotonic(), path.stat().st_size
-        return pack_job(self.samples, is_running=True)
+        return pack_job_folder(self.samples, is_running=True)
 
     def set_state(self, state: ProgressState) -> None:
-        """Store the newest progress of the job."""
+        """Store the job's newest progress for the next report."""
         self.state = state
 
     @contextmanager
@@ -168,7 +171,7 @@ def run_ray_job(request: RayJobRequest, mailbox: Any) -> RayJobResult:
     with signals.installed_handlers(), info_logging():
         if request.shared.is_visible:
             return RayJobResult(
-                run_with_reports(request, request.config, mailbox, None), host, request.job_id
+                run_job_with_reports(request, request.config, mailbox, None), host, request.job_id
             )
         with make_job_folder() as folder:
             job = Job(request.job_id, folder / "jobs" / request.job_id)
@@ -176,31 +179,31 @@ def run_ray_job(request: RayJobRequest, mailbox: Any) -> RayJobResult:
             try:
                 check_no_local_output(config)
                 for job_id, files in request.evidence.items():
-                    unpack_job(files, Job(job_id, folder / "jobs" / job_id))
+                    unpack_job_folder(files, Job(job_id, folder / "jobs" / job_id))
                 job = identify_same_job(config, job)
             except RunnerError as error:
                 on_host = type(error)(f"{error} (on {host})", code=error.code)
                 return RayJobResult(outcome_from_error(on_host), host, job.job_id)
-            outcome = run_with_reports(request, config, mailbox, job if request.sends_samples else None)
+            outcome = run_job_with_reports(request, config, mailbox, job if request.sends_samples else None)
             has_run = outcome.record is not None or (job.folder / RESULT).exists()
-            return RayJobResult(outcome, host, job.job_id, pack_job(job) if has_run else None)
+            return RayJobResult(outcome, host, job.job_id, pack_job_folder(job) if has_run else None)
 
 
-def run_with_reports(
-    request: RayJobRequest, config: RunnerConfig, mailbox: Any, samples: Job | None
+def run_job_with_reports(
+    request: RayJobRequest, config: RunnerConfig, mailbox: Any, samples_job: Job | None
 ) -> JobOutcome:
-    """Run the job, and report its progress to the grid."""
-    reporter = ProgressReporter(request.number, mailbox, samples)
+    """Run a job on a Ray node while its progress is reported to the grid."""
+    reporter = ProgressReporter(request.number, mailbox, samples_job)
     try:
         with reporter.report_in_background():
-            return run_job(config, request.config_yaml)
+            return run_grid_job(config, request.config_yaml)
     except KeyboardInterrupt as stop:
         return JobOutcome(Status.KILLED, message=signals.interruption_message(stop), exit_code=INTERRUPTED)
 
 
 @contextmanager
 def make_job_folder() -> Iterator[Path]:
-    """Make an output folder for one job. The hashes of model files are stored for the next job."""
+    """Yield an output folder for one job. Hashes of model files are kept for the next job."""
     cache = user_cache_folder()
     if cache is None:  # anybody can write hashes into a shared folder for temporary files
         with temporary_folder(Path(tempfile.gettempdir()), "runner-job-") as folder:
@@ -218,7 +221,7 @@ def make_job_folder() -> Iterator[Path]:
 
 
 def check_no_local_output(config: RunnerConfig) -> None:
-    """Raise ConfigError for a job whose files would remain on this node."""
+    """Raise ConfigError for a job that would write files to this node only."""
     if config.task.output_file is not None or hasattr(config.task, "output_dir"):
         raise ConfigError(
             (
@@ -230,9 +233,11 @@ def check_no_local_output(config: RunnerConfig) -> None:
 
 
 def identify_same_job(config: RunnerConfig, expected: Job) -> Job:
-    """Return the job as identified on this node. Raises ConfigError if model or data differ here."""
-    _, here = identify_job(resolve_job(config))
-    if here.job_id != expected.job_id and Uses.machine not in import_task(config).USES:
+    """Return the job as identified on this node. Raises ConfigError if its model or data differ from
+    the grid's.
+    """
+    _, here = read_inputs_and_identify_job(resolve_job(config))
+    if here.job_id != expected.job_id and Uses.machine not in import_task_module(config).USES:
         raise ConfigError(
             f"{expected.job_id} would be {here.job_id} on this node: its model or data files differ",
             code="mismatch",

@@ -1,5 +1,4 @@
-"""hydra/launcher=ray: runs the jobs of a grid as Ray tasks, on the nodes of a cluster or on
-this machine.
+"""Implements hydra/launcher=ray: runs a grid's jobs as Ray tasks, on a cluster or on this machine.
 
 Ray places the jobs by the estimated memory and threads. A job whose process dies has
 failed. A job whose node dies is restarted on another node from its samples. The nodes need
@@ -45,12 +44,12 @@ class RayLauncher(PlanLauncher):
     def run_jobs(
         self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any
     ) -> bool:
-        """Run these jobs of a plan as Ray tasks."""
+        """Run the numbered jobs of a plan as Ray tasks."""
         # Ray prints what happens to its nodes; stdout is for the grid's result
         with (
             redirect_stdout(sys.stderr),
             connect_to_ray(self.address),
-            write_shared_file(Path(settings.output_dir)) as file,
+            write_shared_folder_probe(Path(settings.output_dir)) as file,
         ):
             at_once = len(numbers) if settings.workers == AUTO else int(settings.workers)
             return RayExecutor(
@@ -60,10 +59,12 @@ class RayLauncher(PlanLauncher):
 
 @contextmanager
 def connect_to_ray(address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start Ray on this machine."""
+    """Within this context, stay connected to a Ray cluster, or to a Ray that is started on this
+    machine.
+    """
     import ray
 
-    check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
+    check_cluster_reachable(address or os.environ.get("RAY_ADDRESS", ""))
     dashboard = None if address else False
     for start in range(1, MAX_STARTS + 1):
         try:
@@ -92,8 +93,8 @@ def connect_to_ray(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def check_reachable(address: str) -> None:
-    """Raise ConfigError if nothing answers at a cluster's address. Ray itself would wait for
+def check_cluster_reachable(address: str) -> None:
+    """Raise ConfigError if no server answers at a Ray cluster's address. Ray itself would wait for
     minutes.
     """
     host, colon, port = address.rpartition(":")
@@ -108,8 +109,10 @@ def check_reachable(address: str) -> None:
 
 
 @contextmanager
-def write_shared_file(output_dir: Path) -> Iterator[SharedFile]:
-    """Write a file that shows the nodes whether they share the output folder."""
+def write_shared_folder_probe(output_dir: Path) -> Iterator[SharedFile]:
+    """Write a file into the output folder by which nodes detect that they share the folder with the
+    grid.
+    """
     file = output_dir.expanduser().absolute() / f".shared-{uuid.uuid4().hex}"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(file, file.name)

@@ -1,4 +1,4 @@
-"""hydra/sweeper=optuna: Optuna proposes the values of each trial, and stores its study in a
+"""Implements hydra/sweeper=optuna: Optuna proposes each trial's values and stores the study in a
 database.
 
 A trial is a normal job. The search runs a few trials at a time and reports their scores to
@@ -28,8 +28,13 @@ from runner.grid.trials import Trials
 from runner.options.launchers import pruning
 from runner.options.launchers.render.notes import NOTES
 from runner.options.launchers.search_pictures import draw_study
-from runner.options.launchers.search_space import SearchSettings, SearchSpace, first_values, make_study_name
-from runner.options.launchers.trial_owners import OWNER, hold_owner_lock, is_abandoned
+from runner.options.launchers.search_space import (
+    SearchSettings,
+    SearchSpace,
+    first_value_of_each_key,
+    make_study_name,
+)
+from runner.options.launchers.trial_owners import OWNER, hold_owner_lock, is_trial_abandoned
 from runner_base import (
     ConfigError,
     Status,
@@ -55,7 +60,7 @@ JOB = "job"  # an attribute of a study: the id of the job at the first values of
 
 
 class OptunaSearch(LaunchingSweeper):
-    """A hyperparameter search that can be killed at any time."""
+    """A hyperparameter search with Optuna, which can be killed at any time and then continues."""
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class OptunaSearch(LaunchingSweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Open the study, search in it, and close its database."""
+        """Open the Optuna study, run the search, and close the study's database."""
         import optuna
 
         if self.master.plan:
@@ -92,7 +97,7 @@ class OptunaSearch(LaunchingSweeper):
             self.search_and_print(output_dir)
 
     def search_and_print(self, output_dir: Path) -> None:
-        """Search in the open study, and show the trials however the search ends."""
+        """Run the trials of the open study, and print the results even if the search fails or is stopped."""
         self.folder = Path(self.master.hydra.sweep.dir, self.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         is_maximum = self.settings.direction == "maximize"
@@ -108,12 +113,14 @@ class OptunaSearch(LaunchingSweeper):
                 self.show_results()
 
     def open_study(self, output_dir: Path, exit_stack: ExitStack) -> Study:
-        """Open the study of this search. The exit stack closes Optuna's database connections."""
+        """Open the Optuna study of this search. The exit stack closes its database connections."""
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
         (first,) = plan_jobs(
-            [self.space.trial_overrides(first_values(self.distributions))], self.context, self.master
+            [self.space.trial_overrides(first_value_of_each_key(self.distributions))],
+            self.context,
+            self.master,
         )
         if self.prunes:
             pruning.check_prunable(first, self.space.varied, self.settings.direction)
@@ -169,13 +176,13 @@ class OptunaSearch(LaunchingSweeper):
         return study
 
     def run_trials(self, owner: dict[str, str]) -> None:
-        """Run the unfinished trials of an earlier run, then new trials up to the requested number."""
+        """Run unfinished trials of an earlier run, then new trials up to the requested number."""
         from optuna.trial import TrialState
 
         begun = self.study.get_trials(deepcopy=False)
         finished = [trial for trial in begun if trial.state.is_finished()]
         left_open = [
-            trial for trial in begun if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
+            trial for trial in begun if trial.state == TrialState.RUNNING and is_trial_abandoned(trial, owner)
         ]
         if begun:
             study = self.study.study_name
@@ -186,42 +193,46 @@ class OptunaSearch(LaunchingSweeper):
         while batch := self.next_batch(owner):
             self.run_batch(batch)
 
-    def restore_finished_trials(self, finished: Sequence[FrozenTrial]) -> None:
-        """Add the finished trials of earlier runs to the table, from the records of their jobs."""
+    def restore_finished_trials(self, finished_trials: Sequence[FrozenTrial]) -> None:
+        """Add the finished trials of earlier runs to the results table, read from their job records."""
         overrides = [
             self.trial_overrides(trial, without_comparison=pruning.FULL in trial.user_attrs)
-            for trial in finished
+            for trial in finished_trials
         ]
         for planned in plan_jobs(overrides, self.context, self.master):
             if planned.record is not None:
                 self.trials.outcomes[len(self.trials.plan)] = JobOutcome(Status.FINISHED, planned.record)
                 planned.unnamed = pruning.KEYS
                 self.trials.plan.append(planned)
-        if missing := len(finished) - len(self.trials.plan):
+        if missing := len(finished_trials) - len(self.trials.plan):
             folder = self.master.output_dir
             _print_note(note("trials_without_result", "warning", trials=missing, folder=folder))
 
     def next_batch(self, owner: dict[str, str]) -> list[Trial]:
-        """Return the trials to run now: unfinished ones first, then new ones. Empty once there are
-        enough.
+        """Return the trials to run next: unfinished trials first, then new ones. Returns none once there
+        are enough.
         """
         from optuna.trial import TrialState
 
         with lock_file(self.locks / f"{self.study.study_name}.lock"):  # of two processes, each takes others
             trials = self.study.get_trials(deepcopy=False)
             left_open = [
-                trial for trial in trials if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
+                trial
+                for trial in trials
+                if trial.state == TrialState.RUNNING and is_trial_abandoned(trial, owner)
             ]
             batch = [self.propose_trial(owner, trial) for trial in left_open[: self.settings.n_jobs]]
             new = min(self.settings.n_jobs - len(batch), self.wanted - len(trials))
             return [*batch, *(self.propose_trial(owner) for _ in range(new))]
 
-    def propose_trial(self, owner: dict[str, str], unfinished: FrozenTrial | None = None) -> Trial:
-        """Create a new trial or reopen one, and set its missing values."""
+    def propose_trial(self, owner: dict[str, str], unfinished_trial: FrozenTrial | None = None) -> Trial:
+        """Create a new trial, or reopen an unfinished one, and set the values that it lacks."""
         from optuna.trial import Trial
 
         storage = self.study._storage
-        trial_id = unfinished._trial_id if unfinished else storage.create_new_trial(self.study._study_id)
+        trial_id = (
+            unfinished_trial._trial_id if unfinished_trial else storage.create_new_trial(self.study._study_id)
+        )
         # as `ask` does; but here the random numbers follow from the number of the trial, which is
         # known only now
         self.study.sampler = self.settings.make_sampler(
@@ -229,33 +240,35 @@ class OptunaSearch(LaunchingSweeper):
         )
         trial = Trial(self.study, trial_id)
         trial.set_user_attr(OWNER, owner)
-        if self.prunes and unfinished is None:
-            trial.set_user_attr(pruning.AGAINST, pruning.choose_baseline(self.study, self.wanted))
+        if self.prunes and unfinished_trial is None:
+            trial.set_user_attr(pruning.AGAINST, pruning.choose_trial_baseline(self.study, self.wanted))
         for key, distribution in self.distributions.items():
             trial._suggest(key, distribution)  # it keeps a value that is there
         return trial
 
     def trial_overrides(self, trial: Trial | FrozenTrial, without_comparison: bool = False) -> list[str]:
-        """Return the overrides of a trial's job, with or without the comparison for pruning."""
+        """Return the overrides of a trial's job. For pruning, these include a comparison, unless
+        `without_comparison` is set.
+        """
         against = None if without_comparison else trial.user_attrs.get(pruning.AGAINST)
         return [*self.space.trial_overrides(trial.params), *pruning.comparison_overrides(against)]
 
-    def launch_trials(self, batch: list[Trial], without_comparison: bool = False) -> Sequence[JobReturn]:
-        """Run the jobs of trials."""
-        overrides = [self.trial_overrides(trial, without_comparison) for trial in batch]
-        return self.launcher.launch(overrides, initial_job_idx=batch[0].number)
+    def launch_trials(self, trials: list[Trial], without_comparison: bool = False) -> Sequence[JobReturn]:
+        """Run the jobs of some trials and return their results."""
+        overrides = [self.trial_overrides(trial, without_comparison) for trial in trials]
+        return self.launcher.launch(overrides, initial_job_idx=trials[0].number)
 
-    def run_batch(self, batch: list[Trial]) -> None:
-        """Run trials and report their scores to the study. A failed trial stays open, unless failures
-        are allowed.
+    def run_batch(self, trials: list[Trial]) -> None:
+        """Run trials and report their scores to the study. A failed trial stays open, unless failures are
+        allowed.
         """
         from optuna.trial import TrialState
 
         failed: list[JobReturn] = []
-        before, returns = len(self.trials.plan), [*self.launch_trials(batch)]
+        before, returns = len(self.trials.plan), [*self.launch_trials(trials)]
         if self.prunes:
-            self.prune_trials(batch, returns, before)
-        for trial, ended in zip(batch, returns, strict=True):
+            self.prune_trials(trials, returns, before)
+        for trial, ended in zip(trials, returns, strict=True):
             if ended.status is JobStatus.COMPLETED:
                 self.record_score(trial, float(ended.return_value))
                 continue
@@ -267,24 +280,26 @@ class OptunaSearch(LaunchingSweeper):
         if failed and (self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate):
             _ = failed[0].return_value  # raises the job's error
 
-    def prune_trials(self, batch: list[Trial], returns: list[JobReturn], first_job_index: int) -> None:
-        """Report the pruned trials, and rerun without a comparison those that may be best."""
-        against = [trial.user_attrs.get(pruning.AGAINST) for trial in batch]
+    def prune_trials(self, trials: list[Trial], job_returns: list[JobReturn], first_job_index: int) -> None:
+        """Report which trials were pruned. Those that might be the best are run again without a
+        comparison.
+        """
+        against = [trial.user_attrs.get(pruning.AGAINST) for trial in trials]
         known = [
             trial.value for trial in self.study.get_trials(deepcopy=False) if pruning.FULL in trial.user_attrs
         ]
         best = max((value for value in known if value is not None), default=float("-inf"))
         in_full = []
-        for index, trial in enumerate(batch):
+        for index, trial in enumerate(trials):
             record = self.trials.outcomes[first_job_index + index].record
-            if returns[index].status is not JobStatus.COMPLETED or record is None:
+            if job_returns[index].status is not JobStatus.COMPLETED or record is None:
                 continue
-            fate = pruning.decide_outcome(record, best)
+            fate = pruning.decide_trial_outcome(record, best)
             if fate is pruning.TrialOutcome.in_full:
                 in_full.append(index)
             elif fate is pruning.TrialOutcome.pruned:
                 trial.report(
-                    float(returns[index].return_value), int(record.result.metrics["questions_asked"])
+                    float(job_returns[index].return_value), int(record.result.metrics["questions_asked"])
                 )
                 self.record_score(trial, None, is_pruned=True)
             elif against[index] is None:
@@ -294,21 +309,21 @@ class OptunaSearch(LaunchingSweeper):
         whole, self.trials = (self.trials, Trials(len(in_full), self.trials.keys, unnamed=pruning.KEYS))
         self.launcher.trials = self.trials  # type: ignore[attr-defined]
         try:
-            again = self.launch_trials([batch[index] for index in in_full], without_comparison=True)
+            again = self.launch_trials([trials[index] for index in in_full], without_comparison=True)
         finally:
             ran, self.trials = self.trials, whole
             self.launcher.trials = whole  # type: ignore[attr-defined]
         for number, index in enumerate(in_full):
-            returns[index] = again[number]
+            job_returns[index] = again[number]
             whole.plan[first_job_index + index], whole.outcomes[first_job_index + index] = (
                 ran.plan[number],
                 ran.outcomes[number],
             )
             if (record := ran.outcomes[number].record) is not None:
-                batch[index].set_user_attr(pruning.FULL, record.job_id)
+                trials[index].set_user_attr(pruning.FULL, record.job_id)
 
     def record_score(self, trial: Trial, score: float | None, is_pruned: bool = False) -> None:
-        """Record the score of a trial, or that it was pruned or has failed."""
+        """Record a trial's score, or that the trial was pruned or has failed."""
         import optuna
 
         # one that searches all combinations would stop a loop of Optuna's own here, after the last
@@ -318,7 +333,7 @@ class OptunaSearch(LaunchingSweeper):
         self.study.tell(trial.number, score, state, skip_if_finished=True)
 
     def show_results(self) -> None:
-        """Print the table and the best trial, and write the best trial and pictures to the study's
+        """Print the table of trials and the best trial. Writes the best trial and pictures to the study's
         folder.
         """
         from optuna.trial import TrialState

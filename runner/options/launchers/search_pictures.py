@@ -1,4 +1,6 @@
-"""Pictures of a search: score history, key values and key importances."""
+"""Pictures of a hyperparameter search: score history, values of each key, and importance of each
+key.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ FEWEST = 2  # finished trials for a picture
 
 
 def draw_study(study: Study, folder: Path) -> list[str]:
-    """Draw a study with at least two complete trials into files in a folder. Returns their names."""
+    """Write pictures of a study with at least two complete trials into a folder. Returns their file
+    names.
+    """
     from optuna.trial import TrialState
 
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < FEWEST:

@@ -1,4 +1,6 @@
-"""Search space and settings of a search: Optuna distributions, samplers, and the study's name."""
+"""Search space and settings of a hyperparameter search: Optuna distributions, samplers, and study
+name.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 
-from runner.config.override_quoting import format_sweep
+from runner.config.override_quoting import format_sweep_override
 from runner_base import (
     ConfigError,
     at_least,
@@ -35,18 +37,18 @@ LOG = "log"  # the tag of an interval whose values are drawn on a logarithmic sc
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The keys that a search varies, and the overrides that all its trials share."""
+    """Config keys that a search varies, and overrides that all trials share."""
 
     varied: dict[str, Override]
     fixed: list[str]
 
     @classmethod
     def parse(cls, arguments: Sequence[str], params: Mapping[str, Any]) -> SearchSpace:
-        """Parse the sweeps of a command line and of hydra.sweeper.params. The command line has
+        """Parse sweeps from the command line and from hydra.sweeper.params. The command line takes
         precedence.
         """
         parser = OverridesParser.create()
-        given = [format_sweep(str(key), value) for key, value in params.items()]
+        given = [format_sweep_override(str(key), value) for key, value in params.items()]
         overrides = {
             override.key_or_group: override for override in parser.parse_overrides([*given, *arguments])
         }
@@ -68,7 +70,7 @@ class SearchSpace:
         return {key: _make_distribution(key, override) for key, override in self.varied.items()}
 
     def trial_overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """Return the overrides of a trial."""
+        """Return the overrides of a trial with these values."""
         return [*self.fixed, *(f"{key}={values[key]}" for key in self.varied)]
 
 
@@ -107,7 +109,7 @@ def _make_distribution(key: str, override: Override) -> BaseDistribution:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The validated keys of hydra.sweeper."""
+    """Validated settings of a search, from hydra.sweeper."""
 
     n_trials: int = config_field(20, constraint=at_least(1))
     n_jobs: int = config_field(2, constraint=at_least(1))
@@ -136,7 +138,7 @@ class SearchSettings:
                 )
 
     def num_trials(self, distributions: Mapping[str, BaseDistribution]) -> int:
-        """Return the number of trials. sampler.name=grid has at most the number of combinations."""
+        """Return the number of trials. A grid search has at most the number of combinations."""
         most = (
             math.prod(len(_list_values(key, override)) for key, override in distributions.items())
             if self.sampler == "grid"
@@ -145,7 +147,7 @@ class SearchSettings:
         return min(self.n_trials, most)
 
     def make_sampler(self, distributions: Mapping[str, BaseDistribution], trial_number: int) -> BaseSampler:
-        """Return the sampler of one trial.
+        """Return Optuna's sampler for one trial.
 
         Its random numbers depend on seed and trial number, so an interrupted search continues
         unchanged and repeats no draw.
@@ -192,7 +194,7 @@ def _list_values(key: str, distribution: BaseDistribution) -> list[Any]:
     )
 
 
-def first_values(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+def first_value_of_each_key(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     from optuna.distributions import CategoricalDistribution
 
     def first_value(values: Any) -> Any:
@@ -204,8 +206,8 @@ def first_values(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any
 
 
 def make_study_name(space: SearchSpace, settings: SearchSettings, job_id: str) -> str:
-    """Return a name that is equal for the same search. The number of trials and of parallel jobs
-    may change.
+    """Return a study name that is equal for equal searches, even if the number of trials or of
+    parallel jobs changes.
 
     `job_id` is the job at the first values of all keys, which covers the settings that all
     trials share.

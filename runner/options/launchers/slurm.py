@@ -1,5 +1,5 @@
-"""Runs the jobs of a grid under Slurm: submitit submits arrays, squeue reports states, and
-Slurm restarts jobs.
+"""Runs a grid's jobs with Slurm: submitit submits job arrays, squeue reports job states, and Slurm
+restarts jobs.
 
 submitit's own launcher queries sacct, which needs an accounting database. It also stops at
 the first job that dies, ignores scancel's SIGTERM, and requeues by `sys.exit` in a signal
@@ -28,7 +28,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from runner.grid.other_launchers import JobDeath, format_job_line
+from runner.grid.other_launchers import JobDeath, format_launched_job
 from runner.options.launchers.render.notes import NOTES
 from runner_base import INTERRUPTED, Status, format_count, print_message, signals
 from runner_base.notes import note
@@ -56,7 +56,7 @@ REASONS = {
 
 @dataclass
 class SlurmQueue:
-    """States of some jobs from squeue, which needs no accounting database."""
+    """States of submitted Slurm jobs, read from squeue, which needs no accounting database."""
 
     arrays: set[str]
     states: dict[str, str] = field(default_factory=dict)
@@ -65,8 +65,8 @@ class SlurmQueue:
     _is_silent: bool = False
 
     def refresh(self, max_age_s: float = SQUEUE_S) -> None:
-        """Query the job states, unless the last answer is recent. If the controller does not answer,
-        the last states remain.
+        """Query the job states unless the last query is recent. If Slurm's controller does not answer, the
+        last states remain.
         """
         if time.monotonic() - self._asked < max_age_s:
             return
@@ -87,22 +87,22 @@ class SlurmQueue:
                 self.states[job_id] = answer.get(job_id, GONE)
 
     def add_job(self, job_id: str) -> None:
-        """Add a job that was just submitted."""
+        """Add a job that was just submitted to Slurm."""
         self.states[job_id] = "PENDING"
 
     def has_ended(self, job_id: str) -> bool:
-        """Whether Slurm neither runs a job nor will run it."""
+        """Return whether a job is neither running nor waiting in Slurm."""
         return self.states[job_id] not in WAITING
 
 
 class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
-    """Submits jobs as arrays, with the settings of submitit's launcher."""
+    """Hydra launcher that submits jobs as Slurm arrays, with the settings of submitit's launcher."""
 
     # ------------------------------------------------------------------------------------- in a
     # job's process
 
     def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
-        """Run one job. At its time limit it ends as after Ctrl-C and is requeued."""
+        """Run one job. At the time limit, the job ends in the same way as after Ctrl-C and is requeued."""
         at_limit = getattr(signal, f"SIG{SlurmJobEnvironment.USR_SIG}")
         # submitit's: it counts the restarts that are left
         put_back: Any = signal.getsignal(at_limit)
@@ -139,7 +139,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
     # grid's process
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run the jobs in arrays up to Slurm's size limit, and return the outcome of each."""
+        """Run the jobs as Slurm arrays within Slurm's size limit. Returns each job's outcome."""
         executor = self.make_executor()
         returns: list[JobReturn] = []
         total, largest = len(job_overrides), max_array_size()
@@ -149,7 +149,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         return returns
 
     def make_executor(self) -> submitit.AutoExecutor:
-        """Return submitit's executor with these settings. It raises an error without Slurm."""
+        """Return submitit's executor with these settings. Raises an error if Slurm is not installed."""
         settings = dict(self.params)
         executor = submitit.AutoExecutor(
             folder=settings.pop("submitit_folder"),
@@ -168,9 +168,11 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         overrides: list[list[str]],
         first_index: int,
         num_before: int,
-        total: int,
+        num_jobs: int,
     ) -> list[JobReturn]:
-        """Submit jobs as one array and wait for each. A signal to the grid cancels them."""
+        """Submit jobs as one Slurm array and wait for each. If the grid gets a signal, the jobs are
+        cancelled.
+        """
         assert self.config is not None
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         numbers = range(first_index, first_index + len(overrides))
@@ -180,9 +182,9 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         try:
             with signals.deferred_signals():  # no job is submitted without being known here
                 jobs = executor.map_array(self, overrides, *rest)
-            return wait_for_jobs(jobs, overrides, num_before, total)
+            return wait_for_jobs(jobs, overrides, num_before, num_jobs)
         except KeyboardInterrupt:
-            cancel_jobs(jobs)
+            cancel_slurm_jobs(jobs)
             raise
 
 
@@ -194,12 +196,12 @@ def max_array_size() -> int:
 
 
 def wait_for_jobs(
-    jobs: Sequence[submitit.Job[JobReturn]], overrides: list[list[str]], num_before: int, total: int
+    jobs: Sequence[submitit.Job[JobReturn]], overrides: list[list[str]], num_before: int, num_jobs: int
 ) -> list[JobReturn]:
-    """Wait for the jobs and return their outcomes. Prints a line per ended job, with a count that
-    includes earlier arrays.
+    """Wait for Slurm jobs and return their outcomes. Prints a line per ended job, counted across all
+    arrays.
     """
-    queue = make_queue(jobs)
+    queue = make_slurm_queue(jobs)
     returns: dict[int, JobReturn] = {}
     ended_at: dict[int, float] = {}  # when Slurm was found to have ended a job
     while len(returns) < len(jobs):
@@ -208,31 +210,31 @@ def wait_for_jobs(
             if number in returns:
                 continue
             if job.paths.result_pickle.exists():
-                returns[number] = read_result(job)
+                returns[number] = read_slurm_result(job)
             elif queue.has_ended(job.job_id):
                 refresh_folder_cache(job.paths.folder)
                 if time.monotonic() - ended_at.setdefault(number, time.monotonic()) < SETTLE_S:
                     continue
-                returns[number] = make_death(job, queue.states[job.job_id])
+                returns[number] = make_job_death(job, queue.states[job.job_id])
             else:
                 ended_at.pop(number, None)  # it was put back into the queue
                 continue
             print_message(
-                f"[{num_before + len(returns)}/{total}] "
-                f"{format_job_line(overrides[number], describable_outcome(returns[number]))}"
+                f"[{num_before + len(returns)}/{num_jobs}] "
+                f"{format_launched_job(overrides[number], printable_outcome(returns[number]))}"
             )
         time.sleep(POLL_S)
     return [returns[number] for number in range(len(jobs))]
 
 
-def describable_outcome(returned: JobReturn) -> object:
-    """Return a job's outcome in a printable form."""
-    is_known = isinstance(returned, JobDeath) or returned.status is not JobStatus.COMPLETED
-    return returned if is_known else returned.return_value
+def printable_outcome(job_return: JobReturn) -> object:
+    """Return a job's outcome in a form that can be printed."""
+    is_known = isinstance(job_return, JobDeath) or job_return.status is not JobStatus.COMPLETED
+    return job_return if is_known else job_return.return_value
 
 
-def make_queue(jobs: Sequence[submitit.Job[JobReturn]]) -> SlurmQueue:
-    """Return the queue of some jobs."""
+def make_slurm_queue(jobs: Sequence[submitit.Job[JobReturn]]) -> SlurmQueue:
+    """Return the Slurm queue that watches these jobs."""
     queue = SlurmQueue({job.job_id.partition("_")[0] for job in jobs})
     for job in jobs:
         queue.add_job(job.job_id)
@@ -240,13 +242,17 @@ def make_queue(jobs: Sequence[submitit.Job[JobReturn]]) -> SlurmQueue:
 
 
 def refresh_folder_cache(folder: Path) -> None:
-    """Touch a folder's mode so that a network file system refreshes its cached listing."""
+    """Set a folder's mode to its current value, so that a network file system refreshes the cached
+    file list.
+    """
     if folder.exists():
         folder.chmod(folder.stat().st_mode)
 
 
-def read_result(job: submitit.Job[JobReturn]) -> JobReturn:
-    """Return the result that a job has written. An error outside of the job counts as its failure."""
+def read_slurm_result(job: submitit.Job[JobReturn]) -> JobReturn:
+    """Return the result that a Slurm job has written. An error outside the job's own code counts as
+    failure of the job.
+    """
     try:
         return job.results()[0]
     except FailedJobError as error:
@@ -254,19 +260,20 @@ def read_result(job: submitit.Job[JobReturn]) -> JobReturn:
         return JobDeath(how=Status.FAILED, message=f"{' '.join(last[1:])[-400:]} (see {job.paths.stderr})")
 
 
-def make_death(job: submitit.Job[JobReturn], state: str) -> JobDeath:
-    """Return the failure of a job without a result: its reason and the path of its log."""
+def make_job_death(job: submitit.Job[JobReturn], slurm_state: str) -> JobDeath:
+    """Return the failure of a Slurm job without a result, with the reason and the path of its log."""
     status, reason = REASONS.get(
-        state, (Status.FAILED, f"the process of this job died under hydra/launcher=submitit_slurm: {state}")
+        slurm_state,
+        (Status.FAILED, f"the process of this job died under hydra/launcher=submitit_slurm: {slurm_state}"),
     )
     return JobDeath(how=status, message=f"{reason} (see {job.paths.stderr})")
 
 
-def cancel_jobs(jobs: Sequence[submitit.Job[JobReturn]]) -> None:
-    """Remove the jobs from Slurm's queue and wait until they have ended."""
+def cancel_slurm_jobs(jobs: Sequence[submitit.Job[JobReturn]]) -> None:
+    """Remove jobs from Slurm's queue and wait until they have ended."""
     if not jobs:
         return
-    queue = make_queue(jobs)
+    queue = make_slurm_queue(jobs)
     print_message(f"cancelling {format_count(len(jobs), 'job')} in Slurm")
     subprocess.run(["scancel", *sorted(queue.arrays)], check=False)
     give_up_at = time.monotonic() + CANCEL_S

@@ -1,4 +1,6 @@
-"""Records which process runs a trial. Each process has a lock that ends with it."""
+"""Records which process runs a trial. The process holds a file lock that the system releases when
+the process ends.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ OWNER = "runs_in"  # an attribute of a trial: the process that runs it
 
 @contextmanager
 def hold_owner_lock(folder: Path) -> Iterator[dict[str, str]]:
-    """Hold a lock that ends with this process, so that others can detect whether its trials still
-    run.
+    """Hold a file lock until this process ends, by which other processes detect whether its trials
+    still run.
     """
     lock = folder / f"{uuid.uuid4().hex}{RUNNING}"
     with ExitStack() as held:
@@ -38,9 +40,9 @@ def hold_owner_lock(folder: Path) -> Iterator[dict[str, str]]:
         lock.unlink()
 
 
-def is_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
-    """Whether no process runs an unfinished trial. A trial of another machine's process never
-    counts as abandoned.
+def is_trial_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
+    """Return whether the process of an unfinished trial has ended. Trials of other machines never
+    count as abandoned.
     """
     runs_in = trial.user_attrs.get(OWNER)
     if runs_in is None:

@@ -1,4 +1,6 @@
-"""`runner-convert-lora`: turn a `.pth` adapter into a PEFT folder, or a PEFT folder into a `.pth` file, bit for bit."""
+"""`runner-convert-lora` converts a `.pth` adapter to a PEFT folder, or a PEFT folder to a `.pth`
+file, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ PLAIN_INITS = (None, True, False, "gaussian")  # others also change the weights 
 
 
 def entry() -> NoReturn:
-    """Console script. Exit code 0: OUT is written, 1 or 2: failure with a message."""
+    """Console script `runner-convert-lora`. Exit code 0: the output is written, 1 or 2: failure with a
+    message.
+    """
     mute_library_imports()
     run_command(
         "runner-convert-lora",
@@ -76,8 +80,8 @@ def create_parser() -> argparse.ArgumentParser:
 
 
 def convert_adapter(options: argparse.Namespace) -> str:
-    """Convert an adapter in the direction that IN determines. Returns a description of the written
-    file.
+    """Convert an adapter to the other format (.pth or PEFT folder), detected from the input IN.
+    Returns a description of the output.
     """
     source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
@@ -93,11 +97,13 @@ def convert_adapter(options: argparse.Namespace) -> str:
     base = _build_empty_model(options.base)
     to_pth = source.is_dir()
     adapter, scalings = (
-        _read_peft_adapter(source, base, label) if to_pth else (pth.read_pth(source, label), {})
+        _read_peft_adapter(source, base, label) if to_pth else (pth.read_pth_adapter(source, label), {})
     )
-    pth.match_layers(adapter, _build_empty_model(options.base) if to_pth else base, label, options.base)
+    pth.match_adapter_layers(
+        adapter, _build_empty_model(options.base) if to_pth else base, label, options.base
+    )
     norm = pth.compute_checked_delta_norm(adapter, label, options.base, scalings)
-    tensors, how = _cast_tensors(adapter, scalings, PTH_KEY if to_pth else PEFT_KEY, options.dtype, label)
+    tensors, how = _convert_tensors(adapter, scalings, PTH_KEY if to_pth else PEFT_KEY, options.dtype, label)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if to_pth:
@@ -118,7 +124,7 @@ def _build_empty_model(base: str) -> Any:
 
     folder = locate_config_folder(base)
     try:
-        return load_checks.build_meta_model(load_checks.load_config(folder))
+        return load_checks.build_meta_model(load_checks.load_transformers_config(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = to_one_line(error)
         raise ConfigError(
@@ -132,7 +138,7 @@ def _build_empty_model(base: str) -> Any:
 def _read_peft_adapter(
     folder: Path, base_model: nn.Module, label: str
 ) -> tuple[PthAdapter, dict[str, float]]:
-    """Read a PEFT folder as matrix pairs by module path, with the scaling of each. Changes
+    """Read a PEFT folder into matrix pairs by module path, with each pair's scaling. Modifies
     `base_model`.
     """
     from runner_engine.models.lora.pth import MatrixPair, PthAdapter, check_single_rank
@@ -163,10 +169,10 @@ def _read_peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from runner_engine.models.pickle_reading import load_tensors
+    from runner_engine.models.pickle_reading import load_pickled_tensors
 
     if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS).is_file():
-        return load_tensors(folder / "adapter_model.bin", label)[0]
+        return load_pickled_tensors(folder / "adapter_model.bin", label)[0]
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -176,8 +182,8 @@ def _read_peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
 
 
 def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict[str, float]:
-    """Return the base model's layers that the adapter changes, with their scaling, as determined
-    by PEFT.
+    """Return the paths of the layers that a PEFT adapter changes, with the scaling that PEFT computes
+    for each.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -251,11 +257,11 @@ def _write_pth(path: Path, tensors: dict[str, Tensor]) -> None:
             raise
 
 
-def _cast_tensors(
+def _convert_tensors(
     adapter: PthAdapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors to write under their keys, and a description of their exactness. Rounds
-    only with --dtype.
+    """Return the output tensors by key, and a text on whether they are exact. Values are rounded only
+    with --dtype.
     """
     import torch
 

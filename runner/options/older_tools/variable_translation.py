@@ -1,5 +1,5 @@
-"""Translates environment variables of older tools to overrides, with precedence between YAML
-and command line. Each is reported.
+"""Translates older tools' environment variables to overrides. YAML files have lower precedence,
+the command line has higher.
 
 STUDENT_LOAD_IN_4BIT=1 → quantization=nf4
 """
@@ -17,15 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config import profiles
 from runner.config.compose import Composer, create_composer
-from runner.config.override_quoting import format_sweep, quote_texts
+from runner.config.override_quoting import format_sweep_override, quote_override_values
 from runner.options.older_tools.variable_names import FLAGS, NAMES
 from runner_base import ConfigError, print_message, redact_secrets
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A choice of the group model: its name and keys, including those of student and teacher
-    (student.device).
+    """A choice of config group `model`: its name, and its keys including those of draft and fallback
+    model (student.device).
     """
 
     choice: str
@@ -34,7 +34,7 @@ class ModelChoice:
 
     @property
     def device_key(self) -> str | None:
-        """The config key of the local model's device, or None."""
+        """The config key that sets the local model's device, or None for a remote model."""
         return next((f"model.{key}" for key in ("device", "student.device") if key in self.keys), None)
 
 
@@ -44,31 +44,33 @@ Look = Callable[[str | None], list[ModelChoice]]
 
 @dataclass
 class Translation:
-    """The overrides from environment variables, and a message about each variable that is set."""
+    """Overrides translated from environment variables, and one message for each variable that is set."""
 
     asked: Mapping[str, str]  # key -> the override or argument that sets it, which wins
     overrides: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
-    def add_overrides(self, name: str, value: str, *overrides: str) -> None:
-        """Add the overrides for a variable, except for keys that the user has set."""
+    def add_overrides(self, variable_name: str, value: str, *overrides: str) -> None:
+        """Add the overrides that a variable stands for, except for keys that the user has set."""
         keys = {override: override.partition("=")[0] for override in overrides}
         if keys[overrides[0]] in self.asked:
-            self.add_ignored(name, value, f"{self.asked[keys[overrides[0]]]} is set")
+            self.add_ignored(variable_name, value, f"{self.asked[keys[overrides[0]]]} is set")
             return
         added = [override for override in overrides if keys[override] not in self.asked]
         self.overrides += added
-        self.lines.append(f"{name}={redact_secrets(value)} → {redact_secrets(' '.join(added))}")
+        self.lines.append(f"{variable_name}={redact_secrets(value)} → {redact_secrets(' '.join(added))}")
 
-    def add_ignored(self, name: str, value: str, reason: str) -> None:
-        """Add a message with the reason why a variable has no effect."""
-        self.lines.append(f"{name}={redact_secrets(value)}: ignored, {reason}")
+    def add_ignored(self, variable_name: str, value: str, reason: str) -> None:
+        """Add a message with the reason why a variable is ignored."""
+        self.lines.append(f"{variable_name}={redact_secrets(value)}: ignored, {reason}")
 
 
 def translate_variables(
     environ: Mapping[str, str], user_overrides: Mapping[str, str], describe_choice: Look
 ) -> Translation:
-    """Translate the set variables to overrides. `user_overrides` contains the user's own."""
+    """Translate all set environment variables of older tools to overrides. Keys in `user_overrides`
+    are not overridden.
+    """
     values = {name: environ[name].strip() for name in NAMES if environ.get(name, "").strip()}
     translation = Translation(user_overrides)
     if not values:
@@ -129,11 +131,13 @@ def _check_values(values: Mapping[str, str]) -> None:
 
 
 def _translate_model_variables(
-    values: Mapping[str, str], translation: Translation, describe_choice: Look
+    variable_values: Mapping[str, str], translation: Translation, describe_choice: Look
 ) -> None:
-    """Choose the model from ENABLE_HYBRID, FORCE_STUDENT_STUB and STUDENT_BASE_MODEL."""
+    """Choose the model according to the variables ENABLE_HYBRID, FORCE_STUDENT_STUB and
+    STUDENT_BASE_MODEL.
+    """
     hybrid, stub, base = (
-        values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
+        variable_values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
     )
     if hybrid is not None:
         translation.add_overrides("ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}")
@@ -168,12 +172,12 @@ def _translate_model_variables(
         translation.add_overrides("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
 
 
-def load_variable_overrides(overrides: list[str], config: str, folder: str | None) -> list[str]:
-    """Return overrides from environment variables for keys that the given ones do not set. Prints
-    each on stderr.
+def load_variable_overrides(overrides: list[str], config: str, config_folder: str | None) -> list[str]:
+    """Return overrides from older tools' environment variables, for keys that `overrides` does not
+    set. Each one is printed on stderr.
     """
     asked = {line.partition("=")[0].lstrip("+~"): line for line in overrides}
-    composer = create_composer(config, folder)
+    composer = create_composer(config, config_folder)
     if swept_profiles := _sweep_override(composer, "profile"):
         asked.setdefault("profile", swept_profiles)
     chosen = _override_values(asked["profile"]) if "profile" in asked else []
@@ -191,19 +195,23 @@ def load_variable_overrides(overrides: list[str], config: str, folder: str | Non
     translation = translate_variables(os.environ, asked, models)
     for line in translation.lines:
         print_message(line)
-    return quote_texts(translation.overrides)
+    return quote_override_values(translation.overrides)
 
 
 def _sweep_override(composer: Composer, key: str) -> str:
-    """Return the sweep of the config's sweeper over a key as an override, or an empty text."""
+    """Return the override with the sweep of hydra.sweeper.params over a key, or an empty text without
+    a sweep.
+    """
     with suppress(HydraException):  # the job itself reports errors in its config
         swept = composer.compose([]).hydra.sweeper.get("params", {}).get(key)
-        return format_sweep(key, swept) if swept is not None else ""
+        return format_sweep_override(key, swept) if swept is not None else ""
     return ""
 
 
 def _override_values(override: str) -> list[str | None]:
-    """Return the values of an override, one or those of a sweep, or [None] if it cannot be parsed."""
+    """Return the values of an override: one, or several for a sweep. An override that cannot be parsed
+    gives [None].
+    """
     with suppress(HydraException):
         read = OverridesParser.create().parse_override(override)
         return (
@@ -213,7 +221,9 @@ def _override_values(override: str) -> list[str | None]:
 
 
 def describe_model_choice(composer: Composer, choice: str | None) -> ModelChoice:
-    """Describe a choice of model, or the config's own for None. An unknown choice has no keys."""
+    """Return name and keys of a `model` choice, or of the config's default if `choice` is None. An
+    unknown choice has no keys.
+    """
     try:
         composed = composer.compose([] if choice is None else [f"model={choice}"])
     except HydraException:

@@ -1,5 +1,5 @@
-"""Converts a split in the old format, which has only partition_N.json files with numbers, to
-one safetensors file.
+"""Converts a split in the old format, partition_N.json files that contain the numbers, to one
+safetensors file.
 
 {part_id, layers: [{name, layer_type, shape, parameters: [float32 numbers]}], total_params},
 where layer_type names the dtype.
@@ -15,7 +15,7 @@ from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.manifest import MANIFEST, UNFINISHED, partition_file_name
 from runner.options.parts.sharding.partition_file import INLINE, Partition, PartitionLayer
 from runner.options.parts.sharding.restored_files import tensor_sort_key
-from runner.options.parts.sharding.split_writer import FileTarget, copy_target
+from runner.options.parts.sharding.split_writer import FileTarget, copied_file
 from runner.options.parts.sharding.zstd_archive import Advance
 from runner_base import ConfigError, DataError
 from runner_engine import TensorLocation
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 def is_json_split(folder: Path) -> bool:
-    """Return whether a folder contains partitions in the old JSON format."""
+    """Return whether a folder contains a split in the old JSON format."""
     if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, UNFINISHED)):
         return False
     return (folder / partition_file_name(0)).exists() and not any(folder.glob("part_*.safetensors*"))
 
 
 def read_json_split(folder: Path) -> list[Partition]:
-    """Read all partitions of a folder. Raises DataError for a gap in their numbers or a duplicate
-    tensor.
+    """Read all partition_N.json files of a folder. Raises DataError for a missing N or a tensor that
+    occurs twice.
     """
     names = {path.name for path in folder.glob("partition_*.json")}
     expected = [partition_file_name(number) for number in range(len(names))]
@@ -72,9 +72,7 @@ def read_json_split(folder: Path) -> list[Partition]:
 
 
 def _list_non_weight_files(folder: Path) -> list[Path]:
-    """Return the files next to the partitions that contain no weights, such as config and
-    tokenizer.
-    """
+    """Return the files of a split's folder that contain no weights, such as config and tokenizer."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -85,10 +83,14 @@ def _list_non_weight_files(folder: Path) -> list[Path]:
 
 
 class JsonSplitConverter:
-    """Writes the safetensors file of a split in the old JSON format, and counts rounded numbers."""
+    """Writes a split in the old JSON format as one safetensors file, and counts the numbers that had
+    to be rounded.
+    """
 
     def __init__(self, folder: Path, partitions: list[Partition], dtype: str | None) -> None:
-        """`dtype` is in safetensors' spelling. None means the dtype that each layer names, or float32."""
+        """`dtype` is a safetensors dtype name. None means each layer's own dtype, or float32 if the layer
+        names none.
+        """
         self.folder, self.source, self.num_parts = folder, folder.name, len(partitions)
         placed = [
             (_make_tensor(partition, layer, dtype), partition, layer)
@@ -101,13 +103,13 @@ class JsonSplitConverter:
         self.rounded = 0  # numbers that their dtype could not hold exactly, known after `pieces`
 
     def list_targets(self) -> list[FileTarget]:
-        """Return the files to restore: the safetensors file and the files next to the partitions."""
+        """Return the files to write: the safetensors file, and copies of the split's other files."""
         nbytes = len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
-        beside = [copy_target(path, path.name) for path in _list_non_weight_files(self.folder)]
+        beside = [copied_file(path, path.name) for path in _list_non_weight_files(self.folder)]
         return [*beside, FileTarget(SINGLE, nbytes, self.iterate_chunks, tensors=self.tensors)]
 
     def iterate_chunks(self, report_progress: Advance) -> Iterator[bytes]:
-        """Yield the file in chunks."""
+        """Yield the bytes of the safetensors file in chunks."""
         self.rounded = 0
         yield self.header
         for tensor, partition, layer in self.placed:
@@ -127,22 +129,22 @@ def _make_tensor(partition: Partition, layer: PartitionLayer, dtype: str | None)
 
 
 def safetensors_dtype(dtype: str) -> str | None:
-    """Return the safetensors name of a dtype in a framework's spelling, or None if there is none."""
+    """Return the safetensors name of a dtype such as torch.float16, or None if safetensors has none."""
     plain = dtype.removeprefix("torch.").strip()
     return plain.upper() if plain.upper() in partition_file.READABLE else DTYPE_NAMES.get(plain.lower())
 
 
-def encode_numbers(values: Numbers, dtype: str, location: str) -> tuple[bytes, int]:
-    """Return the numbers as bytes of a dtype, and the count of rounded numbers."""
+def encode_numbers(numbers: Numbers, dtype: str, location: str) -> tuple[bytes, int]:
+    """Return numbers as bytes of a dtype, and how many of them had to be rounded."""
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype == "BF16":
-            bits = values.astype("<f4").view("<u4").astype("<u8")
+            bits = numbers.astype("<f4").view("<u4").astype("<u8")
             bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # to nearest, ties to even
             data = bits.astype("<u2").tobytes()
         elif dtype in partition_file.PLAIN:
-            data = values.astype(partition_file.PLAIN[dtype]).tobytes()
+            data = numbers.astype(partition_file.PLAIN[dtype]).tobytes()
         else:
             raise ConfigError(
                 f"numbers exceed the range of {dtype}. Use task.dtype=float32",
@@ -151,12 +153,12 @@ def encode_numbers(values: Numbers, dtype: str, location: str) -> tuple[bytes, i
             )
     stored = partition_file.decode_values(dtype, data)
     if not np.isfinite(stored).all():
-        number = values[~np.isfinite(stored)][0]
+        number = numbers[~np.isfinite(stored)][0]
         raise DataError(f"{number} exceeds the range of {dtype}", key=location, code="bad_value")
     # the old form was written with the precision of float32
     exact = "<f8" if stored.dtype.kind in "iu" else "<f4"
     rounded = (
-        0 if dtype in ("F32", "F64") else int(np.count_nonzero(stored.astype(exact) != values.astype(exact)))
+        0 if dtype in ("F32", "F64") else int(np.count_nonzero(stored.astype(exact) != numbers.astype(exact)))
     )
     if rounded and stored.dtype.kind in "iu":
         raise DataError(

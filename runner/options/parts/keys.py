@@ -1,4 +1,6 @@
-"""Config keys of the tasks that split a checkpoint and merge, verify or compress its parts."""
+"""Config keys of the tasks split, merge, verify and archive, which cut a checkpoint into parts and
+process them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.task import TaskConfig, absolute_path
+from runner.config.task import TaskConfig, to_absolute_path
 from runner_base import HASHED, MISSING, Dtype, NotInIdentity, at_least, check_value, config_field, not_blank
 
 
 class SplitStrategy(StrEnum):
-    """Assignment of layers to parts. All strategies except by_type keep layers contiguous."""
+    """How layers are assigned to parts. All strategies except by_type keep a part's layers contiguous."""
 
     equal_layers = "equal_layers"
     balanced_params = "balanced_params"
@@ -23,8 +25,8 @@ class SplitStrategy(StrEnum):
 
 
 class ChecksumAlgorithm(StrEnum):
-    """Hash of every tensor and part. xxh3_128 detects damage; sha256 also detects forgery, but is
-    slower.
+    """Hash function for tensors and parts. xxh3_128 detects damage; sha256 also detects forgery, but
+    is slower.
     """
 
     xxh3_128 = "xxh3_128"
@@ -32,8 +34,8 @@ class ChecksumAlgorithm(StrEnum):
 
 
 class CompareMode(StrEnum):
-    """How unchanged parts are detected: state compares size, times and headers; content reads the
-    files.
+    """How unchanged parts are detected: `state` compares size, times and headers of files, `content`
+    reads the files.
     """
 
     state = "state"
@@ -41,14 +43,14 @@ class CompareMode(StrEnum):
 
 
 class ExplainTarget(StrEnum):
-    """Print another program's command line for the same plan, instead of splitting."""
+    """Program whose command line is printed for the same plan, instead of splitting the checkpoint."""
 
     vllm = "vllm"
 
 
 @dataclass
 class SplitConfig(TaskConfig):
-    """Splits a checkpoint into N parts by layer."""
+    """Config of task=split, which splits a checkpoint into N parts by layer."""
 
     module: ClassVar[str] = "runner.options.parts.tasks.split"
     name: ClassVar[str] = "split"
@@ -71,7 +73,7 @@ class SplitConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         count = self.num_parts
-        self.output_dir = None if self.output_dir is None else absolute_path(self.output_dir)
+        self.output_dir = None if self.output_dir is None else to_absolute_path(self.output_dir)
         for strategy in (SplitStrategy.ratios, SplitStrategy.ranges):
             given = getattr(self, strategy.value)
             key = f"task.{strategy.value}"
@@ -125,7 +127,7 @@ class SplitConfig(TaskConfig):
 
 @dataclass
 class RewritePartsConfig(TaskConfig):
-    """Shared keys of tasks that read the parts of a split and write them to another folder."""
+    """Common config keys of tasks that read a split's parts and write them to another folder."""
 
     keeps_samples: ClassVar[bool] = False
     parts: str = config_field(MISSING, HASHED)
@@ -133,13 +135,13 @@ class RewritePartsConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.output_dir = absolute_path(self.output_dir)
+        self.output_dir = to_absolute_path(self.output_dir)
 
 
 @dataclass
 class MergeConfig(RewritePartsConfig):
-    """Merges the parts of a split bit for bit. `dtype` applies only to old JSON parts, which do
-    not record one.
+    """Config of task=merge, which merges a split's parts bit for bit. `dtype` is only for old JSON
+    parts, which record none.
     """
 
     module: ClassVar[str] = "runner.options.parts.tasks.merge"
@@ -148,7 +150,9 @@ class MergeConfig(RewritePartsConfig):
 
 
 class VerifyLevel(StrEnum):
-    """Depth of a check. quick: sizes, headers and JSON. full: every byte against the digests."""
+    """How thoroughly parts are checked. quick: sizes, headers and JSON. full: every byte against the
+    digests.
+    """
 
     quick = "quick"
     full = "full"
@@ -156,7 +160,9 @@ class VerifyLevel(StrEnum):
 
 @dataclass
 class VerifyConfig(TaskConfig):
-    """Checks every part against the manifest, and against the source if one is given."""
+    """Config of task=verify, which checks every part against the manifest, and against the source
+    checkpoint if one is given.
+    """
 
     module: ClassVar[str] = "runner.options.parts.tasks.verify"
     name: ClassVar[str] = "verify"
@@ -169,7 +175,7 @@ class VerifyConfig(TaskConfig):
 
 
 class ArchiveFormat(StrEnum):
-    """Format of the parts in their folder: compressed, or ready to load."""
+    """Format of the parts in the output folder: compressed, or ready to load."""
 
     zstd = "zstd"
     none = "none"
@@ -177,7 +183,9 @@ class ArchiveFormat(StrEnum):
 
 @dataclass
 class ArchiveConfig(RewritePartsConfig):
-    """Compresses the parts of a split for storage, or decompresses them for use."""
+    """Config of task=archive, which compresses a split's parts for storage, or decompresses them for
+    use.
+    """
 
     module: ClassVar[str] = "runner.options.parts.tasks.archive"
     name: ClassVar[str] = "archive"

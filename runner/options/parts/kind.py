@@ -1,4 +1,6 @@
-"""model=parts: a split checkpoint that runs in several processes, started here or by torchrun."""
+"""The model kind model=parts: a split checkpoint that runs in several processes, started by the
+runner or by torchrun.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config.profiles import profile_notes as profile_notes
-from runner.config.resolved import ResolvedJob, model_spec
+from runner.config.profiles import profile_device_notes as profile_device_notes
+from runner.config.resolved import ResolvedJob, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Encoded, ModelKind, ResourceNeed
-from runner.options.parts.model_keys import TransportBackend, parts_config
+from runner.options.parts.model_keys import TransportBackend, as_parts_config
 from runner.options.parts.pipeline import CAPABILITIES
 from runner.options.parts.pipeline.ranks import first_process_rank, load_manifest, read_torchrun_rank
 from runner.options.parts.render.notes import NOTES
@@ -28,35 +30,35 @@ from runner_base import (
     format_value_and_limit,
     machine,
 )
-from runner_base.dtypes import dtype_for
+from runner_base.dtypes import resolve_dtype
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 from runner_engine import BaseModelCache, Capability, Engine, Footprint, Prompt, Request, Workload
-from runner_engine.checkpoints import read_config
+from runner_engine.checkpoints import read_model_config
 from runner_engine.kernels import building
 
 
 class PartsKind(ModelKind):
-    """Model kind of a split checkpoint. Its manifest contains the digest of every part."""
+    """Model kind of a split checkpoint, whose manifest contains the digest of every part."""
 
     HAS_WEIGHTS = True
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return the manifest's SHA-256."""
+        """Return the SHA-256 of the split's manifest."""
         config = resolved.config
         fingerprint = {"model": load_manifest(config).sha256}
         if (
-            parts_config(config.model).dtype is Dtype.auto
+            as_parts_config(config.model).dtype is Dtype.auto
         ):  # it depends on the machine, and answers depend on it
             fingerprint["dtype"] = _resolve_dtype(config)
         return fingerprint
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for parts that cannot run, are missing or do not fit, based on manifest,
-        sizes and headers.
+        """Raise ConfigError for parts that are missing, cannot run, or do not match the manifest. Reads
+        only manifest, sizes and headers.
         """
         config = resolved.config
-        model, manifest = parts_config(config.model), load_manifest(config)
+        model, manifest = as_parts_config(config.model), load_manifest(config)
         manifest.require_runnable("model.name")
         for part in first_process_rank(config, manifest).local_parts(manifest):
             require_intact_part(manifest, part, "quick")
@@ -69,7 +71,7 @@ class PartsKind(ModelKind):
             need,
             code="unsupported",
         )
-        needed_mib, free_mib = _weight_mib(config), machine.available_memory_mib()
+        needed_mib, free_mib = _local_weight_mib(config), machine.available_memory_mib()
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
             needs, free = format_value_and_limit(needed_mib, free_mib, fixed_decimals_formatter(0))
             raise ConfigError(
@@ -83,42 +85,45 @@ class PartsKind(ModelKind):
                 code="too_large",
             )
         own = [render_note(each, NOTES) for each in _slow_pipeline_notes(config)]
-        return [*profile_notes(config.profile, device), *own]
+        return [*profile_device_notes(config.profile, device), *own]
 
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Estimate only the weights of the parts that run on this machine."""
-        return Footprint({"linear": round(_weight_mib(resolved.config) * MIB)}, 0, 0, 0, 0)
+        """Return the estimated memory of the parts that run on this machine. Counts only their weights."""
+        return Footprint({"linear": round(_local_weight_mib(resolved.config) * MIB)}, 0, 0, 0, 0)
 
     def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return weights, cores and GPUs. The processes share all cores, and each has its own GPU if
-        there are enough.
+        """Return the weight memory, CPU cores and GPUs that the job needs. Processes share all cores; each
+        has its own GPU if there are enough.
         """
         config = resolved.config
         model, processes = (
-            parts_config(config.model),
+            as_parts_config(config.model),
             first_process_rank(config, load_manifest(config)).local_processes,
         )
         number = model.device.partition(":")[2]
         named = frozenset({int(number)} if number else {})
         is_on_gpus = machine.resolve_device_class(model.device) == "cuda"
         return ResourceNeed(
-            _weight_mib(config), machine.available_cores(), is_on_gpus * (1 if number else processes), named
+            _local_weight_mib(config),
+            machine.available_cores(),
+            is_on_gpus * (1 if number else processes),
+            named,
         )
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         return CAPABILITIES
 
     def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Render and tokenize prompts. Loads only the tokenizer."""
+        """Apply the chat template to prompts and tokenize them. Loads only the tokenizer."""
         from runner.options.parts.sharding.load_part import load_tokenizer
         from runner_engine import RequestEncoder  # imports torch
 
         config, folder = resolved.config, load_manifest(resolved.config).folder
-        rows = read_config(folder / MODEL_FILES).get("vocab_size", math.inf)
+        rows = read_model_config(folder / MODEL_FILES).get("vocab_size", math.inf)
         encoder = RequestEncoder(
-            model_spec(config), load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows
+            build_model_spec(config), load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows
         )
         return [encoder.encode_prompt(Request(0, prompt)) for prompt in prompts]
 
@@ -132,49 +137,52 @@ class PartsKind(ModelKind):
         return PipelineEngine(resolved.config, folder)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Build the kernels, unless the model is on a GPU."""
+        """Build the C kernels unless the model runs on a GPU. Returns the seconds that this took."""
         features = [building.FLOAT32] if _resolve_dtype(resolved.config) == "float32" else []
-        is_here = machine.resolve_device_class(parts_config(resolved.config.model).device) == "cpu"
-        return building.build_if_missing(features) if is_here else 0.0
+        is_here = machine.resolve_device_class(as_parts_config(resolved.config.model).device) == "cpu"
+        return building.build_kernels_if_missing(features) if is_here else 0.0
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Run this process's parts if torchrun started it. Returns None in the first process, which
-        runs the job.
+        """Run this process's parts if torchrun started the process. Returns None in the first process,
+        which runs the job itself.
         """
         if (rank := read_torchrun_rank()) is None:
             return None
         # no C++ stack trace beside our message
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        from runner.options.parts.pipeline.processes import join_torchrun  # imports torch
+        from runner.options.parts.pipeline.processes import run_torchrun_process  # imports torch
 
-        return join_torchrun(config, rank)
+        return run_torchrun_process(config, rank)
 
 
 def _resolve_dtype(config: RunnerConfig) -> str:
-    """Return the dtype that model.dtype means on this machine."""
-    model, settings = (parts_config(config.model), read_config(load_manifest(config).folder / MODEL_FILES))
-    return dtype_for(model.dtype, settings, machine.resolve_device_class(model.device))
+    """Return the dtype that the value of model.dtype stands for on this machine."""
+    model, settings = (
+        as_parts_config(config.model),
+        read_model_config(load_manifest(config).folder / MODEL_FILES),
+    )
+    return resolve_dtype(model.dtype, settings, machine.resolve_device_class(model.device))
 
 
 def _slow_pipeline_notes(config: RunnerConfig) -> list[Note]:
-    """Return a note if several processes share one CPU although the whole model fits into memory."""
+    """Return a note if several processes share one CPU although the whole model would fit into memory."""
     manifest = load_manifest(config)
     rank, on_cpu = (
         first_process_rank(config, manifest),
-        machine.resolve_device_class(parts_config(config.model).device) == "cpu",
+        machine.resolve_device_class(as_parts_config(config.model).device) == "cpu",
     )
     if (
         not on_cpu
         or rank.processes == 1
         or not rank.is_single_machine
-        or _weight_mib(config) > machine.available_memory_mib()
+        or _local_weight_mib(config) > machine.available_memory_mib()
     ):
         return []
     return [note("slower_than_whole", "warning", processes=rank.processes, cores=machine.available_cores())]
 
 
-def _weight_mib(config: RunnerConfig) -> float:
-    """Return the size in MiB of the parts that this machine's processes load."""
+def _local_weight_mib(config: RunnerConfig) -> float:
+    """Return the size in MiB of the parts that processes on this machine load."""
     manifest = load_manifest(config)
     numbers = sum(part.params for part in first_process_rank(config, manifest).local_parts(manifest))
     return numbers * BYTES.get(_resolve_dtype(config), 2) / MIB

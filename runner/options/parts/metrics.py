@@ -1,4 +1,4 @@
-"""Metrics of split checkpoints and of pipelines of processes."""
+"""Names, units and descriptions of the metrics of split checkpoints and of pipelines of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Config keys of model=parts."""
+"""Config keys of model=parts, a split checkpoint that runs in several processes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from runner_engine import (
     ModelConfig,
     QuantizationConfig,
     RopeConfig,
-    to_local_config,
+    to_local_model_config,
 )
 from runner_engine.settings.generation import reject_scheduler_features
 from runner_engine.settings.model import reject_weight_changes
 
 
 class TransportBackend(StrEnum):
-    """Transport of hidden states between stages. auto: nccl if each stage has its own GPU, else
-    gloo.
+    """How hidden states are sent between pipeline stages. auto: nccl if each stage has its own GPU,
+    otherwise gloo.
     """
 
     auto = "auto"
@@ -32,7 +32,7 @@ class TransportBackend(StrEnum):
 
 @dataclass
 class PartsModelConfig(ModelConfig):
-    """The parts of a split checkpoint, run by several processes."""
+    """Config of model=parts: the parts of a split checkpoint, run by several processes."""
 
     module: ClassVar[str] = "runner.options.parts.kind"
     has_weights: ClassVar[bool] = True
@@ -60,7 +60,7 @@ class PartsModelConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        to_local_config(self)  # checks the keys that it shares with a local model
+        to_local_model_config(self)  # checks the keys that it shares with a local model
 
     def check_compatibility(
         self,
@@ -69,13 +69,13 @@ class PartsModelConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings that would change the weights. Parts run as they were split."""
+        """Raise ConfigError for settings that would change the weights, because parts run unchanged."""
         why = "model=parts runs the parts in the format in which they were split"
         reject_weight_changes(quantization, lora, rope, why)
         why = "model=parts uses the KV cache of transformers"
         reject_scheduler_features(generation, why)
 
 
-def parts_config(model: ModelConfig) -> PartsModelConfig:
+def as_parts_config(model: ModelConfig) -> PartsModelConfig:
     assert isinstance(model, PartsModelConfig)
     return model

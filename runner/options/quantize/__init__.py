@@ -1,3 +1,3 @@
-"""task=quantize: a quantizer package writes a quantized model, which is evaluated like any
-other file.
+"""The task task=quantize: a quantizer package writes a quantized model, which is then evaluated
+like any model file.
 """

@@ -1,4 +1,4 @@
-"""Calibration texts of a recipe, and the check that no evaluation text is among them.
+"""Loads the calibration texts of a quantization, and checks that no evaluation text is among them.
 
 A model that was quantized on its evaluation texts scores too high there. So a shared text,
 found by its hash, is an error, and a shared run of 13 words is a note.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import data_sets
-from runner.datasets.items import QuestionSource, read_items
+from runner.datasets.items import QuestionSource, read_questions
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.row_layouts import RowKeys
 from runner_base import ConfigError, DataError, read_text
@@ -35,28 +35,28 @@ SHOWN = 60  # characters of a run that both have
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration texts and their origin."""
+    """Calibration texts of a quantization, with the source that they come from."""
 
     name: str
     texts: tuple[str, ...]
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the texts, in order."""
+        """SHA-256 of all calibration texts in order."""
         return hashlib.sha256(json.dumps(self.texts, ensure_ascii=False).encode()).hexdigest()
 
 
-def read_calibration(name: str) -> Calibration:
-    """Return the texts of task.calibration."""
-    texts = tuple(text for text in _read_texts(name, KEY, "train") if text.strip())
+def read_calibration_texts(source_name: str) -> Calibration:
+    """Return the calibration texts that the config key task.calibration names."""
+    texts = tuple(text for text in _read_texts(source_name, KEY, "train") if text.strip())
     if not texts:
-        raise DataError("the file contains no text", key=KEY, value=name, code="empty")
-    return Calibration(name, texts)
+        raise DataError("the file contains no text", key=KEY, value=source_name, code="empty")
+    return Calibration(source_name, texts)
 
 
-def check_no_overlap(calibration: Calibration, evaluations: Sequence[str]) -> list[Note]:
-    """Raise ConfigError if an evaluation text is among the calibration texts. Returns notes on
-    shared word sequences and on unreadable evaluations.
+def check_no_overlap(calibration: Calibration, evaluation_names: Sequence[str]) -> list[Note]:
+    """Raise ConfigError if an evaluation text is also a calibration text. Returns notes on shared word
+    sequences and unreadable evaluations.
     """
     notes = []
     words = [_split_words(text) for text in calibration.texts]
@@ -64,9 +64,9 @@ def check_no_overlap(calibration: Calibration, evaluations: Sequence[str]) -> li
         {_hash_words(text) for text in words},
         {run for text in words for run in _word_ngrams(text)},
     )
-    for name in evaluations:
+    for name in evaluation_names:
         try:
-            texts = [_split_words(text) for text in _evaluation_texts(name)]
+            texts = [_split_words(text) for text in _iterate_evaluation_texts(name)]
         except ConfigError as error:
             notes.append(note("evaluation_unread", "warning", evaluation=name, error=str(error)))
             continue
@@ -75,7 +75,7 @@ def check_no_overlap(calibration: Calibration, evaluations: Sequence[str]) -> li
             raise ConfigError(
                 (
                     f"{len(same)} calibration documents are also in the evaluation {name}, such "
-                    f"as “{_shorten(same[0])}”. The model would look better there than it is. "
+                    f"as “{_shorten_words(same[0])}”. The model would look better there than it is. "
                     "Give other documents"
                 ),
                 key=KEY,
@@ -92,23 +92,23 @@ def check_no_overlap(calibration: Calibration, evaluations: Sequence[str]) -> li
                     alike=len(alike),
                     texts=len(texts),
                     evaluation=name,
-                    shown=_shorten(alike[0][1]),
+                    shown=_shorten_words(alike[0][1]),
                 )
             )
     return notes
 
 
-def _evaluation_texts(name: str) -> Iterator[str]:
-    """Yield the texts of an evaluation, given as a data set's name or a file."""
+def _iterate_evaluation_texts(name: str) -> Iterator[str]:
+    """Yield the texts of an evaluation, which is named by a data set or a file."""
     found = data_sets.find_data_set(name)
     yield from _read_texts(name if found is None else str(found.keys["data"]), "task.evaluation", "test")
 
 
 def _read_texts(name: str, key: str, split: str) -> Iterator[str]:
-    """Yield the texts of files, or of the embedded generator."""
+    """Yield texts from files, or from the embedded generator of questions."""
     if name == EMBEDDED:
         source = QuestionSource(EMBEDDED, split, key, RowKeys())
-        for item in read_items(source, QuestionSelection(PROBLEMS)):
+        for item in read_questions(source, QuestionSelection(PROBLEMS)):
             yield f"{item.question}\n{item.answer}"
         return
     for path in _find_files(name, key):
@@ -131,9 +131,13 @@ def _find_files(name: str, key: str) -> list[Path]:
     return files
 
 
-def _join_record_text(location: str, record: Any) -> str:
-    """Return the text of a record: its text fields, joined with line breaks."""
-    parts = [record[key] for key in TEXT_KEYS if key in record] if isinstance(record, dict) else [record]
+def _join_record_text(location: str, json_record: Any) -> str:
+    """Return the text of a JSON record: all its text fields, joined with line breaks."""
+    parts = (
+        [json_record[key] for key in TEXT_KEYS if key in json_record]
+        if isinstance(json_record, dict)
+        else [json_record]
+    )
     texts = [part for part in parts if isinstance(part, str)]
     if not texts:
         raise DataError(
@@ -148,7 +152,7 @@ def _join_record_text(location: str, record: Any) -> str:
 
 
 def _split_words(text: str) -> tuple[str, ...]:
-    """Return the words of a text, without spaces, case and punctuation."""
+    """Return the lower-case words of a text without punctuation."""
     return tuple(re.findall(r"\w+", text.casefold()))
 
 
@@ -164,6 +168,6 @@ def _find_shared_ngram(words: tuple[str, ...], ngrams: set[tuple[str, ...]]) -> 
     return next((run for run in _word_ngrams(words) if run in ngrams), None)
 
 
-def _shorten(words: Sequence[str]) -> str:
+def _shorten_words(words: Sequence[str]) -> str:
     text = " ".join(words)
     return text if len(text) <= SHOWN else f"{text[:SHOWN].rstrip()} …"

@@ -1,4 +1,4 @@
-"""The Python environment of a recipe's quantizer package, or llama.cpp's programs."""
+"""Finds the Python environment with a recipe's quantizer package, or llama.cpp's programs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TYPES_WORD = "--tensor-type"  # of llama-quantize since 2025
 
 @dataclass(frozen=True)
 class QuantizerEnvironment:
-    """A Python with a quantizer package, or one that starts llama.cpp's programs."""
+    """Python environment that contains a quantizer package, or that starts llama.cpp's programs."""
 
     python: str
     version: str
@@ -42,13 +42,13 @@ class QuantizerEnvironment:
 
     @property
     def path(self) -> str:
-        """Path of the quantizer."""
+        """Path of the quantizer: a Python interpreter or a llama.cpp program."""
         return self.programs[0] if self.programs else self.python
 
 
-def find_environment(task: QuantizeConfig) -> QuantizerEnvironment:
-    """Return the environment named in the config, or the first one found. Otherwise raise
-    ConfigError with the install command.
+def find_quantizer_environment(task: QuantizeConfig) -> QuantizerEnvironment:
+    """Return the environment named in the config, otherwise the first one found. Raises ConfigError
+    with an install command if there is none.
     """
     maker = task.recipe_properties.maker
     if maker.programs:
@@ -108,7 +108,7 @@ def _find_llama_cpp(task: QuantizeConfig, package: QuantizerPackage) -> Quantize
             value=task.recipe.value,
             code="needs_package",
         )
-    if task.overrides and TYPES_WORD not in _run_program(str(quantize)):
+    if task.overrides and TYPES_WORD not in _read_program_output(str(quantize)):
         raise ConfigError(
             (
                 f"{quantize} is too old to set types of single tensors ({TYPES_WORD}). Give a "
@@ -145,17 +145,17 @@ def _find_llama_quantize(task: QuantizeConfig, package: QuantizerPackage) -> Pat
 
 @cache
 def _llama_cpp_version(programs: tuple[str, ...]) -> str:
-    """Return llama.cpp's reported build and a hash that distinguishes builds."""
+    """Return llama.cpp's reported build number, with a hash that distinguishes equal build numbers."""
     digest = file_io.hash_file_sha256(Path(programs[0]))[:12]
-    said = _run_program(programs[-1], "--version")
+    said = _read_program_output(programs[-1], "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     build = f"b{named[1]} ({named[2]}), " if named is not None and named[2] else ""
     return f"{build}SHA-256 {digest}"
 
 
 @cache
-def _run_program(program: str, *arguments: str) -> str:
-    """Run a program and return its output."""
+def _read_program_output(program: str, *arguments: str) -> str:
+    """Run a program and return what it prints."""
     try:
         done = subprocess.run(
             [program, *arguments],
@@ -175,12 +175,14 @@ def _run_program(program: str, *arguments: str) -> str:
 
 
 @cache
-def _package_version(python: str, distribution: str) -> str | None:
-    """Return a package's version in a Python environment, or None if it is not installed."""
+def _package_version(python: str, package_name: str) -> str | None:
+    """Return the version of a package in a Python environment, or None if the package is not
+    installed.
+    """
     why = f"task.python={python} does not run as a Python"
     try:
         done = subprocess.run(
-            [python, "-P", "-c", PROBE, distribution],
+            [python, "-P", "-c", PROBE, package_name],
             capture_output=True,
             text=True,
             timeout=PROBE_S,

@@ -1,11 +1,11 @@
-"""Config keys of task=quantize: recipe, bits, calibration texts and output folder."""
+"""Config keys of task=quantize: recipe, bits, calibration texts, output folder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from runner.config.task import TaskConfig, absolute_path
+from runner.config.task import TaskConfig, to_absolute_path
 from runner.options.quantize.recipes import KINDS, TENSOR_TYPES, Recipe, RecipeProperties
 from runner_base import (
     HASHED,
@@ -28,7 +28,7 @@ FOUND = NotInIdentity("says where the package is; its version counts among the h
 
 @dataclass
 class QuantizeConfig(TaskConfig):
-    """Writes a quantized model with a quantizer package."""
+    """Config of task=quantize, which writes a quantized model with a quantizer package."""
 
     module: ClassVar[str] = "runner.options.quantize.task"
     name: ClassVar[str] = "quantize"
@@ -54,7 +54,7 @@ class QuantizeConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.output = None if self.output is None else absolute_path(self.output)
+        self.output = None if self.output is None else to_absolute_path(self.output)
         if self.recipe == MISSING:
             return
         kind = self.recipe_properties
@@ -89,17 +89,17 @@ class QuantizeConfig(TaskConfig):
             need,
             code="missing",
         )
-        self._check_overrides(kind)
+        self._check_layer_formats(kind)
         self._reset_unused_keys(kind)
 
     @property
     def recipe_properties(self) -> RecipeProperties:
-        """The properties of the recipe."""
+        """Quantizer package, allowed bits and requirements of the configured recipe."""
         return KINDS[self.recipe]
 
     @property
     def label(self) -> str:
-        """Suffix of the quantized model's name: recipe, bits and group size."""
+        """Suffix for the quantized model's name: recipe, bits and group size."""
         if not self.recipe_properties.bits:
             return self.recipe.value + "-mix" * bool(self.overrides)
         form = (
@@ -119,8 +119,8 @@ class QuantizeConfig(TaskConfig):
     def _recipe_override(self) -> str:
         return f"task.recipe={self.recipe.value}"
 
-    def _check_overrides(self, recipe: RecipeProperties) -> None:
-        """Raise ConfigError for per-layer formats that the recipe cannot make."""
+    def _check_layer_formats(self, recipe: RecipeProperties) -> None:
+        """Raise ConfigError for formats of single layers that the recipe cannot produce."""
         choices: tuple[Any, ...] = (*recipe.override_bits, UNQUANTIZED) if recipe.bits else TENSOR_TYPES
         if self.overrides:
             need = f"{self._recipe_override} quantizes all layers alike. Omit this key"
@@ -142,7 +142,9 @@ class QuantizeConfig(TaskConfig):
             )
 
     def _reset_unused_keys(self, recipe: RecipeProperties) -> None:
-        """Reset keys that only other recipes of a grid use, so that they do not change the job id."""
+        """Reset config keys that the recipe does not use to their defaults, so that a grid's other recipes
+        do not change the job id.
+        """
         if not recipe.bits:
             self.group_size = self.symmetric = None
         if not recipe.reads_texts:

@@ -1,4 +1,4 @@
-"""Metrics of task=quantize."""
+"""Names, units and descriptions of the metrics of task=quantize."""
 
 from __future__ import annotations
 

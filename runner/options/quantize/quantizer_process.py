@@ -1,4 +1,5 @@
-"""Runs a quantizer process and publishes its output atomically, never over an existing file.
+"""Runs a quantizer process, and moves its finished model to the target atomically. Existing files
+are never overwritten.
 
 The process writes into `.NAME.RANDOM.unfinished` next to the target, which the next run
 removes after a kill. One system call renames the output at the end.
@@ -36,7 +37,7 @@ SAID_LINES = 40  # of a maker's log, in which its last error is looked for
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """The request to a quantizer process."""
+    """Request to a quantizer process, sent as JSON."""
 
     maker: str  # makers/NAME_maker.py
     python: str
@@ -46,88 +47,96 @@ class QuantizeRequest:
 
 
 def run_quantizer(
-    request: QuantizeRequest, target: Path, companions: list[Path], log: Path, progress_bar: Progress
+    request: QuantizeRequest,
+    target_path: Path,
+    companion_files: list[Path],
+    log_file: Path,
+    progress_bar: Progress,
 ) -> dict[str, Any]:
-    """Let a quantizer write a model, publish it under its name, and return the quantizer's report."""
-    with _make_unfinished_folder(target) as folder:
+    """Let a quantizer process write a model, move the model to its target path, and return the
+    quantizer's report.
+    """
+    with _make_temporary_folder(target_path) as folder:
         made = folder / MADE
         (folder / TEXTS).write_text(json.dumps(request.texts), encoding="utf-8")
-        report = _run_process(request, folder, made, log, progress_bar)
+        report = _run_quantizer_process(request, folder, made, log_file, progress_bar)
         why = f"{request.maker} wrote a model that cannot be read"
-        _check_model(made, why, log)
-        for companion in companions:
+        _check_written_model(made, why, log_file)
+        for companion in companion_files:
             if made.is_dir() and not (made / companion.name).exists():
                 shutil.copyfile(companion, made / companion.name)
         if made.is_dir():
             for file in made.glob("*.safetensors"):  # made again, a model has the same hash
-                file_io.sort_metadata(file)
+                file_io.sort_safetensors_metadata(file)
             record = {name: value for name, value in report.items() if name not in MEASURED}
             (made / RECORD).write_text(json.dumps(record | request.keys["record"], indent=2))
-        _publish(made, target)
+        _move_to_target(made, target_path)
     return report
 
 
-def check_target_free(target: Path) -> None:
-    """Raise ConfigError if the target exists."""
-    if os.path.lexists(target):
+def check_target_absent(target_path: Path) -> None:
+    """Raise ConfigError if the target path already exists."""
+    if os.path.lexists(target_path):
         raise ConfigError(
-            f"{target} exists and is not overwritten. Move it, or give another {KEY}", key=KEY, code="exists"
+            f"{target_path} exists and is not overwritten. Move it, or give another {KEY}",
+            key=KEY,
+            code="exists",
         )
 
 
 @contextmanager
-def _make_unfinished_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder next to the target and remove it afterwards. Raises ConfigError if
-    another process writes this target.
+def _make_temporary_folder(target_path: Path) -> Iterator[Path]:
+    """Yield an empty folder next to the target, removed afterwards. Raises ConfigError if another
+    process is writing the same target.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    name = (f".{target.name}.", UNFINISHED)
+    target_path.parent.mkdir(parents=True, exist_ok=True)
+    name = (f".{target_path.name}.", UNFINISHED)
     with ExitStack() as until_done:
-        with wait_for_folder_lock(target.parent):  # two processes that start now see each other's folder
-            in_use = remove_abandoned_folders(target.parent, *name)
+        with wait_for_folder_lock(target_path.parent):  # two processes that start now see each other's folder
+            in_use = remove_abandoned_folders(target_path.parent, *name)
             if in_use:
                 raise ConfigError(
                     f"another process writes to this folder. Wait, or give another {KEY}",
                     key=KEY,
-                    value=target,
+                    value=target_path,
                     code="busy",
                 )
-            folder = until_done.enter_context(temporary_folder(target.parent, *name))
-        check_target_free(target)
+            folder = until_done.enter_context(temporary_folder(target_path.parent, *name))
+        check_target_absent(target_path)
         yield folder
 
 
-def _check_model(model_path: Path, problem: str, log: Path) -> None:
-    """Raise JobFailed unless the weight headers of the written model can be read."""
+def _check_written_model(model_path: Path, problem: str, log_file: Path) -> None:
+    """Raise JobFailed unless the headers of the written model's weight files are readable."""
     try:
         if model_path.is_dir():
             read_checkpoint(model_path)
         else:
-            gguf_file.read_header(model_path)
+            gguf_file.read_gguf_header(model_path)
     except (RunnerError, OSError) as error:
-        raise JobFailed(f"{problem}: {to_one_line(error)}. Log: {log}", code="failed") from error
+        raise JobFailed(f"{problem}: {to_one_line(error)}. Log: {log_file}", code="failed") from error
 
 
-def _publish(model_path: Path, target: Path) -> None:
-    """Rename the written model to its target once it is synced to disk. Never overwrites an
-    existing target.
+def _move_to_target(model_path: Path, target_path: Path) -> None:
+    """Sync the written model to disk and rename it to its target path. An existing target is never
+    overwritten.
     """
     for path in sorted(model_path.rglob("*")) if model_path.is_dir() else [model_path]:
         if path.is_file():
             sync_to_disk(path)
-    check_target_free(target)
+    check_target_absent(target_path)
     if model_path.is_file():
-        os.link(model_path, target)  # fails where the name exists, unlike a renaming
+        os.link(model_path, target_path)  # fails where the name exists, unlike a renaming
     else:
-        os.rename(model_path, target)  # fails over a folder that is not empty
-    sync_to_disk(target.parent)
+        os.rename(model_path, target_path)  # fails over a folder that is not empty
+    sync_to_disk(target_path.parent)
 
 
-def _run_process(
-    request: QuantizeRequest, folder: Path, model_path: Path, log: Path, progress_bar: Progress
+def _run_quantizer_process(
+    request: QuantizeRequest, folder: Path, model_path: Path, log_file: Path, progress_bar: Progress
 ) -> dict[str, Any]:
-    """Run the quantizer process, show its steps, and return its report. Raises JobFailed with its
-    last error.
+    """Run the quantizer process, show its steps, and return its report. Raises JobFailed with the
+    process's last error.
     """
     written = {
         **request.keys,
@@ -139,7 +148,7 @@ def _run_process(
     }
     counts = {f"{name}_NUM_THREADS": str(request.threads) for name in ("OMP", "MKL", "OPENBLAS")}
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HOME": str(folder)}
-    with log.open("ab") as stderr:
+    with log_file.open("ab") as stderr:
         process = subprocess.Popen(
             [request.python, "-P", str(Path(maker_main.__file__))],
             stdin=subprocess.PIPE,
@@ -162,18 +171,20 @@ def _run_process(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if code or report is None:
-        lines = read_last_lines(log, SAID_LINES)
+        lines = read_last_lines(log_file, SAID_LINES)
         said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
         raise JobFailed(
-            f"{request.maker} {describe_exit_code(code)}: {to_one_line(said)}. Log: {log}", code="failed"
+            f"{request.maker} {describe_exit_code(code)}: {to_one_line(said)}. Log: {log_file}", code="failed"
         )
     return report
 
 
-def _read_report(lines: IO[str], progress_bar: Progress) -> dict[str, Any] | None:
-    """Show the progress from the quantizer's JSON lines. Returns its report, or None without one."""
+def _read_report(json_lines: IO[str], progress_bar: Progress) -> dict[str, Any] | None:
+    """Show the progress in a quantizer's JSON lines. Returns the report at their end, or None if there
+    is none.
+    """
     report: dict[str, Any] | None = None
-    for line in lines:
+    for line in json_lines:
         said = json.loads(line)
         if "report" in said:
             report = said["report"]

@@ -1,4 +1,4 @@
-"""The recipes of task=quantize: quantizer package, bits and requirements of each."""
+"""Recipes of task=quantize, with the quantizer package, allowed bits and requirements of each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from enum import StrEnum
 
 
 class Recipe(StrEnum):
-    """Quantization method of a model: an algorithm with integer groups, or a llama.cpp file type
-    with or without importance matrix.
+    """Recipe of a quantization: an algorithm for integer groups, or a llama.cpp file type with or
+    without importance matrix.
     """
 
     gptq = "gptq"
@@ -38,7 +38,7 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True)
 class QuantizerPackage:
-    """A quantizer package, and an environment in which it is known to work."""
+    """A quantizer package, with the versions in which it is known to work."""
 
     name: str  # its environment is .makers/NAME, its program makers/NAME_maker.py
     label: str
@@ -51,7 +51,7 @@ class QuantizerPackage:
 
     @property
     def pinned_requirements(self) -> tuple[str, ...]:
-        """The requirements that `make makers` installs, without further dependencies."""
+        """Pinned requirements that `make makers` installs without their dependencies."""
         return (f"{self.distribution}=={self.version}", *self.beside)
 
 
@@ -95,7 +95,7 @@ LLAMA_CPP = QuantizerPackage(
 
 @dataclass(frozen=True)
 class RecipeProperties:
-    """Properties of a recipe."""
+    """Properties of a quantization recipe: package, bits, and what it needs."""
 
     maker: QuantizerPackage
     bits: tuple[int, ...] = ()  # a choice of bits; empty: its name says them
@@ -107,12 +107,14 @@ class RecipeProperties:
 
     @property
     def is_file(self) -> bool:
-        """Whether the recipe converts a .gguf file to a .gguf file, instead of a folder."""
+        """Whether the recipe converts a .gguf file to another .gguf file. Other recipes convert a model's
+        folder.
+        """
         return bool(self.file_type)
 
     @property
     def has_imatrix(self) -> bool:
-        """Whether llama.cpp weights each column's error with an importance matrix."""
+        """Whether llama.cpp weights each column's rounding error with an importance matrix."""
         return self.is_file and self.reads_texts
 
 

@@ -1,6 +1,4 @@
-"""The model files to quantize, as far as their headers describe them, and the check that a
-recipe supports them.
-"""
+"""Finds the model files to quantize, and checks by their headers that a recipe supports them."""
 
 from __future__ import annotations
 
@@ -10,11 +8,11 @@ from pathlib import Path
 
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.recipes import IMATRIX
 from runner_base import ConfigError, join_first_names
-from runner_engine import ModelFiles, TensorLocation, to_local_config
+from runner_engine import ModelFiles, TensorLocation, to_local_model_config
 from runner_engine.checkpoints import gguf_file, model_files
 from runner_engine.checkpoints.linear_layers import find_linear_layers
 
@@ -24,7 +22,7 @@ SIZES = (128, 64, 32, 16)  # of groups, as a fix that is offered
 
 @dataclass(frozen=True)
 class SourceModel:
-    """The files of an unquantized model."""
+    """Files of the unquantized model that task=quantize reads."""
 
     path: Path  # a folder of safetensors, or a .gguf file
     name: str  # what the made model is called after
@@ -35,9 +33,11 @@ class SourceModel:
 
 
 def find_source_model(config: RunnerConfig, task: QuantizeConfig) -> SourceModel:
-    """Return the files that a recipe quantizes. Raises ConfigError for unsupported files."""
-    model = to_local_config(config.model)
-    if not model_kind(config.model).HAS_WEIGHTS or model.random_weights:
+    """Return the model files that a recipe will quantize. Raises ConfigError for files that the recipe
+    does not support.
+    """
+    model = to_local_model_config(config.model)
+    if not get_model_kind(config.model).HAS_WEIGHTS or model.random_weights:
         fix = "use model=local model.name=FOLDER, model=auto, or a preset"
         raise ConfigError(f"task=quantize needs a trained model with weights. {fix}", code="unsupported")
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
@@ -72,10 +72,10 @@ def find_source_model(config: RunnerConfig, task: QuantizeConfig) -> SourceModel
 
 
 def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> SourceModel:
-    """Return the .gguf file that llama.cpp's quantizer reads."""
+    """Return the .gguf file that llama.cpp will quantize. Raises ConfigError for unsupported files."""
     path = files.path if task.gguf is None else Path(task.gguf).expanduser().absolute()
     key, value = ("model.name", files.model.name) if task.gguf is None else ("task.gguf", task.gguf)
-    if not gguf_file.is_gguf(path):
+    if not gguf_file.is_gguf_file(path):
         raise ConfigError(
             (
                 f"task.recipe={task.recipe.value} reads a .gguf file, not a folder. Convert the "
@@ -86,7 +86,7 @@ def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> S
             value=value,
             code="unsupported",
         )
-    header = gguf_file.read_header(path)
+    header = gguf_file.read_gguf_header(path)
     matrices = [tensor for tensor in header.tensors if len(tensor.shape) > 1]
     stored = sorted({tensor.dtype for tensor in matrices} - PLAIN)
     if stored and task.recipe_properties.file_type != "F16":
@@ -114,7 +114,9 @@ def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> S
 
 
 def _check_group_size(files: ModelFiles, task: QuantizeConfig) -> None:
-    """Raise ConfigError unless each quantized layer's input size is a multiple of the group size."""
+    """Raise ConfigError unless the input size of each layer to be quantized is a multiple of the group
+    size.
+    """
     layers, _ = find_linear_layers(files.separate_tensors, files.text_settings, files.fuses_experts)
     assert task.group_size is not None
     size = task.group_size

@@ -1,5 +1,5 @@
-"""task=quantize: writes a quantized model with a quantizer package, in its own process and
-environment.
+"""The task task=quantize: a quantizer package writes a quantized model, in a process with its own
+Python environment.
 
 OUTPUT/NAME-RECIPE…         a folder as transformers loads it, with its origin in quantize.json
 OUTPUT/NAME-RECIPE.gguf     a file of llama.cpp
@@ -13,19 +13,19 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.options.quantize.calibration import Calibration, check_no_overlap, read_calibration
-from runner.options.quantize.environment import QuantizerEnvironment, find_environment
+from runner.options.quantize.calibration import Calibration, check_no_overlap, read_calibration_texts
+from runner.options.quantize.environment import QuantizerEnvironment, find_quantizer_environment
 from runner.options.quantize.keys import UNQUANTIZED, QuantizeConfig
-from runner.options.quantize.quantizer_process import QuantizeRequest, check_target_free, run_quantizer
+from runner.options.quantize.quantizer_process import QuantizeRequest, check_target_absent, run_quantizer
 from runner.options.quantize.render.notes import NOTES
 from runner.options.quantize.render.plan import describe_plan
 from runner.options.quantize.source import SourceModel, find_source_model
-from runner.records.artifacts import record_files
+from runner.records.artifacts import record_file_states
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, Result, machine
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
-from runner_engine import to_local_config
+from runner_engine import to_local_model_config
 from runner_engine.checkpoints import file_io, gguf_file, read_checkpoint
 
 VERSION = 1
@@ -37,7 +37,7 @@ LOG = "maker.log"
 
 @dataclass
 class QuantizeInputs(TaskInputs):
-    """The source model, quantizer, calibration texts and target path."""
+    """Source model, quantizer, calibration texts and target path of task=quantize."""
 
     source: SourceModel
     environment: QuantizerEnvironment
@@ -47,25 +47,25 @@ class QuantizeInputs(TaskInputs):
 
 
 def prepare(config: RunnerConfig) -> QuantizeInputs:
-    """Find the source model, quantizer package and calibration texts. Raises ConfigError for
-    anything that cannot work.
+    """Find source model, quantizer package and calibration texts. Raises ConfigError for any
+    combination that cannot work.
     """
     task = typed_task_config(config, QuantizeConfig)
     source = find_source_model(config, task)
     calibration, notes, hashes = None, list[Note](), {"model": source.sha256}
     if task.calibration is not None:
-        calibration = read_calibration(task.calibration)
+        calibration = read_calibration_texts(task.calibration)
         notes = check_no_overlap(calibration, task.evaluation)
         hashes["calibration"] = calibration.sha256
-    environment = find_environment(task)
+    environment = find_quantizer_environment(task)
     hashes["maker"] = f"{task.recipe_properties.maker.label} {environment.version}"
     return QuantizeInputs(hashes, source, environment, calibration, _target_path(config, task, source), notes)
 
 
 def check_lengths(inputs: QuantizeInputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
-    """Raise an error if the target exists or its disk has too little space."""
-    check_target_free(inputs.target)
-    file_io.check_disk_space(inputs.target.parent, inputs.source.nbytes)
+    """Raise an error if the target path exists or its disk has too little space."""
+    check_target_absent(inputs.target)
+    file_io.require_disk_space(inputs.target.parent, inputs.source.nbytes)
     return []
 
 
@@ -78,13 +78,13 @@ def preview(inputs: QuantizeInputs, resolved: ResolvedJob) -> str:
 
 
 def run(inputs: QuantizeInputs, context: TaskContext) -> Result:
-    """Let the quantizer write the model, and describe the result."""
+    """Let the quantizer package write the model, and return its size and formats as the result."""
     config, recorder = context.config, context.recorder
     task, source, target = typed_task_config(config, QuantizeConfig), inputs.source, inputs.target
     order = QuantizeRequest(
         task.recipe_properties.maker.name,
         inputs.environment.python,
-        to_local_config(config.model).threads or machine.available_cores(),
+        to_local_model_config(config.model).threads or machine.available_cores(),
         _request_values(inputs, task, config.seed),
         () if inputs.calibration is None else inputs.calibration.texts,
     )
@@ -116,7 +116,7 @@ def run(inputs: QuantizeInputs, context: TaskContext) -> Result:
         metrics=metrics,
         facts=facts,
         notes=[render_note(each, NOTES) for each in (*notes, *inputs.notes)],
-        artifacts=record_files(dict.fromkeys(files)),
+        artifacts=record_file_states(dict.fromkeys(files)),
     )
 
 
@@ -126,7 +126,7 @@ def _target_path(config: RunnerConfig, task: QuantizeConfig, source: SourceModel
 
 
 def _request_values(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, Any]:
-    """Return the values that the quantizer's module reads."""
+    """Return the values of the request that a quantizer module reads."""
     return {
         "source": str(inputs.source.path),
         "dtype": inputs.source.dtype,
@@ -149,7 +149,7 @@ def _request_values(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> 
 
 
 def _quantization_facts(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[str, str]:
-    """Return the facts about the recipe and its calibration for the result."""
+    """Return facts about recipe and calibration texts for the job's result."""
     facts = {"recipe": task.label}
     if inputs.calibration is not None:
         facts["calibration"] = (
@@ -159,11 +159,11 @@ def _quantization_facts(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[st
     return facts
 
 
-def _stored_size_and_types(target: Path) -> tuple[int, str]:
-    """Return the bytes of the weights, and their types."""
-    if target.is_file():
-        header = gguf_file.read_header(target)
+def _stored_size_and_types(model_path: Path) -> tuple[int, str]:
+    """Return the size in bytes of a model's weights, and the data types in which they are stored."""
+    if model_path.is_file():
+        header = gguf_file.read_gguf_header(model_path)
         return sum(tensor.nbytes for tensor in header.tensors), header.type_counts
-    checkpoint = read_checkpoint(target)
+    checkpoint = read_checkpoint(model_path)
     method = (checkpoint.config.get("quantization_config") or {}).get("quant_method", "")
     return sum(tensor.nbytes for tensor in checkpoint.tensors), str(method)

@@ -1,3 +1,3 @@
-"""Engines for models behind OpenAI-compatible HTTP APIs, with streamed answers. Nothing in
+"""Engines for models on servers with OpenAI-compatible HTTP APIs. Answers are streamed. Nothing in
 this package imports torch.
 """

@@ -1,4 +1,4 @@
-"""Parse and check the addresses of a model's servers: one address, or a list."""
+"""Parses and checks the addresses of a model's servers: one address, or a list."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from runner_base.addresses import is_loopback
 from runner_base.known_secrets import HIDDEN
 
 
-def parse_addresses(key: str, value: object) -> list[str]:
-    """Return the server addresses of a config key, deduplicated and sorted, because their order
-    has no effect.
+def parse_addresses(key: str, config_value: object) -> list[str]:
+    """Return the server addresses in a config value, sorted and without duplicates, because their
+    order has no effect.
     """
-    values: list[Any] = value if isinstance(value, list) else [value]
+    values: list[Any] = config_value if isinstance(config_value, list) else [config_value]
     for address in values:
         if not isinstance(address, str) or (len(values) > 1 and not address.strip()):
             raise ConfigError(
                 "give an address or a list of addresses: [http://A/v1,http://B/v1]",
                 key=key,
-                value=value,
+                value=config_value,
                 code="bad_value",
             )
         check_value(
@@ -30,8 +30,8 @@ def parse_addresses(key: str, value: object) -> list[str]:
 
 
 def validate_addresses(key: str, addresses: list[str]) -> str | list[str]:
-    """Raise ConfigError for an invalid address. Returns the address itself if there is only one,
-    otherwise the list.
+    """Raise ConfigError for an invalid server address. Returns a single address as a text, several as
+    a list.
     """
     for address in addresses:
         validate_base_url(key, address)
@@ -39,8 +39,8 @@ def validate_addresses(key: str, addresses: list[str]) -> str | list[str]:
 
 
 def validate_base_url(key: str, url: str) -> None:
-    """Raise ConfigError if a server address is invalid or contains a secret. Addresses are stored
-    in configs and logs.
+    """Raise ConfigError if a server URL is invalid or contains a password or key. URLs are stored in
+    configs and logs.
     """
     try:
         parts = urlsplit(url)
@@ -62,7 +62,7 @@ def validate_base_url(key: str, url: str) -> None:
     )
 
 
-def is_local_address(address: str) -> bool:
+def is_loopback_address(address: str) -> bool:
     return is_loopback(urlsplit(address).hostname or "")
 
 

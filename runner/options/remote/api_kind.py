@@ -1,4 +1,4 @@
-"""model=api: a model on a server with OpenAI's API."""
+"""The model kind model=api: a model on a server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ T = TypeVar("T", bound=ApiConfig)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model name and the API extensions that a server reports."""
+    """Model name and API extensions that a server has reported."""
 
     reported: str
     extensions: ApiExtensions  # the parameters that it accepts
@@ -53,14 +53,14 @@ _reports: dict[
 
 
 def fetch_served_model(model: ApiConfig, cache_folder: Path) -> ServedModel:
-    """Return the server's report about the model. If the server is unreachable, return its last
-    stored report.
+    """Return the model name and API extensions that the server reports. If the server is unreachable,
+    return its last stored report.
     """
     key, file = _server_label(model), cache_folder / SERVERS_FILE
     known = read_json_cache(file)
     extensions_key = f"{key} takes"
     try:
-        served = _fetch_report(model)
+        served = _fetch_recent_report(model)
     except JobFailed as error:
         if not isinstance(known.get(key), str):
             raise
@@ -79,9 +79,9 @@ def _server_label(model: ApiConfig) -> str:
     return f"{model.name} at {model.joined_addresses}"
 
 
-def _fetch_report(model: ApiConfig) -> ServedModel:
-    """Return the server's report about the model. Requests it again after 10 s, because another
-    server may have taken the address.
+def _fetch_recent_report(model: ApiConfig) -> ServedModel:
+    """Return the server's report about its model, at most 10 s old, because another server may take
+    over the address.
     """
     key = _server_label(model)
     if key in _reports and time.monotonic() - _reports[key][0] < FRESH_S:
@@ -93,13 +93,13 @@ def _fetch_report(model: ApiConfig) -> ServedModel:
 
 
 def resolve_extensions(model: T) -> T:
-    """Return the model's config with extensions=auto replaced by the extensions that the server
-    reports, or last reported.
+    """Return the model config with extensions=auto replaced by the extensions that the server reports,
+    or last reported.
     """
     if model.extensions is not ApiExtensions.auto:
         return model
     try:
-        served = _fetch_report(model)
+        served = _fetch_recent_report(model)
     except JobFailed:
         if _server_label(model) not in _reports:
             raise
@@ -108,8 +108,8 @@ def resolve_extensions(model: T) -> T:
 
 
 def fingerprint_model(model: ApiConfig, cache_folder: Path) -> dict[str, str]:
-    """Return the model name that the server reports. Address, name and sent parameters are already
-    in the config.
+    """Return the model name that the server reports. Address, configured name and request parameters
+    are already part of the config.
     """
     served = fetch_served_model(model, cache_folder)
     is_extended = model.extensions is ApiExtensions.auto and served.extensions is ApiExtensions.vllm
@@ -118,13 +118,13 @@ def fingerprint_model(model: ApiConfig, cache_folder: Path) -> dict[str, str]:
     )
 
 
-def check_generation(model: ApiConfig, generation: GenerationConfig) -> None:
-    """Raise ConfigError for generation parameters that the server does not accept."""
+def check_generation_settings(model: ApiConfig, generation: GenerationConfig) -> None:
+    """Raise ConfigError for generation settings that the server's API does not accept."""
     resolve_extensions(model).check_sampling_fields("generation", generation)
 
 
 def server_capabilities(model: ApiConfig) -> frozenset[Capability]:
-    """Return the server's capabilities, as far as they are known without a request."""
+    """Return the capabilities of the server, as far as these are known without a request."""
     report = _reports.get(_server_label(model))
     extensions = (
         report[1].extensions
@@ -139,7 +139,7 @@ def server_capabilities(model: ApiConfig) -> frozenset[Capability]:
 
 
 class Api(ModelKind):
-    """Model kind of a model on a server: no files to hash, no memory needed."""
+    """Model kind of a model on a server, which needs no file hashes and no local memory."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return the model name that the server reports."""
@@ -147,9 +147,9 @@ class Api(ModelKind):
         return fingerprint_model(resolved.config.model, cache.parent)
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for generation parameters that the server does not accept."""
+        """Raise ConfigError for generation settings that the server's API does not accept."""
         assert isinstance(resolved.config.model, ApiConfig)
-        check_generation(resolved.config.model, resolved.config.generation)
+        check_generation_settings(resolved.config.model, resolved.config.generation)
         if getattr(resolved.config.task, "reference", None) is not None:
             with ServerPool(resolve_extensions(resolved.config.model)) as servers:
                 servers.check_token_scoring()
@@ -160,7 +160,7 @@ class Api(ModelKind):
         return server_capabilities(config.model)
 
     def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Return prompts with the token ids that the server reports."""
+        """Return prompts with the token ids that the server reports for them."""
         assert isinstance(resolved.config.model, ApiConfig)
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         assert len(texts) == len(prompts)
@@ -168,7 +168,9 @@ class Api(ModelKind):
             return list(zip(texts, servers.tokenize(texts), strict=True))
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return a function that asks the server to detokenize. It leaves no connection open."""
+        """Return a function that lets the server convert token ids to text. Each call closes its
+        connection.
+        """
         assert isinstance(resolved.config.model, ApiConfig)
         model = resolve_extensions(resolved.config.model)
 
@@ -179,7 +181,7 @@ class Api(ModelKind):
         return decode
 
     def render_prompt(self, resolved: ResolvedJob, prompt: Prompt) -> str:
-        """Return a prompt as it is sent. How the server applies its chat template is unknown."""
+        """Return a prompt as it is sent to the server. The server's own chat template is unknown."""
         assert isinstance(resolved.config.model, ApiConfig)
         return str(
             ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(Request(0, prompt))[0]

@@ -1,4 +1,4 @@
-"""A thread with an event loop that runs all work of a server pool."""
+"""Thread with an asyncio event loop, which runs all network work of a server pool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class EventLoopThread:
-    """Runs coroutines in its own thread until it is closed."""
+    """Runs coroutines in an own thread with an event loop, until it is closed."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -23,15 +23,15 @@ class EventLoopThread:
         return self._loop.is_closed()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the thread and wait for its result."""
+        """Run a coroutine in the event loop's thread and wait for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def call_soon(self, function: Callable[..., object], *arguments: object) -> None:
-        """Schedule a function in the thread without waiting."""
+        """Schedule a function call in the event loop's thread, without waiting for it."""
         self._loop.call_soon_threadsafe(function, *arguments)
 
     def close(self, cleanup: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Cancel all running tasks, run the cleanup coroutine, and end the thread."""
+        """Cancel all running coroutines, run the cleanup coroutine, and end the thread."""
         self.run(self._cancel_tasks(cleanup))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

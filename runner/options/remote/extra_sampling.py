@@ -1,4 +1,6 @@
-"""Sampling parameters beyond OpenAI's API, in the spelling of each kind of server."""
+"""Request fields for sampling parameters beyond OpenAI's API, named as each kind of server
+expects.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ WHOLE_TEXT = 2**17  # tokens that a penalty looks back at: by itself llama.cpp's
 def build_extra_body(
     extensions: ApiExtensions, sampling: Mapping[str, Any], ignore_eos: bool
 ) -> dict[str, Any]:
-    """Return the keys of a request body that OpenAI's API lacks. `sampling` maps the runner's
-    parameter names to values.
+    """Return request fields that OpenAI's API lacks. `sampling` maps the runner's parameter names to
+    values.
     """
     if extensions not in (ApiExtensions.vllm, ApiExtensions.llama_cpp):
         return {}

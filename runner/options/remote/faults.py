@@ -1,27 +1,27 @@
-"""Exceptions for temporary and permanent failures of a request to a server."""
+"""Exceptions for failed requests to a server, temporary or permanent."""
 
 from __future__ import annotations
 
 
 class RequestFault(Exception):
-    """A request got no usable answer. Another try may succeed."""
+    """Raised if a request got no usable answer. Another try may succeed."""
 
     def __init__(
         self,
         message: str,
         kind: str,
         wait_s: float | None = None,
-        reached: bool = True,
-        permanent: bool = False,  # this server would do the same again: only another one may answer
+        was_server_reached: bool = True,
+        is_permanent: bool = False,  # this server would do the same again: only another one may answer
     ) -> None:
         super().__init__(message)
-        self.kind, self.wait_s, self.reached, self.permanent = kind, wait_s, reached, permanent
+        self.kind, self.wait_s, self.reached, self.permanent = kind, wait_s, was_server_reached, is_permanent
         self.tries = 1
 
 
 class InvalidTokenCounts(RequestFault):
-    """The answer is complete but reports impossible token counts, so it is rejected."""
+    """Raised if a complete answer reports impossible token counts. The answer is discarded."""
 
 
 class RequestRejected(Exception):
-    """The server rejects this request. Another try would not help."""
+    """Raised if the server rejects a request. Another try would not help."""

@@ -1,5 +1,5 @@
-"""Log-probabilities of given tokens from a llama.cpp server, which reports them only for new
-tokens, not for prompts (its issue 27174).
+"""Scores given tokens on a llama.cpp server, which reports log-probabilities of new tokens but not
+of prompts (llama.cpp issue 27174).
 
 A logit bias forces each token of a continuation to be the next token. The server reports
 the token's log-probability without the bias, and the likeliest token's. The server caches
@@ -20,13 +20,15 @@ BIAS = 1e6  # far above any difference of logits
 
 
 class ForcedScorer(Scorer):
-    """Scores a continuation by forcing each of its tokens with a logit bias."""
+    """Scores a continuation token by token: a logit bias forces the server to generate each given
+    token.
+    """
 
     NEEDED = "/tokenize, /apply-template and, in /completion, n_probs and logit_bias, as llama.cpp has"
 
     async def _tokenize(self, **parameters: Any) -> TokenizedPrompt:
-        """Return a text's token ids. The server adds special tokens to every text that it completes,
-        also to a rendered chat.
+        """Return a prompt's token ids. The server adds special tokens to every text, also to a rendered
+        chat.
         """
         text = str(parameters["prompt"])
         body = {"content": text, "add_special": True, "parse_special": True}
@@ -51,9 +53,7 @@ class ForcedScorer(Scorer):
         return ScoredContinuation(len(prefix), continuation, logprobs, greedy)
 
     async def _score_token(self, prefix: list[int], token: int, use_cache: bool) -> tuple[float, float]:
-        """Return the log-probability of a token after a prefix, and the log-probability of the
-        likeliest token.
-        """
+        """Return the log-probabilities of a given token and of the likeliest token after a prefix."""
         url = self.model.base_url
         told = parse_forced_response(
             url, await self._post("completion", build_forced_request(prefix, token, use_cache)), token
@@ -62,7 +62,7 @@ class ForcedScorer(Scorer):
 
 
 class ForcedToken(NamedTuple):
-    """The values that a server reports for a forced token."""
+    """Log-probabilities that a server reports for a forced token."""
 
     logprob: Any
     first: Any  # the token that it would have chosen
@@ -70,7 +70,8 @@ class ForcedToken(NamedTuple):
 
 
 def build_forced_request(prefix: Sequence[int], token: int, use_cache: bool = True) -> dict[str, Any]:
-    """Return the body of a /completion request that forces a token after a prefix.
+    """Return the body of a /completion request that makes llama.cpp generate a given token after a
+    prefix.
 
     use_cache: continue from the KV cache of the previous request.
     """
@@ -86,8 +87,8 @@ def build_forced_request(prefix: Sequence[int], token: int, use_cache: bool = Tr
 
 
 def parse_forced_response(url: str, response: Any, token: int) -> ForcedToken:
-    """Return the values reported for a forced token. Raises RequestFault if they are missing,
-    ConfigError if the server ignored logit_bias.
+    """Return the log-probabilities in the response to a forced token. Raises RequestFault if they are
+    missing, ConfigError if the server ignored logit_bias.
     """
     told = response.get("completion_probabilities") if isinstance(response, dict) else None
     if not isinstance(told, list) or not told or not isinstance(told[0], dict):

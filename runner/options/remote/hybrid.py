@@ -1,5 +1,5 @@
-"""The engine of model=hybrid: a local model drafts an answer, a model on a server reviews it,
-and the local model revises it.
+"""Engine of model=hybrid: a local model drafts each answer, a model on a server reviews it, and
+the local model revises it.
 
 If the reviews fail, the model on the server answers. Draft model (student) and fallback
 model (teacher) are ordinary engines with one session each. A session of this engine steps
@@ -46,8 +46,8 @@ CAPABILITIES = frozenset(
 
 
 class HybridEngine:
-    """Combines a local draft model (student), or None if it cannot be loaded, with a fallback
-    model on a server (teacher).
+    """Combines a local draft model (student) with a fallback model on a server (teacher). The student
+    is None if it cannot be loaded.
     """
 
     capabilities = CAPABILITIES
@@ -60,8 +60,8 @@ class HybridEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """Counters of the draft model plus the notes of both models. Work on the fallback model's
-        server is not visible.
+        """Statistics of the draft model, with the notes of both models. The fallback model's server
+        reports no statistics.
         """
         own = self.student.stats if self.student is not None else EngineStats()
         incidents = [
@@ -74,8 +74,8 @@ class HybridEngine:
         )
 
     def load(self) -> EngineReport:
-        """Connect to the fallback model's server and load the draft model. If that load fails, the
-        fallback model answers alone.
+        """Connect to the fallback model's server and load the draft model. If loading fails, the fallback
+        model answers alone.
         """
         report, own = self.teacher.load(), EngineReport()
         if self.student is not None:
@@ -95,24 +95,24 @@ class HybridEngine:
         return EngineReport(report.metrics | own.metrics, facts, notes)
 
     def drop_student(self, error: Exception) -> None:
-        """Close the draft model after an error. The fallback model continues alone."""
+        """Close the draft model after an error. From then on, the fallback model answers alone."""
         assert self.student is not None
         self.student.close()
         self.student, self.student_error = None, f"{type(error).__name__}: {to_one_line(error)}"
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as sent to the fallback model, which is always available."""
+        """Return the prompt as sent to the fallback model, because that model is always available."""
         return self.teacher.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Raise the fallback model's error: a remote model cannot detokenize."""
+        """Raise an error, because the fallback model on a server cannot convert token ids to text."""
         return self.teacher.decode(ids)
 
     def open(self, batch_size: int | None = None) -> HybridSession:
         return HybridSession(self, batch_size)
 
     def arithmetic(self) -> None:
-        """Return None: the arithmetic of the server's machine is unknown."""
+        """Return None, because the arithmetic of the server's machine is unknown."""
 
     def close(self) -> None:
         if self.student is not None:
@@ -122,7 +122,7 @@ class HybridEngine:
 
 @dataclass(eq=False)
 class PendingQuestion:
-    """A question that is being answered by the draft model and reviewed by the fallback model."""
+    """A question whose answer is being drafted, reviewed or revised by the two models."""
 
     request: Request
     sha256: str
@@ -135,7 +135,9 @@ class PendingQuestion:
 
 
 class HybridSession(Session):
-    """Steps the sessions of both models and passes each question between them."""
+    """Runs a draft model's and a fallback model's session together, and passes each question between
+    them.
+    """
 
     def __init__(self, engine: HybridEngine, batch_size: int | None) -> None:
         super().__init__(CAPABILITIES)
@@ -173,7 +175,9 @@ class HybridSession(Session):
         self._pending.clear()
 
     def _step_student(self) -> list[Event]:
-        """Step the draft model. If it raises, the fallback model takes over its questions."""
+        """Run one step of the draft model. If the draft model raises an error, the fallback model takes
+        over its questions.
+        """
         if self.student is None or self.student.is_idle:
             return []
         try:
@@ -204,93 +208,95 @@ class HybridSession(Session):
             else:
                 self._handle_review(case, event)
 
-    def _record_call(self, case: PendingQuestion, role: str, purpose: str, completion: Completion) -> None:
+    def _record_call(
+        self, question: PendingQuestion, role: str, purpose: str, completion: Completion
+    ) -> None:
         # the completion of the question says them
         unsaid = {"permanent": False, "by": None, "cost_usd": None}
         call = Call.from_response(
             completion, who=role, what=purpose, seconds=round(completion.seconds, 6), **unsaid
         )
-        case.calls.append(call)
+        question.calls.append(call)
         if completion.cost_usd is not None:
-            case.cost_usd = (case.cost_usd or 0.0) + completion.cost_usd
+            question.cost_usd = (question.cost_usd or 0.0) + completion.cost_usd
 
     # ------------------------------------------------------------------------------------ the rules
 
-    def _submit_to_student(self, case: PendingQuestion, purpose: str, request: Request) -> None:
+    def _submit_to_student(self, question: PendingQuestion, purpose: str, request: Request) -> None:
         if self.student is None:
-            self._request_teacher_answer(case)
+            self._request_teacher_answer(question)
             return
-        self._pending[STUDENT, request.id] = case, purpose
+        self._pending[STUDENT, request.id] = question, purpose
         try:
             self.student.submit(replace(request, deltas=False))
         except Exception as error:  # noqa: BLE001 - then the teacher answers
             del self._pending[STUDENT, request.id]
             self.engine.incidents[Incident("not_asked", to_one_line(error))] += 1
-            self._request_teacher_answer(case)
+            self._request_teacher_answer(question)
 
-    def _handle_draft(self, case: PendingQuestion, completion: Completion) -> None:
+    def _handle_draft(self, question: PendingQuestion, completion: Completion) -> None:
         answer = completion.answer.parts.answer
         if completion.error is not None or not answer.strip():
             self.engine.incidents[Incident("no_text")] += 1
-            self._request_teacher_answer(case)
+            self._request_teacher_answer(question)
             return
-        case.latest, case.reviews = completion, case.reviews + 1
+        question.latest, question.reviews = completion, question.reviews + 1
         review = Request(
-            f"{case.request.id}/review {case.reviews}",
-            build_review_prompt(case.request.prompt, answer),
+            f"{question.request.id}/review {question.reviews}",
+            build_review_prompt(question.request.prompt, answer),
             max_new_tokens=self.model.review_tokens,
             sampling=GREEDY,
         )
-        self._submit_to_teacher(case, "review", review)
+        self._submit_to_teacher(question, "review", review)
 
-    def _handle_review(self, case: PendingQuestion, completion: Completion) -> None:
+    def _handle_review(self, question: PendingQuestion, completion: Completion) -> None:
         verdict = parse_review(completion.answer.parts.answer)
         if completion.error is None and verdict.score is None:
             self.engine.incidents[Incident("no_json")] += 1
         if verdict.score is not None and verdict.score >= self.model.threshold:
-            self._finish_question(case, case.latest, STUDENT)
-        elif case.reviews >= self.model.rounds or completion.error is not None or case.latest is None:
-            self._request_teacher_answer(case)
+            self._finish_question(question, question.latest, STUDENT)
+        elif question.reviews >= self.model.rounds or completion.error is not None or question.latest is None:
+            self._request_teacher_answer(question)
         else:
             prompt = build_revision_prompt(
-                case.request.prompt, case.latest.answer.parts.answer, verdict.feedback
+                question.request.prompt, question.latest.answer.parts.answer, verdict.feedback
             )
-            revision = replace(case.request, id=f"{case.request.id}/revision {case.reviews}", prompt=prompt)
-            self._submit_to_student(case, "revision", revision)
+            revision = replace(
+                question.request, id=f"{question.request.id}/revision {question.reviews}", prompt=prompt
+            )
+            self._submit_to_student(question, "revision", revision)
 
-    def _request_teacher_answer(self, case: PendingQuestion) -> None:
-        self._submit_to_teacher(case, "answer", replace(case.request, deltas=False))
+    def _request_teacher_answer(self, question: PendingQuestion) -> None:
+        self._submit_to_teacher(question, "answer", replace(question.request, deltas=False))
 
-    def _submit_to_teacher(self, case: PendingQuestion, purpose: str, request: Request) -> None:
-        self._pending[TEACHER, request.id] = case, purpose
+    def _submit_to_teacher(self, question: PendingQuestion, purpose: str, request: Request) -> None:
+        self._pending[TEACHER, request.id] = question, purpose
         self.teacher.submit(request)
 
     def _finish_question(
-        self, case: PendingQuestion, completion_or_none: Completion | None, role: str
+        self, question: PendingQuestion, final_completion: Completion | None, role: str
     ) -> None:
-        """Append the final completion of a question to the events. Without a completion, the question
+        """Add a question's final completion to the events. A missing completion means that the question
         was cancelled.
         """
-        case.is_over = True
-        seconds = time.perf_counter() - case.started
+        question.is_over = True
+        seconds = time.perf_counter() - question.started
         answer = (
-            Answer("", [], FinishReason.cancelled)
-            if completion_or_none is None
-            else completion_or_none.answer
+            Answer("", [], FinishReason.cancelled) if final_completion is None else final_completion.answer
         )
         for text, is_thinking in ((answer.thinking, True), (answer.text, False)):
-            if text and case.request.deltas:
-                self._events.append(Delta(case.request.id, 0, text, is_thinking))
+            if text and question.request.deltas:
+                self._events.append(Delta(question.request.id, 0, text, is_thinking))
         completion = Completion(
-            replace(answer, new_tokens=sum(call.answer.num_tokens for call in case.calls)),
-            id=case.request.id,
-            prompt_sha256=case.sha256,
-            prompt_tokens=sum(call.prompt_tokens for call in case.calls),
+            replace(answer, new_tokens=sum(call.answer.num_tokens for call in question.calls)),
+            id=question.request.id,
+            prompt_sha256=question.sha256,
+            prompt_tokens=sum(call.prompt_tokens for call in question.calls),
             first_token_s=seconds,  # no text is returned before it is clear whose answer counts
             seconds=seconds,
-            error=None if completion_or_none is None else completion_or_none.error,
-            by=None if completion_or_none is None else role,
-            cost_usd=case.cost_usd,
-            calls=case.calls,
+            error=None if final_completion is None else final_completion.error,
+            by=None if final_completion is None else role,
+            cost_usd=question.cost_usd,
+            calls=question.calls,
         )
         self._events.append(completion)

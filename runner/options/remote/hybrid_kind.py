@@ -1,4 +1,4 @@
-"""model=hybrid: a draft model on this machine and a fallback model on a server."""
+"""The model kind model=hybrid: a draft model on this machine and a fallback model on a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.config.model import StubConfig
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import ModelKind, ResourceNeed, model_kind
+from runner.engines.kinds import ModelKind, ResourceNeed, get_model_kind
 from runner.options.remote import api_kind as api
 from runner.options.remote import reviews
 from runner.options.remote.engine import ApiEngine
@@ -21,27 +21,29 @@ from runner_base.render.notes import render_note
 from runner_engine import BaseModelCache, Capability, Engine, ModelConfig
 
 
-def hybrid_config(config: RunnerConfig) -> HybridConfig:
+def as_hybrid_config(config: RunnerConfig) -> HybridConfig:
     assert isinstance(config.model, HybridConfig)
     return config.model
 
 
 def make_student_job(resolved: ResolvedJob) -> tuple[ModelKind, ResolvedJob]:
-    """Return the draft model's kind, and a job that has only the draft model."""
-    student = hybrid_config(resolved.config).student
+    """Return the draft model's kind, and a copy of the job that has only the draft model."""
+    student = as_hybrid_config(resolved.config).student
     model: ModelConfig = StubConfig() if student.stub else student
-    return model_kind(model), resolved.replace_groups(model=model)
+    return get_model_kind(model), resolved.replace_groups(model=model)
 
 
 class Hybrid(ModelKind):
-    """Model kind that delegates to the draft model's kind. If the draft model cannot be loaded,
-    the fallback model suffices.
+    """Model kind that delegates to the draft model's kind. Jobs also run without the draft model, on
+    the fallback model alone.
     """
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return the fingerprints of both models, and the version of the review prompts."""
+        """Return what identifies both models (file hashes, server's model name), and the version of the
+        review prompts.
+        """
         kind, alone = make_student_job(resolved)
-        teacher = api.fingerprint_model(hybrid_config(resolved.config).teacher, cache.parent)
+        teacher = api.fingerprint_model(as_hybrid_config(resolved.config).teacher, cache.parent)
         try:
             student = kind.fingerprint(alone, cache)
         except RunnerError:  # the load will report the reason
@@ -51,9 +53,9 @@ class Hybrid(ModelKind):
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
         """Raise ConfigError for parameters that the fallback model's server does not accept. Returns a
-        note if the draft model cannot be loaded.
+        note if the draft model cannot load.
         """
-        api.check_generation(hybrid_config(resolved.config).teacher, resolved.config.generation)
+        api.check_generation_settings(as_hybrid_config(resolved.config).teacher, resolved.config.generation)
         kind, alone = make_student_job(resolved)
         try:
             return kind.check_job(alone)
@@ -61,7 +63,7 @@ class Hybrid(ModelKind):
             return [render_note(note("would_answer_alone", "warning", error=error), NOTES)]
 
     def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Estimate the memory and threads of the draft model."""
+        """Return the estimated memory and threads of the draft model."""
         kind, alone = make_student_job(resolved)
         try:
             return kind.predict_need(alone)
@@ -69,7 +71,9 @@ class Hybrid(ModelKind):
             return ResourceNeed(0.0, 1)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Build the draft model's kernels. Without a draft model, the fallback model answers alone."""
+        """Build the draft model's C kernels, and return the seconds that this took. Without a draft model,
+        nothing is built.
+        """
         kind, alone = make_student_job(resolved)
         try:
             return kind.build_kernels(alone)
@@ -77,21 +81,21 @@ class Hybrid(ModelKind):
             return 0.0
 
     def import_libraries(self, resolved: ResolvedJob) -> None:
-        """Import the draft model's libraries."""
+        """Import the libraries that the draft model needs."""
         kind, alone = make_student_job(resolved)
         with suppress(RunnerError):  # as in open_engine: the teacher answers alone
             kind.import_libraries(alone)
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return the capabilities that draft model and fallback model share."""
+        """Return the capabilities that both the draft model and the fallback model have."""
         return CAPABILITIES
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the engine of both models. A draft model that fails `check` is not loaded."""
+        """Return an engine that combines both models. A draft model whose check fails is not loaded."""
         kind, alone = make_student_job(resolved)
-        keys = hybrid_config(resolved.config)
+        keys = as_hybrid_config(resolved.config)
         teacher = api.resolve_extensions(keys.teacher)
         remote = ApiEngine(resolved.config, teacher, api.server_capabilities(teacher))
         try:

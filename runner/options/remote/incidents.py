@@ -1,4 +1,4 @@
-"""Failures between draft model and fallback model that do not end a job."""
+"""Failures of a draft model or of its review, after which the job goes on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Incident:
-    """A failure of the draft model, or a review without a valid verdict."""
+    """A failure in model=hybrid after which the job goes on: the draft model failed, or a review
+    contained no valid verdict.
+    """
 
     kind: Literal["broke_down", "not_asked", "no_text", "no_json"]
     error: str = ""

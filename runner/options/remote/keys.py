@@ -34,11 +34,11 @@ from runner_engine import (
 )
 from runner_engine.settings.generation import reject_scheduler_features
 from runner_engine.settings.model import reject_weight_changes
-from runner_engine.settings.sampling import SamplingKeys, active_parameters
+from runner_engine.settings.sampling import SamplingKeys, get_effective_parameters
 
 
 class ApiExtensions(StrEnum):
-    """Sampling parameters that a server accepts beyond OpenAI's API.
+    """Sampling parameters that a server accepts in addition to OpenAI's API.
 
     vllm: top_k, min_p, repetition_penalty and ignore_eos. llama_cpp: the same parameters in
     llama.cpp's spelling. auto: detected from the server's list of models.
@@ -57,7 +57,9 @@ OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"  # sent to OpenAI alone, unless key_varia
 
 @dataclass
 class ApiConfig(ModelConfig):
-    """A model behind OpenAI's API: OpenAI's own, `vllm serve`, or task=serve, local or remote."""
+    """Config of model=api: a model on a server with OpenAI's API, such as OpenAI, `vllm serve` or
+    task=serve.
+    """
 
     module: ClassVar[str] = "runner.options.remote.api_kind"
     is_on_server: ClassVar[bool] = True
@@ -121,7 +123,7 @@ class ApiConfig(ModelConfig):
 
     @property
     def single_server_configs(self) -> list[Self]:
-        """One config for each server of the pool."""
+        """One config for each server in the pool."""
         return [
             replace(self, base_url=address)
             for address in parse_addresses(f"{self.key}.base_url", self.base_url)
@@ -129,29 +131,29 @@ class ApiConfig(ModelConfig):
 
     @property
     def joined_addresses(self) -> str:
-        """The addresses of all servers, joined with commas for display."""
+        """Addresses of all servers, joined with commas for display."""
         return self.base_url if isinstance(self.base_url, str) else ", ".join(self.base_url)
 
     @property
     def key_variables(self) -> tuple[str, ...]:
-        """Environment variables that may hold the API key, in order of precedence."""
+        """Names of environment variables that may contain the API key, in order of precedence."""
         if self.key_variable == KEY_VARIABLE and self.is_hosted_at("openai.com"):
             return KEY_VARIABLE, OPENAI_KEY_VARIABLE
         return (self.key_variable,)
 
     def is_hosted_at(self, domain: str) -> bool:
-        """Return whether all servers are in a domain."""
+        """Return whether all server addresses are in a domain."""
         return all(
             is_in_domain(address, domain)
             for address in parse_addresses(f"{self.key}.base_url", self.base_url)
         )
 
-    def check_sampling_fields(self, group: str, sampling: SamplingKeys) -> None:
-        """Raise ConfigError if the server's API has no field for a sampling parameter."""
+    def check_sampling_fields(self, config_group: str, sampling: SamplingKeys) -> None:
+        """Raise ConfigError for a sampling parameter that the server's API has no field for."""
         if self.extensions is not ApiExtensions.openai:
             return
-        active = active_parameters(sampling, lambda parameter: not parameter.in_openai)
-        unsupported = {f"{group}.{name}": value for name, value in active.items()}
+        active = get_effective_parameters(sampling, lambda parameter: not parameter.in_openai)
+        unsupported = {f"{config_group}.{name}": value for name, value in active.items()}
         if not unsupported:
             return
         fix = " ".join(f"{key}=null" for key in unsupported)
@@ -173,8 +175,8 @@ class ApiConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings that would change the weights, because the weights are on the
-        server.
+        """Raise ConfigError for settings that would change the model's weights, because the weights are on
+        the server.
         """
         why = "model=api loads no weights, so this key has no effect"
         reject_weight_changes(quantization, lora, rope, why)
@@ -190,7 +192,7 @@ class ApiConfig(ModelConfig):
 
 @dataclass
 class StudentConfig(LocalModelConfig):
-    """The local draft model, or a stub in its place."""
+    """Config of the local draft model in model=hybrid, or of a stub in its place."""
 
     key: ClassVar[str] = "model.student"
     stub: bool = False
@@ -198,8 +200,8 @@ class StudentConfig(LocalModelConfig):
 
 @dataclass
 class TeacherConfig(ApiConfig):
-    """The fallback model behind an API. It reviews drafts, and answers where the draft model does
-    not.
+    """Config of the fallback model in model=hybrid. It reviews drafts, and answers where the draft
+    model does not.
     """
 
     key: ClassVar[str] = "model.teacher"
@@ -207,8 +209,8 @@ class TeacherConfig(ApiConfig):
 
 @dataclass
 class HybridConfig(ModelConfig):
-    """A local draft model and a fallback model behind an API. The other config groups apply to the
-    draft model.
+    """Config of model=hybrid: a local draft model and a fallback model on a server. Other config
+    groups apply to the draft model.
     """
 
     module: ClassVar[str] = "runner.options.remote.hybrid_kind"
@@ -228,8 +230,8 @@ class HybridConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for sampling parameters that the fallback model's API lacks, and for
-        settings that the draft model does not support.
+        """Raise ConfigError for sampling parameters that the fallback model's API lacks, and for settings
+        that the draft model does not support.
         """
         self.student.check_compatibility(quantization, lora, rope, generation)
         if self.student.stub:

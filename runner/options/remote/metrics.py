@@ -1,4 +1,6 @@
-"""Metrics of models on servers, and of draft and fallback models."""
+"""Names, units and descriptions of the metrics of models on servers, and of draft and fallback
+models.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A model on a server without its sessions. Turns a request into the parameters of an HTTP
-request.
-"""
+"""A model on a server, apart from its sessions: converts requests to HTTP parameters."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ MILLION = 1_000_000
 
 
 class RemoteModel:
-    """A model on a server. Nothing is loaded on this machine."""
+    """Base class of engines for a model on a server. Nothing is loaded on this machine."""
 
     def __init__(self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]) -> None:
         self.config, self.model, self.capabilities = config, model, capabilities
@@ -46,19 +44,19 @@ class RemoteModel:
 
     @property
     def servers(self) -> ServerPool:
-        """Connections to the servers, shared by all sessions."""
+        """Connections to the model's servers, shared by all sessions."""
         if self._servers is None:
             self._servers = ServerPool(self.model, self.retries, self.failure)
         return self._servers
 
     def failure(self) -> RunnerError | None:
-        """Return the reason why no more requests can be answered, or None. With a reason, retries
-        stop.
+        """Return the reason why no request can be answered any more, or None. Requests are then not tried
+        again.
         """
         return None
 
     def load(self) -> EngineReport:
-        """Fetch the servers' lists of models."""
+        """Fetch each server's list of models."""
         started, model = time.perf_counter(), self.model
         listed = self.servers.list_models()
         self.stats.load_s = time.perf_counter() - started
@@ -88,28 +86,32 @@ class RemoteModel:
         return EngineReport(metrics, facts, [text_note(render_note(each, NOTES)) for each in notes])
 
     def provenance_notes(self) -> list[Note]:
-        """Return warnings about the model's identity, such as files that cannot be hashed."""
+        """Return warnings that the model's identity is uncertain, for example because its files cannot be
+        hashed.
+        """
         return [note("unhashed", "warning", address=self.model.joined_addresses, name=self.model.name)]
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as it is sent. Its tokens are known only to the server."""
+        """Return the prompt as it is sent to the server. Only the server knows its tokens."""
         return self._format_prompt(request)
 
     def _format_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt in OpenAI's format, without thinking, because some servers reject it."""
+        """Return the prompt in OpenAI's format. Thinking of earlier answers is removed, because some
+        servers reject it.
+        """
         prompt = request.prompt
         if isinstance(prompt, str):
             return prompt, []
         ids = [part for part in prompt if isinstance(part, int)]
-        turns = [_format_message(part) for part in prompt if isinstance(part, Message)]
+        turns = [_to_openai_message(part) for part in prompt if isinstance(part, Message)]
         return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Detokenize on the server."""
+        """Return the text of token ids, converted by the server."""
         return self.servers.detokenize(ids)
 
     def arithmetic(self) -> None:
-        """Return None: the arithmetic of the server's machine is unknown."""
+        """Return None, because the arithmetic of the server's machine is unknown."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -118,8 +120,8 @@ class RemoteModel:
             self._servers = None
 
     def request_parameters(self, request: Request) -> dict[str, Any]:
-        """Return the HTTP parameters for a request. Raises ConfigError if the API has no field for
-        one.
+        """Return the HTTP parameters of a request. Raises ConfigError for a parameter that the server's
+        API has no field for.
         """
         sampling = request.sampling.with_defaults(self.config.generation, self.config.seed)
         self.model.check_sampling_fields("request", sampling)
@@ -159,7 +161,7 @@ class RemoteModel:
         return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
 
     def update_notes(self) -> None:
-        """Update the notes about failures so far, and the server statistics."""
+        """Update the notes about failed requests, and the statistics of each server."""
         notes = []
         if causes := self.retries.most_common():
             notes.append(note("sent_again", requests=self.retries.total(), causes=causes))
@@ -180,25 +182,27 @@ class RemoteModel:
         return self.config.generation.thinking_tokens if own is None else own
 
     def max_total_tokens(self, request: Request) -> int:
-        """Return the token budget of thinking plus answer, because servers count them together."""
+        """Return the token budget for thinking and answer together, because servers count both."""
         budget = self.thinking_budget(request)
         return self.max_answer_tokens(request) + (0 if budget is None else budget + MARGIN)
 
     def max_answer_tokens(self, request: Request) -> int:
-        """Return the token budget of an answer. It includes thinking if thinking has no budget."""
+        """Return the token budget for the answer. It includes the thinking if thinking has no budget of
+        its own.
+        """
         own = request.max_new_tokens
         return self.config.generation.max_new_tokens if own is None else own
 
     def cost_usd(self, prompt_tokens: int, new_tokens: int) -> float | None:
-        """Return the cost of an answer in USD, or None if the prices are unknown."""
+        """Return the cost of an answer in US dollars, or None if the prices are unknown."""
         if self.model.price_in is None or self.model.price_out is None:
             return None
         return round((prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9)
 
 
-def _format_message(message: Message) -> dict[str, Any]:
-    """Return a message in OpenAI's format. Tool call arguments become JSON text, and a tool result
-    keeps only its call id.
+def _to_openai_message(message: Message) -> dict[str, Any]:
+    """Return a chat message in OpenAI's format. Tool call arguments become JSON text, and a tool
+    result keeps only its call id.
     """
     turn = replace(message, thinking=None, name=None).to_dict()
     for call in turn.get("tool_calls", ()):

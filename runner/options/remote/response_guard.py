@@ -1,4 +1,4 @@
-"""Checks a server's HTTP responses: limited size, no compression, no redirect to another host."""
+"""Checks HTTP responses of servers: size limit, no compression, no redirect to another host."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_response_hook(model: ApiConfig, redact_message: Callable[[object], str]
 def _check_redirect(
     model: ApiConfig, response: httpx2.Response, redact_message: Callable[[object], str]
 ) -> None:
-    """Raise ConfigError for a redirect to another host, which would receive the prompts."""
+    """Raise ConfigError for a redirect to another host, because that host would receive the prompts."""
     url = response.request.url
     target = url.join(response.headers["location"])
     if _origin(target) == _origin(url) or (target.host == url.host and _is_https_upgrade(url, target)):
@@ -78,8 +78,8 @@ def _is_https_upgrade(url: httpx2.URL, target: httpx2.URL) -> bool:
 
 
 class _LimitedStream(httpx2.AsyncByteStream):
-    """A response body with a size limit. A longer answer raises RequestFault, and an error body is
-    truncated.
+    """HTTP response body with a size limit. A longer answer raises RequestFault; a longer error body
+    is truncated.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""Prompts for a review and a revision between draft and fallback model, and the parser of
-reviews.
+"""Prompts with which the fallback model reviews an answer and the draft model revises it, and the
+parser of reviews.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FEEDBACK_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Review:
-    """The fallback model's review of an answer. The score is None if it could not be parsed."""
+    """Fallback model's review of a draft answer. The score is None if it could not be parsed."""
 
     score: float | None
     feedback: str
 
 
-def format_task(prompt: Prompt) -> str:
-    """Return the task as text. A conversation becomes one paragraph per turn."""
+def format_prompt_as_text(prompt: Prompt) -> str:
+    """Return a prompt as plain text. A conversation becomes one paragraph per turn."""
     if isinstance(prompt, str):
         return prompt
     turns = [part for part in prompt if isinstance(part, Message)]
@@ -41,7 +41,7 @@ def format_task(prompt: Prompt) -> str:
 def build_review_prompt(prompt: Prompt, answer: str) -> Prompt:
     """Return the prompt that asks the fallback model to review an answer."""
     return Message("system", REVIEW), Message(
-        "user", f"Task:\n{format_task(prompt)}\n\nThe student's answer:\n{answer}"
+        "user", f"Task:\n{format_prompt_as_text(prompt)}\n\nThe student's answer:\n{answer}"
     )
 
 
@@ -54,16 +54,16 @@ def build_revision_prompt(prompt: Prompt, answer: str, feedback: str) -> Prompt:
     return (*turns, Message("assistant", answer), Message("user", revise))
 
 
-def parse_review(text: str) -> Review:
-    """Parse the first valid JSON object in a review. Without one, the whole text becomes the
+def parse_review(review_text: str) -> Review:
+    """Parse the first valid JSON object in a review. If there is none, the whole text becomes the
     feedback.
     """
-    decoder, start = json.JSONDecoder(), text.find("{")
+    decoder, start = json.JSONDecoder(), review_text.find("{")
     for _ in range(20):
         if start < 0:
             break
         try:
-            value, _ = decoder.raw_decode(text, start)
+            value, _ = decoder.raw_decode(review_text, start)
         except (ValueError, RecursionError):
             value = None
         score = value.get("score") if isinstance(value, dict) else None
@@ -75,5 +75,5 @@ def parse_review(text: str) -> Review:
         ):
             feedback = value.get("feedback")
             return Review(float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else "")
-        start = text.find("{", start + 1)
-    return Review(None, text.strip()[:FEEDBACK_CHARACTERS])
+        start = review_text.find("{", start + 1)
+    return Review(None, review_text.strip()[:FEEDBACK_CHARACTERS])

@@ -1,5 +1,5 @@
-"""Log-probabilities from a server that returns the tokens of a text and the log-probability of
-each prompt token.
+"""Scores texts on a server that reports a text's tokens and the log-probability of each prompt
+token.
 
 Needs `/tokenize`, and echo with log-probabilities in `/v1/completions`; vLLM and task=serve
 have both. A small first request tests whether a server has them.
@@ -42,27 +42,31 @@ WAYS: Sequence[ScoringMethod] = (SinglePassScoring(), StepwiseScoring())
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt as the server tokenizes it. A chat's text is rendered with the server's template."""
+    """Token ids of a prompt as the server tokenizes it. For a chat, also the text rendered with the
+    server's template.
+    """
 
     ids: list[int]
     text: str | None
 
 
 class Scorer:
-    """Requests token ids and log-probabilities of texts from a server, in the pool's thread."""
+    """Fetches token ids and log-probabilities of texts from one server, in the server pool's thread."""
 
     NEEDED = "/tokenize, and echo with logprobs in /v1/completions, as in vLLM and task=serve"
 
-    def __init__(self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]) -> None:
+    def __init__(
+        self, client: openai.AsyncOpenAI, model: ApiConfig, redact_message: Callable[[object], str]
+    ) -> None:
         self.client, self.model = client, model
-        self.plain = plain  # an error's text without the key
+        self.plain = redact_message  # an error's text without the key
         self._is_able: asyncio.Task[None] | None = None
         self._way: asyncio.Task[ScoringMethod] | None = None
         self._prompts = lru_cache(CACHED_PROMPTS)(self._tokenize_in_background)
 
     async def score(self, request: Request) -> ScoredContinuation:
-        """Return the scores of a request's continuation. Raises ConfigError if the server cannot
-        compute them.
+        """Return the log-probabilities of a request's continuation. Raises ConfigError if the server
+        cannot compute them.
         """
         await self.check_support()
         prompt, continuation = request.prompt, request.continuation
@@ -94,15 +98,15 @@ class Scorer:
         return [(await self._tokenize(prompt=text)).ids for text in texts]
 
     async def check_support(self) -> None:
-        """Raise ConfigError unless the server supports scoring. Asks the server only once."""
-        self._is_able = able = _retry_if_failed(self._is_able, self._test_scoring)
+        """Raise ConfigError unless the server supports scoring. The server is only tested once."""
+        self._is_able = able = _reuse_or_restart_task(self._is_able, self._test_scoring)
         await asyncio.shield(able)
 
     async def detect_scoring_method(self) -> ScoringMethod:
-        """Return the server's method for log-probabilities of requested token ids. Asks the server
-        only once.
+        """Return the method by which the server reports log-probabilities of requested token ids. The
+        server is only tested once.
         """
-        self._way = way = _retry_if_failed(self._way, self._test_scoring_methods)
+        self._way = way = _reuse_or_restart_task(self._way, self._test_scoring_methods)
         return await asyncio.shield(way)
 
     async def _test_scoring(self) -> None:
@@ -137,13 +141,13 @@ class Scorer:
         )
 
     async def _unsupported_reason(
-        self, attempt: Awaitable[ScoredContinuation], unsupported: Sequence[int]
+        self, attempt: Awaitable[ScoredContinuation], unsupported_statuses: Sequence[int]
     ) -> str | None:
         """Return why the server does not support a request, or None if it does."""
         try:
             await attempt
         except openai.APIStatusError as error:
-            if error.status_code not in unsupported or error.code == "model_not_found":
+            if error.status_code not in unsupported_statuses or error.code == "model_not_found":
                 raise
             return f", and {error.request.url.path} answered {error.status_code}: {self.plain(error.message)}"
         except RequestFault as fault:
@@ -169,7 +173,7 @@ class Scorer:
         return asyncio.ensure_future(self._tokenize_chat(turns))
 
     async def _tokenize_chat(self, messages: list[dict[str, Any]]) -> TokenizedPrompt:
-        """Return a chat's token ids with its rendered text, from the server or by detokenizing."""
+        """Return a chat's token ids and its rendered text, which the server reports or detokenizes."""
         tokens = await self._tokenize(messages=messages, add_generation_prompt=True)
         if tokens.text is not None:
             return tokens
@@ -179,7 +183,7 @@ class Scorer:
         return TokenizedPrompt(tokens.ids, text)
 
     async def _detokenize(self, ids: list[int]) -> str | None:
-        """Return the text of token ids with special tokens, or None if the server cannot detokenize."""
+        """Return the text of token ids including special tokens, or None if the server cannot detokenize."""
         try:
             body = {"model": self.model.name, "tokens": ids}
             answer = await self._post("detokenize", body)
@@ -196,9 +200,9 @@ class Scorer:
             return await self.client.post(path, body=sent, cast_to=object)
         return await self._post(path, sent)
 
-    async def _post(self, name: str, body: dict[str, Any]) -> Any:
-        """Post to a server path outside OpenAI's API and return the response."""
-        path = f"{self.model.base_url.removesuffix('/v1')}/{name}"
+    async def _post(self, path_name: str, body: dict[str, Any]) -> Any:
+        """Send a POST request to a server path outside OpenAI's API, and return the response."""
+        path = f"{self.model.base_url.removesuffix('/v1')}/{path_name}"
         return await self.client.post(path, body=body, cast_to=object)
 
     async def _tokenize(self, **parameters: Any) -> TokenizedPrompt:
@@ -219,7 +223,7 @@ class Scorer:
         return ids
 
     async def detokenize(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, or the printed ids if the server cannot detokenize."""
+        """Return the text of token ids. If the server cannot detokenize, return the ids as text."""
         text = await self._detokenize([*ids]) if ids else ""
         return f"{[*ids]}" if text is None else text
 
@@ -245,10 +249,10 @@ class Scorer:
         return ScoredContinuation(len(prefix), continuation, logprobs, greedy)
 
 
-def _retry_if_failed(
+def _reuse_or_restart_task(
     task: asyncio.Task[T] | None, start: Callable[[], Coroutine[Any, Any, T]]
 ) -> asyncio.Task[T]:
-    """Return the running or successful task, or start a new one if it failed."""
+    """Return a task that is running or has succeeded. If it has failed, start and return a new task."""
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
         return asyncio.ensure_future(start())
     return task

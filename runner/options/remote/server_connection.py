@@ -1,4 +1,4 @@
-"""Connection to one server with OpenAI's API, through the official client.
+"""Connection to one server with OpenAI's API, through OpenAI's official client library.
 
 The API key is read from the environment. No message from this module contains it.
 """
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import httpx2
 import openai
 
-from runner.options.remote.addresses import is_local_address
+from runner.options.remote.addresses import is_loopback_address
 from runner.options.remote.faults import InvalidTokenCounts, RequestFault, RequestRejected
 from runner.options.remote.forced_scoring import ForcedScorer
 from runner.options.remote.keys import OPENAI_KEY_VARIABLE, ApiConfig, ApiExtensions
@@ -44,7 +44,7 @@ started_keys: dict[str, str] = {}  # the keys of servers that this process has s
 
 @dataclass
 class ModelList:
-    """A server's list of models. `own` is the entry of the configured model."""
+    """List of models on a server. `own` is the entry of the configured model."""
 
     names: list[str] = field(default_factory=list)
     own: dict[str, Any] = field(default_factory=dict)
@@ -54,13 +54,13 @@ class ModelList:
 
     @property
     def extensions(self) -> ApiExtensions:
-        """The sampling extensions that the server accepts, derived from `owned_by`."""
+        """Sampling extensions that the server accepts, deduced from the list's field `owned_by`."""
         return ApiExtensions.vllm if self.own.get("owned_by") in EXTENDED else ApiExtensions.openai
 
 
 def find_api_key(model: ApiConfig) -> tuple[str, str]:
-    """Return the server's API key and the variable that contains it. A server on this machine
-    needs no key.
+    """Return the server's API key and the name of the variable that contains it. A server on this
+    machine needs no key.
     """
     names = model.key_variables
     if isinstance(model.base_url, str) and model.base_url in started_keys:
@@ -74,7 +74,7 @@ def find_api_key(model: ApiConfig) -> tuple[str, str]:
                     code="bad_value",
                 )
             return key, name
-    if is_local_address(model.base_url):
+    if is_loopback_address(model.base_url):
         return "", names[0]
     raise ConfigError(
         (
@@ -87,7 +87,7 @@ def find_api_key(model: ApiConfig) -> tuple[str, str]:
 
 
 def _openai_key_hint(model: ApiConfig) -> str:
-    """Return a hint if OPENAI_API_KEY is set, because it is sent to openai.com only."""
+    """Return a hint if OPENAI_API_KEY is set but unused, because it is sent to openai.com only."""
     if OPENAI_KEY_VARIABLE in model.key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
         return ""
     override = f"{model.key}.key_variable={OPENAI_KEY_VARIABLE}"
@@ -95,10 +95,12 @@ def _openai_key_hint(model: ApiConfig) -> str:
 
 
 class ServerConnection:
-    """Connection to one server, with its state. Used only in the pool's thread."""
+    """Connection to one server, with its failures and pauses. It is only used in the server pool's
+    thread.
+    """
 
     def __init__(self, model: ApiConfig) -> None:
-        """Open the connection in a running event loop. `model` has only this server's address."""
+        """Open the connection in a running event loop. `model` has the address of this server only."""
         self.model = model
         self._key, self._variable = find_api_key(model)
         self.secret = ApiKeyRedactor(self._key)
@@ -126,17 +128,17 @@ class ServerConnection:
 
     @property
     def remaining_pause_s(self) -> float:
-        """Remaining seconds of the pause that the server asked for."""
+        """Seconds until the end of the pause that the server has requested."""
         return max(0.0, self._closed_until - time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Send no requests for some seconds."""
+        """Send no requests to this server for some seconds."""
         self._closed_until = max(self._closed_until, time.monotonic() + seconds)
 
-    async def run_scorer(self, ask: Callable[[Scorer], Awaitable[T]]) -> T:
-        """Run a query of the scorer. Converts its errors to the runner's exceptions."""
+    async def run_scorer(self, query: Callable[[Scorer], Awaitable[T]]) -> T:
+        """Run a query with the server's scorer. Converts errors to the runner's exceptions."""
         try:
-            return await ask(self.scorer)
+            return await query(self.scorer)
         except openai.APIStatusError as error:
             raise await self.status_error(error) from None
         except (RunnerError, RequestRejected):
@@ -164,7 +166,7 @@ class ServerConnection:
         return ModelList([self.plain(entry.get("id")) for entry in entries], own, reported or "unknown")
 
     async def status_error(self, error: openai.APIStatusError) -> Exception:
-        """Return the exception for a response with an error status."""
+        """Return the exception for an HTTP response with an error status."""
         model, status = self.model, error.status_code
         message = error.body.get("message") if isinstance(error.body, dict) else error.message
         answer = f"{model.base_url} answered {status}: {self.plain(message or error.message)}"
@@ -185,7 +187,7 @@ class ServerConnection:
         return RequestRejected(answer)
 
     def request_fault(self, error: Exception) -> RequestFault:
-        """Return the exception for a request without a complete answer."""
+        """Return the exception for a request that got no complete answer."""
         url = self.model.base_url
         if isinstance(error, InvalidTokenCounts):
             return InvalidTokenCounts(f"{url} answered with {self.plain(error)}", error.kind)
@@ -194,13 +196,17 @@ class ServerConnection:
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             reached = not isinstance(error.__cause__, httpx2.ConnectTimeout)
             wait_s = self.model.first_token_s if reached else self.model.connect_s
-            return RequestFault(f"{url} sent nothing for {wait_s:g} s", "was silent", reached=reached)
+            return RequestFault(
+                f"{url} sent nothing for {wait_s:g} s", "was silent", was_server_reached=reached
+            )
         if isinstance(error, openai.APIConnectionError):
             reached = not isinstance(error.__cause__, httpx2.ConnectError)
             cause = self.plain(error.__cause__ or error)
             if reached:
                 return RequestFault(f"{url} closed the connection ({cause})", "closed the connection")
-            return RequestFault(f"{url} cannot be reached ({cause})", "could not be reached", reached=False)
+            return RequestFault(
+                f"{url} cannot be reached ({cause})", "could not be reached", was_server_reached=False
+            )
         if isinstance(error, openai.APIError):
             return RequestFault(
                 f"{url} reported an error in its answer: {self.plain(error.message)}", "reported an error"
@@ -208,9 +214,9 @@ class ServerConnection:
         return RequestFault(f"{url} sent an invalid answer: {self.plain(error)}", "sent no valid answer")
 
 
-def bypass_prompt_validation(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Move prompt token ids to extra_body, so that the client does not validate each of them.
-    Validation takes 10 ms per 1,000.
+def skip_prompt_validation(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Move prompt token ids to extra_body, because the client would validate each of them, which takes
+    10 ms per 1,000 ids.
     """
     if not isinstance(parameters.get("prompt"), list):
         return parameters
@@ -221,8 +227,8 @@ def bypass_prompt_validation(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _retry_after_s(headers: httpx2.Headers) -> float | None:
-    """Return the requested wait in seconds from the Retry-After header, given as seconds or as a
-    date.
+    """Return the wait in seconds that the header Retry-After requests, as seconds or as a date, or
+    None.
     """
     retry_after = headers.get("retry-after", "")
     try:

@@ -1,4 +1,4 @@
-"""A pool of servers with the same model. Each request goes to the least busy server.
+"""Pool of servers that serve the same model. Each request goes to the least busy server.
 
 A server that is unreachable or fails repeatedly is excluded, and the others get its
 requests. The pool probes an excluded server's list of models at intervals, and uses the
@@ -35,18 +35,20 @@ _reported_out: set[str] = set()  # servers of which this process has said that t
 
 
 class ServerPool:
-    """Connections to a model's servers. Their work runs in one thread until the pool is closed."""
+    """Connections to all servers of a model. Their network work runs in one thread until the pool is
+    closed.
+    """
 
     def __init__(
         self,
         model: ApiConfig,
-        retries: Counter[str] | None = None,
-        gone: Callable[[], RunnerError | None] = lambda: None,
+        retry_counts: Counter[str] | None = None,
+        get_failure: Callable[[], RunnerError | None] = lambda: None,
     ) -> None:
         # gone: why no server will answer any more, if that is known
-        self.model, self._gone = (model, gone)
+        self.model, self._gone = (model, get_failure)
         # requests that were sent again, by cause
-        self.retries = Counter() if retries is None else retries
+        self.retries = Counter() if retry_counts is None else retry_counts
         self._reported: tuple[str, str] | None = None  # a server, and what it reports of its model
         self._probes: set[asyncio.Task[None]] = set()
         self._thread = EventLoopThread()
@@ -65,7 +67,7 @@ class ServerPool:
         return self._thread.run(coroutine)
 
     def close(self) -> None:
-        """End all requests and close every connection."""
+        """End all requests and close all connections."""
         if not self._thread.is_closed:
             self._thread.close(self._close_clients)
 
@@ -80,14 +82,14 @@ class ServerPool:
         self.close()
 
     def redact_message(self, message: object) -> str:
-        """Return a message on one line, without any server's API key."""
+        """Return a message on one line, with all API keys of the servers removed."""
         text = str(message)
         for server in self.servers:
             text = server.plain(text)
         return text
 
     def server_statistics(self) -> list[dict[str, Any]]:
-        """Return one record per server, or an empty list for a single server."""
+        """Return one statistics record per server, or an empty list for a single server."""
         if len(self.servers) == 1:
             return []
         return [
@@ -103,8 +105,8 @@ class ServerPool:
     # ------------------------------------------------------------------------------------- requests
 
     async def run_with_retries(self, attempt: Attempt[T], max_rounds: int) -> T:
-        """Try each server in turn until one answers, with increasing waits. Raises the failure of the
-        last try.
+        """Try a request on one server after another until one answers, with increasing waits. Raises the
+        last failure.
         """
         rounds, asked = 1, set[ServerConnection]()
         for number in count(1):
@@ -149,20 +151,20 @@ class ServerPool:
         raise AssertionError
 
     def _active_servers(self) -> list[ServerConnection]:
-        """Return the servers that get requests. If all are excluded, return all, so that an error is
+        """Return the servers that are not excluded. If all are excluded, return all, so that an error is
         reported.
         """
         return [server for server in self.servers if not server.is_left_out] or self.servers
 
-    async def _choose_server(self, tried: set[ServerConnection]) -> ServerConnection:
-        """Return the least busy server, preferring untried ones. Waits if every server asked for a
-        pause.
+    async def _choose_server(self, tried_servers: set[ServerConnection]) -> ServerConnection:
+        """Return the least busy server, preferably one not tried yet. Waits while every server has
+        requested a pause.
         """
         while True:
             servers = self._active_servers()
             ready = [server for server in servers if not server.remaining_pause_s]
             if ready:
-                choices = [server for server in ready if server not in tried] or ready
+                choices = [server for server in ready if server not in tried_servers] or ready
                 return min(choices, key=lambda choice: (choice.under_way, choice.requests))
             await asyncio.sleep(
                 min(server.remaining_pause_s for server in servers) + random.uniform(0, self.model.backoff_s)
@@ -195,7 +197,7 @@ class ServerPool:
         probe.add_done_callback(self._probes.discard)
 
     async def _probe_until_available(self, server: ServerConnection) -> None:
-        """Request an excluded server's list of models at intervals until it answers."""
+        """Request the list of models from an excluded server at intervals, until the server answers."""
         for number in count(server.times_left_out):
             await asyncio.sleep(min(MAX_WAIT_S, self.model.backoff_s * 2**number) * random.uniform(0.5, 1))
             try:
@@ -213,8 +215,8 @@ class ServerPool:
     # --------------------------------------------------------------------------------------- models
 
     def list_models(self) -> ModelList:
-        """Return the servers' list of models. Raises ConfigError or JobFailed if they refuse, or have
-        different models.
+        """Return the servers' common list of models. Raises ConfigError or JobFailed if servers refuse or
+        serve different models.
         """
         return self.run(self._list_models())
 
@@ -239,7 +241,7 @@ class ServerPool:
         )
 
     async def _list_or_exclude(self, server: ServerConnection) -> ModelList | Exception:
-        """Return a server's list of models. On failure, exclude the server and return the error."""
+        """Return a server's list of models. If the request fails, exclude the server and return the error."""
         try:
             listed = await server.list_models()
         except (RequestFault, RequestRejected) as error:
@@ -250,7 +252,7 @@ class ServerPool:
         return listed
 
     def _check_model(self, server: ServerConnection, models: ModelList) -> None:
-        """Raise ConfigError if the server lacks the model, or has another model of that name than the
+        """Raise ConfigError if a server lacks the model, or serves a different model of that name than the
         other servers.
         """
         model, address = self.model, server.model.base_url
@@ -272,21 +274,21 @@ class ServerPool:
             )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts, including special tokens. Raises ConfigError or JobFailed if
-        the servers refuse.
+        """Return the token ids of texts, including special tokens. Raises ConfigError or JobFailed if no
+        server tokenizes.
         """
         return self._run_scorer(lambda scorer: scorer.tokenize(texts))
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, or the printed ids if the server cannot detokenize."""
+        """Return the text of token ids. If the server cannot detokenize, return the ids as text."""
         return self._run_scorer(lambda scorer: scorer.detokenize(ids))
 
     def check_token_scoring(self) -> None:
-        """Raise ConfigError unless the servers report log-probabilities of requested token ids."""
+        """Raise ConfigError unless the servers can report log-probabilities of requested token ids."""
         self._run_scorer(lambda scorer: scorer.detect_scoring_method())
 
     def _run_scorer(self, query: Callable[[Scorer], Awaitable[T]]) -> T:
-        attempt = partial(ServerConnection.run_scorer, ask=query)
+        attempt = partial(ServerConnection.run_scorer, query=query)
         try:
             return self.run(self.run_with_retries(attempt, self.model.retries + 1))
         except (RequestFault, RequestRejected) as error:

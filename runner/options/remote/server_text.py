@@ -1,4 +1,4 @@
-"""Sanitizes text from a server before it is stored or shown: no API key, valid Unicode,
+"""Sanitizes texts from servers before they are stored or shown: no API key, valid Unicode,
 plausible numbers.
 
 All text of a server passes through this module: answers, model names, headers and error
@@ -19,7 +19,7 @@ MAX_TOKENS = 10**9  # more than any model reads or generates for one request
 
 
 class ApiKeyRedactor:
-    """Redacts a server's API key, which the server may send back."""
+    """Removes a server's API key from texts, because servers may send the key back."""
 
     def __init__(self, key: str) -> None:
         self.spellings = sorted(
@@ -31,29 +31,29 @@ class ApiKeyRedactor:
         self.times = 0  # how often it was in an answer
 
     def redact_message(self, message: object) -> str:
-        """Return a message of a server or a library on one line, without the key."""
+        """Return a message of a server or library on one line, with the API key removed."""
         text = str(message)
         for spelling in self.spellings:
             text = text.replace(spelling, HIDDEN)
         return to_one_line(repair_surrogates(text))
 
-    def redact_name(self, value: object) -> str:
-        """Return a model name on one line, without the key. Counts each occurrence of the key."""
-        text = str(value)
+    def redact_name(self, model_name: object) -> str:
+        """Return a model name on one line, with the API key removed. Counts the removed keys."""
+        text = str(model_name)
         self.times += any(spelling in text for spelling in self.in_answers)
         return self.redact_message(text)
 
 
 class RedactedStream:
-    """The text of a streamed answer. Holds back its last characters while they may begin the API
-    key.
+    """Streamed answer without the API key. The last characters are held back while they may be the
+    beginning of the key.
     """
 
-    def __init__(self, secret: ApiKeyRedactor) -> None:
-        self.secret, self.text, self._held = secret, "", ""
+    def __init__(self, redactor: ApiKeyRedactor) -> None:
+        self.secret, self.text, self._held = redactor, "", ""
 
     def append(self, chunk: str) -> str:
-        """Append a chunk and return the text that has become final."""
+        """Append a chunk of the stream, and return the text that can now be passed on."""
         text = self._redact(self._held + chunk)
         longest = max(map(len, self.secret.in_answers), default=0)
         tails = (text[at:] for at in range(max(0, len(text) - longest + 1), len(text)))
@@ -64,7 +64,7 @@ class RedactedStream:
         return self._append_final(text[: len(text) - len(self._held)])
 
     def flush(self) -> str:
-        """Return the held-back text at the end of the answer."""
+        """Return the text that is still held back, at the end of the answer."""
         text, self._held = self._held, ""
         return self._append_final(text)
 
@@ -82,8 +82,8 @@ class RedactedStream:
 
 
 def repair_surrogates(text: str) -> str:
-    """Return a text with surrogate pairs joined and lone surrogates replaced. JSON can express
-    lone surrogates, files cannot.
+    """Return a text with surrogate pairs joined and lone surrogates replaced, because files cannot
+    store them.
     """
     try:
         text.encode()
@@ -92,9 +92,9 @@ def repair_surrogates(text: str) -> str:
     return text
 
 
-def parse_token_count(name: str, value: object) -> int:
-    """Return a token count from a server. Raises InvalidTokenCounts if the value is implausible."""
+def parse_token_count(field_name: str, value: object) -> int:
+    """Return a token count that a server has sent. Raises InvalidTokenCounts for an implausible value."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and 0 <= value <= MAX_TOKENS and value == int(value):  # type: ignore[operator, call-overload]
         return int(value)  # type: ignore[call-overload, no-any-return]
-    raise InvalidTokenCounts(f"{name}={value!r} is not a number of tokens", "counted tokens wrongly")
+    raise InvalidTokenCounts(f"{field_name}={value!r} is not a number of tokens", "counted tokens wrongly")

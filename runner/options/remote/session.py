@@ -1,4 +1,6 @@
-"""A session of model=api: one streamed HTTP request per request, with many in flight at once."""
+"""Session of model=api: each engine request is one streamed HTTP request, and many run at the same
+time.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,14 @@ import openai
 
 from runner.options.remote.faults import InvalidTokenCounts, RequestFault, RequestRejected
 from runner.options.remote.model import RemoteModel
-from runner.options.remote.server_connection import KEPT, ServerConnection, bypass_prompt_validation
+from runner.options.remote.server_connection import KEPT, ServerConnection, skip_prompt_validation
 from runner.options.remote.server_text import ApiKeyRedactor, RedactedStream
-from runner.options.remote.thinking import TokenUsage, extract_thinking, is_budget_spent, parse_usage
+from runner.options.remote.thinking import (
+    TokenUsage,
+    extract_thinking,
+    is_thinking_budget_spent,
+    parse_token_usage,
+)
 from runner.options.remote.token_scores import ScoredContinuation
 from runner_base import Answer, FinishReason, JobFailed, RunnerError
 from runner_base.thinking import Tags, ends_in_thinking, next_stream_pieces, split_thinking
@@ -32,7 +39,7 @@ CHARACTERS_PER_TOKEN = 100  # more than any answer has on average: a server that
 
 @dataclass(eq=False)
 class RemoteRequest:
-    """A request in flight and its partial answer. Each try starts from nothing."""
+    """A running request to a server, with its partial answer. A new try starts with an empty answer."""
 
     request: Request
     sent: dict[str, Any]
@@ -58,11 +65,11 @@ class RemoteRequest:
     # of each text, that were returned as deltas
     sent_characters: list[int] = field(default_factory=list)
 
-    def reset(self, secret: ApiKeyRedactor) -> None:
-        """Discard the partial answer of an earlier try, perhaps from another server."""
-        self.secret = secret
+    def reset(self, redactor: ApiKeyRedactor) -> None:
+        """Discard the partial answer of an earlier try, which may come from another server."""
+        self.secret = redactor
         self.texts, self.thinking = (
-            [RedactedStream(secret) for _ in range(self.request.n)] for _ in range(2)
+            [RedactedStream(redactor) for _ in range(self.request.n)] for _ in range(2)
         )
         self.times, self.reasons = [[] for _ in self.texts], [None] * self.request.n
         self.sent_characters = [0] * self.request.n
@@ -70,11 +77,13 @@ class RemoteRequest:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every choice has ended."""
+        """Whether all choices of the answer have ended."""
         return bool(self.reasons) and None not in self.reasons
 
     def add_chunk(self, chunk: Any) -> list[Delta]:
-        """Add one event of the stream and return its deltas. Any exception means a malformed event."""
+        """Add a chunk of the server's stream and return the new texts. Any exception means that the chunk
+        is malformed.
+        """
         deltas: list[Delta] = []
         for choice in chunk.choices or []:
             number = choice.index or 0
@@ -96,7 +105,7 @@ class RemoteRequest:
                 self.texts[number].flush()
             if self.request.deltas:
                 deltas += self._new_deltas(number, final)
-        if (counts := parse_usage(chunk)) is not None:
+        if (counts := parse_token_usage(chunk)) is not None:
             self.usage = counts
         if isinstance(chunk.model, str) and chunk.model:
             self.by = self.secret.redact_name(chunk.model)
@@ -105,11 +114,13 @@ class RemoteRequest:
             raise RequestFault("the answer exceeds its token limit", "sent an endless answer")
         return deltas
 
-    def _new_deltas(self, choice: int, thinking: str) -> list[Delta]:
-        """Return the new deltas of a choice, without tags. `thinking` is thinking that the server
-        sends separately.
+    def _new_deltas(self, choice: int, separate_thinking: str) -> list[Delta]:
+        """Return the new texts of a choice, without thinking tags. Some servers send the thinking in a
+        separate field.
         """
-        found = [Delta(self.request.id, choice, thinking, thinking=True)] if thinking else []
+        found = (
+            [Delta(self.request.id, choice, separate_thinking, thinking=True)] if separate_thinking else []
+        )
         pieces, self.sent_characters[choice] = next_stream_pieces(
             self.texts[choice].text,
             self.sent_characters[choice],
@@ -120,11 +131,13 @@ class RemoteRequest:
         return found + [Delta(self.request.id, choice, piece.text, piece.is_thinking) for piece in pieces]
 
     def _starts_in_thinking(self, choice: int) -> bool:
-        """Whether the text starts inside thinking. False if the server sends thinking separately."""
+        """Return whether an answer's text starts inside thinking. False if the server sends the thinking
+        separately.
+        """
         return not self.thinking[choice].text and ends_in_thinking(self.request.prompt, self.tags)
 
     def build_answer(self, choice: int, reason: FinishReason) -> Answer:
-        """Return the partial or complete answer of a choice."""
+        """Return a choice's answer, which may be partial."""
         text, apart = self.texts[choice].text, self.thinking[choice].text or None
         in_thinking = ends_in_thinking(self.request.prompt, self.tags)
         if self.scored is not None:
@@ -146,26 +159,32 @@ class RemoteRequest:
             self.tags,
             in_thinking=in_thinking,
             thinking=apart,
-            is_spent=is_budget_spent(thinking_tokens, budget),
+            is_spent=is_thinking_budget_spent(thinking_tokens, budget),
             thinking_tokens=thinking_tokens,
             answer_tokens=None if thinking_tokens is None else new_tokens - thinking_tokens,
             new_tokens=new_tokens,
         )
 
 
-def _convert_finish_reason(reason: object) -> FinishReason:
-    """Convert a server's finish reason. Raises if the server aborted or withheld the answer."""
-    if not isinstance(reason, str):
+def _convert_finish_reason(server_reason: object) -> FinishReason:
+    """Convert a server's finish reason to the runner's. Raises an error if the server aborted or
+    withheld the answer.
+    """
+    if not isinstance(server_reason, str):
         raise ValueError("a finish reason that is not a string")
-    if reason in ABORT_REASONS:
-        raise RequestFault(f"the server aborted the answer with the reason {reason}", "aborted the answer")
-    if reason == "content_filter":
+    if server_reason in ABORT_REASONS:
+        raise RequestFault(
+            f"the server aborted the answer with the reason {server_reason}", "aborted the answer"
+        )
+    if server_reason == "content_filter":
         raise RequestRejected("the server's content filter blocked the answer")
-    return FinishReason.length if reason == "length" else FinishReason.stop
+    return FinishReason.length if server_reason == "length" else FinishReason.stop
 
 
 class ApiSession(Session):
-    """Requests in flight at servers. The pool's thread queues events, and a step takes them out."""
+    """Session with many running requests. The server pool's thread queues events, and each step
+    returns the queued events.
+    """
 
     def __init__(self, engine: RemoteModel, max_in_flight: int) -> None:
         super().__init__(engine.capabilities)
@@ -178,12 +197,12 @@ class ApiSession(Session):
         self._failed: BaseException | None = None
 
     def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
-        """Submit requests and wake a step that waits for events."""
+        """Submit requests, and wake up a step that waits for events."""
         super().submit_all(requests, listener)
         self._queue.put(None)
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request by closing its connection."""
+        """End a request by closing its HTTP connection."""
         super().cancel(request_id)
         self._queue.put(None)
 
@@ -266,7 +285,7 @@ class ApiSession(Session):
                 self.engine.stats.rows_alive -= 1
 
     async def _send_once(self, request: RemoteRequest, server: ServerConnection) -> None:
-        """Send the request once. Raises RequestFault unless the answer is complete."""
+        """Send a request to one server. Raises RequestFault unless the answer is complete."""
         request.reset(server.secret)
         server.requests += 1
         began, has_answer_begun = asyncio.get_running_loop().time(), False
@@ -282,7 +301,7 @@ class ApiSession(Session):
                     )
                     return
                 async with await ask(
-                    **bypass_prompt_validation(request.sent),
+                    **skip_prompt_validation(request.sent),
                     stream=True,
                     stream_options={"include_usage": True},
                 ) as stream:
@@ -293,7 +312,7 @@ class ApiSession(Session):
                             f"{model.base_url} answered with {server.plain(kind)} instead of an event stream. "
                             "Check its address",
                             "sent no valid answer",
-                            permanent=not server.has_streamed,
+                            is_permanent=not server.has_streamed,
                         )
                     server.has_streamed = True
                     async for chunk in stream:
@@ -326,7 +345,7 @@ class ApiSession(Session):
             raise fault from None
 
     def _on_request_done(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
-        """Queue the completions of a request, or its error, so that no step waits forever."""
+        """Queue a finished request's completions or its error, so that no step waits forever."""
         try:
             self._queue_completions(request, task)
         except Exception as error:  # noqa: BLE001 - a step raises it

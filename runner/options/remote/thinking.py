@@ -1,5 +1,5 @@
-"""Thinking in servers' responses: its text if sent separately, its token count, and whether
-servers keep to the thinking budget.
+"""Thinking in servers' responses: separately sent text, token counts, and whether servers keep to
+the thinking budget.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ APART = ("reasoning_content", "reasoning")  # where servers send thinking; never
 
 
 class TokenUsage(NamedTuple):
-    """Token counts of a request, as reported by its server."""
+    """Token counts that a server reports for one request."""
 
     prompt_tokens: int
     new_tokens: int  # of thinking and answer
     thinking_tokens: int | None = None  # among them; None: the server does not say
 
 
-def extract_thinking(delta: Any) -> str:
-    """Return the separately sent thinking of a streamed chunk, from either of the two field names
-    that servers use.
+def extract_thinking(stream_delta: Any) -> str:
+    """Return the thinking in a streamed chunk that the server sends in a field of its own, under
+    either of two names.
     """
-    named = (getattr(delta, name, None) for name in APART)
+    named = (getattr(stream_delta, name, None) for name in APART)
     return next((value for value in named if value and isinstance(value, str)), "")
 
 
-def parse_usage(response: Any) -> TokenUsage | None:
-    """Return the reported token counts, or None if the server reports none."""
+def parse_token_usage(response: Any) -> TokenUsage | None:
+    """Return the token counts in a response, or None if the server reports none."""
     usage = response.usage
     names = ("prompt_tokens", "completion_tokens")
     values = [getattr(usage, name, None) for name in names]
@@ -53,7 +53,7 @@ def parse_usage(response: Any) -> TokenUsage | None:
 
 
 def _parse_thinking_tokens(usage: Any) -> int | None:
-    """Return the number of thinking tokens from OpenAI's field or SGLang's."""
+    """Return the number of thinking tokens from OpenAI's or SGLang's response field, or None."""
     for name, owner in (
         ("completion_tokens_details.", getattr(usage, "completion_tokens_details", None)),
         ("", usage),
@@ -64,31 +64,31 @@ def _parse_thinking_tokens(usage: Any) -> int | None:
     return None
 
 
-def is_budget_spent(thinking_tokens: int | None, budget: int | None) -> bool:
-    """Whether a thinking text has used up its token budget."""
+def is_thinking_budget_spent(thinking_tokens: int | None, budget: int | None) -> bool:
+    """Return whether thinking has used all tokens of its budget."""
     if not thinking_tokens or budget is None:
         return False
     return budget - IN_PROMPT <= thinking_tokens <= budget + MARGIN
 
 
 class BudgetCounts:
-    """Counts how often servers exceed the thinking budget."""
+    """Counts how often servers exceed the thinking budget, and makes notes about it."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def add(self, answer: Answer, budget: int, limit: int) -> None:
-        """Count an answer. `limit` is its token budget without thinking."""
+    def add(self, answer: Answer, budget: int, max_answer_tokens: int) -> None:
+        """Count an answer. `limit` is the answer's token budget without thinking."""
         self._counts["answers"] += 1
         tokens = answer.thinking_tokens
         is_cut_off = answer.ending is Ending.cut_off_thinking and answer.finish_reason is FinishReason.length
         # one that is cut off by the limit of tokens was longer than budget and margin, too
         self._counts["ignored"] += is_cut_off if tokens is None else tokens > budget + MARGIN
         self._counts["uncounted"] += tokens is None and answer.thinking is not None and not is_cut_off
-        self._counts["longer"] += (answer.answer_tokens or 0) > limit + MARGIN
+        self._counts["longer"] += (answer.answer_tokens or 0) > max_answer_tokens + MARGIN
 
     def make_notes(self, model_key: str) -> list[Note]:
-        """Return notes about answers over budget."""
+        """Return notes about answers whose thinking exceeded the budget."""
         counts = self._counts
         answers, notes = counts["answers"], []
         if ignored := counts["ignored"]:

@@ -1,5 +1,5 @@
-"""Request parameters for a thinking budget. OpenAI's API has none, and each server has its
-own.
+"""Request parameters that limit thinking. OpenAI's API has no such parameter, and each server has
+its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MARGIN = 32
 
 
 class ThinkingBudget(StrEnum):
-    """The server or provider whose thinking budget parameter is used."""
+    """Server or provider whose parameter for the thinking budget is used."""
 
     vllm = "vllm"
     sglang = "sglang"
@@ -30,7 +30,9 @@ class ThinkingBudget(StrEnum):
 
 
 class BudgetParameter(NamedTuple):
-    """The name of a thinking budget parameter, and a function that returns its request body."""
+    """Name of a server's thinking budget parameter, and a function that returns the request fields for
+    a budget.
+    """
 
     name: str
     body: Callable[[int], dict[str, Any]]
@@ -74,9 +76,9 @@ PARAMETERS = {
 
 
 def check_thinking_budget(
-    model_key: str, choice: ThinkingBudget | None, generation: GenerationConfig
+    model_key: str, budget_api: ThinkingBudget | None, generation: GenerationConfig
 ) -> None:
-    """Raise ConfigError for thinking settings that the server has no parameter for."""
+    """Raise ConfigError for thinking settings for which the server has no request parameter."""
     if generation.thinking_end is not None:
         raise ConfigError(
             (
@@ -88,7 +90,7 @@ def check_thinking_budget(
             value=f"{generation.thinking_end!r}",
             code="unsupported",
         )
-    if generation.thinking_tokens is not None and choice is None:
+    if generation.thinking_tokens is not None and budget_api is None:
         choices = ", ".join(f"{name} ({parameter.name})" for name, parameter in PARAMETERS.items())
         raise ConfigError(
             (

@@ -1,5 +1,5 @@
-"""Log-probabilities of a text's tokens, of the likeliest token at each position, and of
-requested token ids, from vLLM's server.
+"""Log-probabilities from a vLLM server: of a text's tokens, of the likeliest token at each
+position, and of requested token ids.
 
 `InOnePass` scores all positions in one request (vLLM's model runner V2). `StepByStep`
 requests one token at a time and works with any runner of vLLM. The server caches the
@@ -30,7 +30,7 @@ AT_ONCE = 128  # ids that vLLM takes for one token
 
 @dataclass(frozen=True)
 class ScoredContinuation:
-    """A server's scores of a continuation: its token ids and their log-probabilities."""
+    """Token ids of a continuation and their log-probabilities, as a server reports them."""
 
     prompt_tokens: int
     token_ids: list[int]
@@ -41,12 +41,14 @@ class ScoredContinuation:
 
     @property
     def top_logprobs(self) -> list[list[tuple[int, float]]] | None:
-        """The likeliest token at each position, in the format of a completion."""
+        """Likeliest token at each position with its log-probability, in the format of an engine's
+        completion, or None.
+        """
         return None if self.firsts is None else [[first] for first in self.firsts]
 
 
 class ScoringMethod(Protocol):
-    """A method of requesting log-probabilities of given token ids."""
+    """Interface of a method that fetches log-probabilities of requested token ids from a vLLM server."""
 
     NEEDED: ClassVar[str]
     UNSUPPORTED: ClassVar[Sequence[int]]  # statuses of a server that does not have it
@@ -54,13 +56,13 @@ class ScoringMethod(Protocol):
     async def score(
         self, url: str, post: Post, prefix: Ids, continuation: Ids, token_ids: Sequence[Ids]
     ) -> ScoredContinuation:
-        """Return the scores of a continuation after a prefix. Raises RequestFault unless all scores
-        are reported.
+        """Return the log-probabilities of a continuation after a prefix. Raises RequestFault unless the
+        server reports all of them.
         """
 
 
 class SinglePassScoring:
-    """Sends the requested token ids of all positions with the text.
+    """Scores a text with one request that contains the requested token ids of all positions.
 
     Each position's ids include the text's own token, which the server then scores twice.
     Contradicting scores reveal a server that scores other positions.
@@ -91,39 +93,39 @@ class SinglePassScoring:
         own = [own for own, _ in told]
         gaps = [abs(max(row[0], LEAST) - value) for row, value in zip(scores, own, strict=True)]
         if math.fsum(gaps) > ROUNDING * len(gaps):
-            raise _invalid_response(
+            raise _invalid_response_fault(
                 f"{url} contradicts itself: {self.PARAMETER} and prompt_logprobs give "
                 "different log-probabilities for the same tokens"
             )
         firsts = [first for _, first in told]
         return make_scored_continuation(len(prefix), continuation, own, firsts, [row[1:] for row in scores])
 
-    def _decode_scores(self, url: str, packed: Any, shape: tuple[int, int]) -> list[list[float]]:
-        """Return the response's array of log-probabilities as one list per position."""
+    def _decode_scores(self, url: str, encoded_scores: Any, shape: tuple[int, int]) -> list[list[float]]:
+        """Decode the array of log-probabilities in a response into one list per position."""
         import numpy as np  # takes a tenth of a second, and only comparisons need it
 
-        if not isinstance(packed, str):
-            raise _invalid_response(f"{url} ignores {self.PARAMETER}: its answer has no such field")
+        if not isinstance(encoded_scores, str):
+            raise _invalid_response_fault(f"{url} ignores {self.PARAMETER}: its answer has no such field")
         try:
-            content = io.BytesIO(base64.b64decode(packed, validate=True))
+            content = io.BytesIO(base64.b64decode(encoded_scores, validate=True))
             rows: Any = np.load(content, allow_pickle=False)
         except (binascii.Error, ValueError, EOFError, OSError):
-            raise _invalid_response(f"{url} sent no array for {self.PARAMETER}") from None
+            raise _invalid_response_fault(f"{url} sent no array for {self.PARAMETER}") from None
         if rows.shape != shape or rows.dtype.kind != "f":
             sizes = " × ".join(map(str, rows.shape))
             asked = " × ".join(map(str, shape))
-            raise _invalid_response(
+            raise _invalid_response_fault(
                 f"{url} sent {sizes} numbers for {self.PARAMETER}, but {asked} were requested"
             )
         if np.isnan(rows).any() or (rows > MOST).any():
-            raise invalid_logprob(url)
+            raise invalid_logprob_fault(url)
         found: list[list[float]] = rows.astype(float).tolist()
         return found
 
 
 class StepwiseScoring:
-    """Requests each token as the next token. The likeliest token comes with the scores of the
-    requested ids.
+    """Scores a text with one request per position, in which the next token's log-probabilities are
+    requested.
     """
 
     PARAMETER = "logprob_token_ids"
@@ -133,7 +135,7 @@ class StepwiseScoring:
     async def score(
         self, url: str, post: Post, prefix: Ids, continuation: Ids, token_ids: Sequence[Ids]
     ) -> ScoredContinuation:
-        """Score one position after another."""
+        """Return the log-probabilities of a continuation, requested position by position."""
         own, firsts, rows = [], [], []
         for at, some in enumerate(token_ids):
             ids = [continuation[at], *some]
@@ -148,17 +150,17 @@ class StepwiseScoring:
         return make_scored_continuation(len(prefix), continuation, own, firsts, rows)
 
     async def _score_next_token(
-        self, url: str, post: Post, prefix: Ids, ids: Ids
+        self, url: str, post: Post, prefix: Ids, requested_ids: Ids
     ) -> tuple[tuple[int, float], dict[int, float]]:
-        """Return the likeliest next token after a prefix, and the log-probabilities of the requested
+        """Return the likeliest next token after a prefix, and the log-probabilities of the requested token
         ids.
         """
         body = {
             "prompt": prefix,
             "max_tokens": 1,
             "temperature": 0,
-            "logprobs": len(ids),
-            self.PARAMETER: ids,
+            "logprobs": len(requested_ids),
+            self.PARAMETER: requested_ids,
             "return_tokens_as_token_ids": True,
         }
         answer = await post("/completions", body)
@@ -168,11 +170,11 @@ class StepwiseScoring:
             scores = {_parse_token_id(key): parse_logprob(url, value) for key, value in top.items()}
             first = _parse_token_id(name), parse_logprob(url, best)
         except (AttributeError, LookupError, TypeError, ValueError):
-            raise _invalid_response(f"{url} sent no log-probabilities by token id") from None
-        lacking = [token for token in ids if token not in scores]
+            raise _invalid_response_fault(f"{url} sent no log-probabilities by token id") from None
+        lacking = [token for token in requested_ids if token not in scores]
         if lacking:
-            raise _invalid_response(
-                f"{url} ignores {self.PARAMETER}: {len(lacking)} of {len(ids)} ids are missing in its answer"
+            raise _invalid_response_fault(
+                f"{url} ignores {self.PARAMETER}: {len(lacking)} of {len(requested_ids)} ids are missing in its answer"
             )
         return first, scores
 
@@ -181,51 +183,53 @@ def make_scored_continuation(
     prompt_tokens: int,
     continuation: Ids,
     logprobs: list[float],
-    firsts: list[tuple[int, float]],
-    named_logprobs: list[list[float]],
+    likeliest_tokens: list[tuple[int, float]],
+    requested_logprobs: list[list[float]],
 ) -> ScoredContinuation:
-    """Return the scores of a continuation. A token counts as greedy if no token is likelier."""
-    greedy = [value >= best for value, (_, best) in zip(logprobs, firsts, strict=True)]
-    return ScoredContinuation(prompt_tokens, [*continuation], logprobs, greedy, firsts, named_logprobs)
+    """Return a continuation with its scores. A token counts as greedy if no other token is likelier."""
+    greedy = [value >= best for value, (_, best) in zip(logprobs, likeliest_tokens, strict=True)]
+    return ScoredContinuation(
+        prompt_tokens, [*continuation], logprobs, greedy, likeliest_tokens, requested_logprobs
+    )
 
 
 def _parse_prompt_logprobs(
-    url: str, positions: Any, begin: int, continuation: Ids
+    url: str, positions: Any, start: int, continuation: Ids
 ) -> list[tuple[float, tuple[int, float]]]:
-    """Return each token's log-probability, and the likeliest token at its position."""
-    if not isinstance(positions, list) or len(positions) != begin + len(continuation):
-        raise _invalid_response(f"{url} did not send a log-probability for each token")
+    """Return each continuation token's log-probability, and the likeliest token at its position."""
+    if not isinstance(positions, list) or len(positions) != start + len(continuation):
+        raise _invalid_response_fault(f"{url} did not send a log-probability for each token")
     found = []
-    for token, place in zip(continuation, positions[begin:], strict=True):
+    for token, place in zip(continuation, positions[start:], strict=True):
         try:
             told = [(int(name), score["logprob"], score["rank"]) for name, score in place.items()]
             told.sort(key=lambda score: (-parse_logprob(url, score[1]), score[2]))
             own = next(value for name, value, _ in told if name == token)
         except (AttributeError, LookupError, TypeError, ValueError, StopIteration):
-            raise _invalid_response(f"{url} sent no log-probabilities by token id") from None
+            raise _invalid_response_fault(f"{url} sent no log-probabilities by token id") from None
         found.append((float(own), (told[0][0], float(told[0][1]))))
     return found
 
 
-def _parse_token_id(name: str) -> int:
-    """Return the token id from vLLM's format `token_id:N`."""
-    found = re.fullmatch(r"token_id:(\d+)", name)
+def _parse_token_id(token_name: str) -> int:
+    """Return the token id in a vLLM token name such as `token_id:42`."""
+    found = re.fullmatch(r"token_id:(\d+)", token_name)
     if found is None:
-        raise ValueError(name)
+        raise ValueError(token_name)
     return int(found[1])
 
 
 def parse_logprob(url: str, value: object) -> float:
-    """Return a log-probability. Raises RequestFault if the value cannot be one."""
+    """Return a log-probability from a response. Raises RequestFault for a value that cannot be one."""
     if isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value <= MOST:
         return float(value)
-    raise invalid_logprob(url)
+    raise invalid_logprob_fault(url)
 
 
-def invalid_logprob(url: str) -> RequestFault:
-    """Return the RequestFault for a value that cannot be a log-probability."""
-    return _invalid_response(f"{url} sent an impossible log-probability")
+def invalid_logprob_fault(url: str) -> RequestFault:
+    """Return the RequestFault for a value in a response that cannot be a log-probability."""
+    return _invalid_response_fault(f"{url} sent an impossible log-probability")
 
 
-def _invalid_response(message: str) -> RequestFault:
+def _invalid_response_fault(message: str) -> RequestFault:
     return RequestFault(message, "sent no valid answer")

@@ -1,1 +1,1 @@
-"""Serves one engine to many clients over HTTP. task=serve starts it."""
+"""HTTP server that serves one engine to many clients. task=serve starts it."""

@@ -1,4 +1,4 @@
-"""OpenAI's two response formats: /v1/chat/completions and /v1/completions."""
+"""Formats responses for OpenAI's two endpoints: /v1/chat/completions and /v1/completions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REASONING = (
 
 
 class ChatResponse(ClientResponse):
-    """The response of /v1/chat/completions."""
+    """Response of the endpoint /v1/chat/completions."""
 
     kind, prefix, chunk_kind = "chat.completion", "chatcmpl", "chat.completion.chunk"
 
@@ -27,9 +27,9 @@ class ChatResponse(ClientResponse):
         self._beside_calls: dict[tuple[RequestId, int], ToolCallStreamFilter] = {}  # of each choice
 
     def format_choice(
-        self, index: int, text: str, reason: str, tokens: list[ScoredToken] | None
+        self, index: int, text: str, finish_reason: str, tokens: list[ScoredToken] | None
     ) -> dict[str, Any]:
-        """Return a choice of a complete response."""
+        """Return one choice of a complete chat response as a JSON object."""
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         *thinking, _ = self.split_texts(self.done[index])
         message |= {REASONING: thinking[0][0]} if thinking else {}
@@ -39,11 +39,11 @@ class ChatResponse(ClientResponse):
             "index": index,
             "message": message,
             "logprobs": format_chat_logprobs(tokens),
-            "finish_reason": reason,
+            "finish_reason": finish_reason,
         }
 
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the thinking, if there is any, and the answer."""
+        """Return the thinking (if any) and the answer text, each with whether it is thinking."""
         if self.parsed.offered is not None:
             said = self.parsed.offered.parse_answer(answer)
             return [(said.thinking or "", True)] * bool(said.thinking) + [(said.content, False)]
@@ -54,33 +54,33 @@ class ChatResponse(ClientResponse):
         self,
         index: int,
         text: str | None,
-        reason: str | None,
+        finish_reason: str | None,
         tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
-        """Return a choice of a stream's chunk."""
+        """Return one choice of a stream chunk as a JSON object."""
         delta = {} if text is None else {REASONING if is_thinking else "content": text}
         return {
             "index": index,
             "delta": delta,
             "logprobs": format_chat_logprobs(tokens),
-            "finish_reason": reason,
+            "finish_reason": finish_reason,
         }
 
-    def _tool_calls(self, index: int) -> list[dict[str, Any]]:
-        """Return the tool calls of a choice."""
+    def _tool_calls(self, choice_index: int) -> list[dict[str, Any]]:
+        """Return the tool calls of a choice in OpenAI's format."""
         offered = self.parsed.offered
-        return [] if offered is None else offered.format_calls(offered.parse_answer(self.done[index]))
+        return [] if offered is None else offered.format_calls(offered.parse_answer(self.done[choice_index]))
 
-    def _finish_reason(self, index: int) -> str:
-        """Return "tool_calls" for an answer that ended with tool calls."""
-        reason, offered = super()._finish_reason(index), self.parsed.offered
+    def _finish_reason(self, choice_index: int) -> str:
+        """Return a choice's finish reason: "tool_calls" if the answer ended with tool calls."""
+        reason, offered = super()._finish_reason(choice_index), self.parsed.offered
         if reason != FinishReason.stop or offered is None:
             return reason
-        return "tool_calls" if offered.parse_answer(self.done[index]).calls else reason
+        return "tool_calls" if offered.parse_answer(self.done[choice_index]).calls else reason
 
     def _new_texts(self, event: Event) -> list[tuple[str, bool]]:
-        """Return the texts that an event adds, without parts of a possible tool call."""
+        """Return the texts that an event adds to a stream, without text that may belong to a tool call."""
         texts, offered = super()._new_texts(event), self.parsed.offered
         if offered is None or (isinstance(event, Completion) and not self.gateway.streams_deltas):
             return texts
@@ -92,16 +92,16 @@ class ChatResponse(ClientResponse):
             return waiting.remaining_texts(offered.parse_answer(event.answer))
         return waiting.filter_texts(texts)
 
-    def final_deltas(self, index: int) -> list[dict[str, Any]]:
-        """Return the tool calls of a choice, each in one chunk."""
+    def final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
+        """Return a choice's tool calls as stream chunks, one call per chunk."""
         pieces = []
-        for number, call in enumerate(self._tool_calls(index)):
+        for number, call in enumerate(self._tool_calls(choice_index)):
             delta = {"tool_calls": [{"index": number, **call}]}
-            pieces.append({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+            pieces.append({"index": choice_index, "delta": delta, "logprobs": None, "finish_reason": None})
         return pieces
 
     def initial_deltas(self) -> list[dict[str, Any]]:
-        """Return chunks with the role."""
+        """Return the first chunks of a stream, which contain the assistant's role."""
         delta = {"role": "assistant", "content": ""}
         return [
             {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
@@ -110,43 +110,43 @@ class ChatResponse(ClientResponse):
 
 
 class TextResponse(ClientResponse):
-    """The response of /v1/completions."""
+    """Response of the endpoint /v1/completions."""
 
     kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
 
     def format_choice(
-        self, index: int, text: str, reason: str, tokens: list[ScoredToken] | None
+        self, index: int, text: str, finish_reason: str, tokens: list[ScoredToken] | None
     ) -> dict[str, Any]:
-        """Return a choice of a complete response."""
+        """Return one choice of a complete response as a JSON object."""
         return {
             "index": index,
             "text": text,
             "logprobs": format_text_logprobs(tokens),
-            "finish_reason": reason,
+            "finish_reason": finish_reason,
         }
 
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the unmodified text: a client of plain texts parses thinking tags itself."""
+        """Return the unmodified answer, because clients of this endpoint parse thinking tags themselves."""
         return [(answer.text, False)]
 
     def format_delta(
         self,
         index: int,
         text: str | None,
-        reason: str | None,
+        finish_reason: str | None,
         tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
-        """Return a choice of a stream's chunk."""
+        """Return one choice of a stream chunk as a JSON object."""
         return {
             "index": index,
             "text": text or "",
             "logprobs": format_text_logprobs(tokens),
-            "finish_reason": reason,
+            "finish_reason": finish_reason,
         }
 
     def initial_deltas(self) -> list[dict[str, Any]]:
-        """Return chunks with the prompts if they are echoed."""
+        """Return the first chunks of a stream: the prompts, if the client wants them echoed."""
         return (
             [self.format_delta(index, self.prompt_text(index), None) for index in self._choice_indices()]
             if self.parsed.echo

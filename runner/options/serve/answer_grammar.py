@@ -1,4 +1,4 @@
-"""Grammars for answers that must be JSON or tool calls. The engine decodes with them.
+"""Grammars that constrain an answer to JSON or to tool calls during decoding.
 
 runner_engine/grammars/grammar_cache.py describes the grammar syntax.
 """
@@ -17,10 +17,10 @@ CALLS_ARE_JSON = ("json", "llama")  # forms in which a call cannot be told from 
 OPTIONS = "x-guidance"  # of the library, in a schema: one of them leaves out what it cannot hold
 
 
-def build_grammar(
+def build_answer_grammar(
     body: ChatBody, served_tools: ToolSupport, offered_tools: OfferedTools | None
 ) -> str | None:
-    """Return the grammar of a request's answer, or None if the answer is unconstrained."""
+    """Return the grammar that constrains a request's answer, or None if the answer is unconstrained."""
     schema = _response_schema(body.response_format)
     if schema is not None and served_tools.form.IS_RAW:
         need = (
@@ -50,17 +50,17 @@ def build_grammar(
     return f"start: calls | {json_grammar(schema)}\n{rules}"
 
 
-def _reject_stop_settings(body: ChatBody, name: str) -> None:
-    """Raise Refusal for settings that would end a constrained answer elsewhere."""
+def _reject_stop_settings(body: ChatBody, constraint_name: str) -> None:
+    """Raise Refusal for stop settings that could cut a constrained answer short."""
     if body.stop:
-        raise Refusal(400, f"stop: not possible with {name}, which ends the answer itself", "stop")
+        raise Refusal(400, f"stop: not possible with {constraint_name}, which ends the answer itself", "stop")
     if body.ignore_eos:
-        need = f"not possible with {name}, which ends the answer itself"
+        need = f"not possible with {constraint_name}, which ends the answer itself"
         raise Refusal(400, f"ignore_eos: {need}", "ignore_eos")
 
 
 def _response_schema(response_format: ResponseFormat | None) -> dict[str, Any] | None:
-    """Return the JSON schema of an answer, or None for plain text."""
+    """Return the JSON schema that an answer must match, or None for plain text."""
     if response_format is None or response_format.type == "text":
         return None
     if response_format.type == "json_object":
@@ -75,7 +75,7 @@ def _response_schema(response_format: ResponseFormat | None) -> dict[str, Any] |
 
 
 def json_grammar(schema: dict[str, Any]) -> str:
-    """Return the grammar of JSON that matches a schema."""
+    """Return a grammar for JSON that matches a schema."""
     if OPTIONS in schema:
         raise Refusal(400, f"{OPTIONS}: this server chooses how it enforces a schema. Omit this parameter")
     try:

@@ -1,4 +1,6 @@
-"""The web application: the behaviour of each path, and the conversion of errors to responses."""
+"""Web application of the server: the handler of each HTTP path, and the conversion of errors to
+responses.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ from runner.options.serve.render.openapi import describe_post_path
 from runner.options.serve.render.openapi_texts import SUMMARIES
 from runner.options.serve.render.prometheus import format_prometheus_metrics
 from runner.options.serve.request_guard import RequestGuard
-from runner.options.serve.request_parsing import ParsedBody, parse_body
-from runner.options.serve.tokenize_endpoint import tokenize_body
+from runner.options.serve.request_parsing import ParsedBody, parse_request_body
+from runner.options.serve.tokenize_endpoint import tokenize_request
 from runner_base import ConfigError
 from runner_engine.settings.sampling import PARAMETERS
 
@@ -44,8 +46,8 @@ SMALL_BODY = 16_384  # bytes; such a body is parsed within a millisecond
 
 
 def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
-    """Return the ASGI application of a server at `host`. Without an API key it answers only
-    requests addressed to this machine.
+    """Return the server's ASGI application. Without an API key, it only answers requests that are
+    addressed to this machine.
     """
     app = FastAPI(
         title="runner task=serve",
@@ -69,7 +71,7 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
         "/v1/chat/completions", **describe_post_path("/v1/chat/completions", ChatBody, limits, chat_example)
     )
     async def chat(request: Request) -> Response:
-        return await _respond(
+        return await _make_http_response(
             ChatResponse(gateway, await _parse_request_body(ChatBody, request, gateway)), request
         )
 
@@ -77,7 +79,7 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
 
     @app.post("/v1/completions", **describe_post_path("/v1/completions", TextBody, limits, text_example))
     async def complete(request: Request) -> Response:
-        return await _respond(
+        return await _make_http_response(
             TextResponse(gateway, await _parse_request_body(TextBody, request, gateway)), request
         )
 
@@ -99,7 +101,7 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
         with ClientRequest(gateway, client_identity(request.scope)) as client:
             # it counts as a completion, so that a flood of long texts cannot delay other clients
             client.reserve_slots(1)
-            answer = await gateway.run_in_thread(tokenize_body, data, content_type, gateway)
+            answer = await gateway.run_in_thread(tokenize_request, data, content_type, gateway)
         return Response(answer, media_type="application/json")
 
     @app.get("/v1/models", summary=SUMMARIES["/v1/models"])
@@ -141,17 +143,17 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
 
 
 async def _parse_request_body(
-    kind: type[ChatBody | TextBody | GenerateBody], request: Request, gateway: Gateway
+    body_type: type[ChatBody | TextBody | GenerateBody], request: Request, gateway: Gateway
 ) -> ParsedBody:
-    """Read the body of a request. A large body is parsed in another thread."""
+    """Read and parse the body of an HTTP request. A large body is parsed in another thread."""
     data, content_type = await request.body(), request.headers.get("content-type", "")
     if len(data) <= SMALL_BODY:
-        return parse_body(kind, data, content_type, gateway)
-    return await gateway.run_in_thread(parse_body, kind, data, content_type, gateway)
+        return parse_request_body(body_type, data, content_type, gateway)
+    return await gateway.run_in_thread(parse_request_body, body_type, data, content_type, gateway)
 
 
-async def _respond(response: ClientResponse, request: Request) -> Response:
-    """Return the complete response, or a stream whose first event has arrived."""
+async def _make_http_response(response: ClientResponse, request: Request) -> Response:
+    """Return a complete HTTP response, or a streaming response once its first event has arrived."""
     client = ClientRequest(response.gateway, client_identity(request.scope))
     try:
         with _watch_disconnect(request, client):
@@ -169,7 +171,7 @@ async def _respond(response: ClientResponse, request: Request) -> Response:
 
 @contextmanager
 def _watch_disconnect(request: Request, client: ClientRequest) -> Iterator[None]:
-    """End the wait within this block if the client disconnects."""
+    """Context in which waiting for the engine ends if the client disconnects."""
     disconnect = asyncio.ensure_future(request.receive())  # the next message, as the body is read
     disconnect.add_done_callback(lambda done: None if done.cancelled() else client.on_disconnect())
     try:
@@ -178,20 +180,20 @@ def _watch_disconnect(request: Request, client: ClientRequest) -> Iterator[None]
         disconnect.cancel()
 
 
-def _describe_model(gateway: Gateway, adapter: str | None) -> dict[str, Any]:
-    """Describe the base model, or an adapter in vLLM's format."""
+def _describe_model(gateway: Gateway, adapter_name: str | None) -> dict[str, Any]:
+    """Return the JSON description of the base model, or of an adapter in vLLM's format."""
     model = {
-        "id": adapter or gateway.model,
+        "id": adapter_name or gateway.model,
         "object": "model",
         "created": gateway.created,
         "owned_by": "runner",
     }
-    parent = {} if adapter is None else {"parent": gateway.model}
+    parent = {} if adapter_name is None else {"parent": gateway.model}
     return model | parent | gateway.limits.max_model_len_entry
 
 
 def _to_refusal(error: Exception) -> Refusal:
-    """Convert the exception that ended a request to the client's error response."""
+    """Convert the exception that ended a request to the error response for the client."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, ConfigError):
@@ -212,13 +214,13 @@ def _to_refusal(error: Exception) -> Refusal:
     return Refusal(error.status_code, why)
 
 
-def _security_headers(page: str) -> dict[str, str]:
-    """Return headers that restrict the browser to the page's own script and style, and to requests
-    to this server.
+def _security_headers(html_page: str) -> dict[str, str]:
+    """Return HTTP headers that let a browser run only the page's own script and style, and contact
+    only this server.
     """
 
     def hash_sources(tag: str) -> str:
-        blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", html_page, re.DOTALL)
         return " ".join(
             f"'sha256-{base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()}'"
             for block in blocks

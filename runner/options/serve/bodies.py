@@ -1,4 +1,4 @@
-"""Request bodies: OpenAI's, the old tools' /generate, and vLLM's /tokenize.
+"""Types of request bodies: OpenAI's endpoints, the older tools' /generate, and vLLM's /tokenize.
 
 A body's declared range appears in /openapi.json, and render/meanings.py describes the
 parameters. parsing.py checks the ranges, because its errors include a fix.
@@ -17,21 +17,23 @@ from runner_engine.settings.sampling import PARAMETERS, SEED, SamplingParameter
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
-def _schema_field(**schema: Any) -> FieldInfo:
-    """Return a field that documents its values in /openapi.json without validating them."""
+def _unvalidated_field(**schema: Any) -> FieldInfo:
+    """Return a pydantic field whose allowed values are documented in /openapi.json but not validated
+    by pydantic.
+    """
     info: FieldInfo = Field(json_schema_extra=schema)
     return info
 
 
 def _range_field(parameter: SamplingParameter) -> FieldInfo:
     low = parameter.low if parameter.name != "top_k" else -1  # vLLM's value for all tokens
-    return _schema_field(
+    return _unvalidated_field(
         **{"exclusiveMinimum" if parameter.excludes_low else "minimum": low, "maximum": parameter.high}
     )
 
 
 def _reject_lone_surrogates(text: str) -> str:
-    """Raise ValueError for lone surrogates. JSON can express them, but no tokenizer accepts them."""
+    """Raise ValueError for lone Unicode surrogates, which JSON can express but no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -43,7 +45,7 @@ Text = Annotated[str, AfterValidator(_reject_lone_surrogates)]
 
 
 def _reject_bool(value: object) -> object:
-    """Raise ValueError for true and false, which Python treats as 1 and 0."""
+    """Raise ValueError for true and false, which Python would accept as the numbers 1 and 0."""
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {str(value).lower()}")
     return value
@@ -54,18 +56,20 @@ Number = Annotated[float, BeforeValidator(_reject_bool)]
 
 
 class _StopAtFirstError(FailFast):
-    """Stops validating a list at its first error, because only that error is reported."""
+    """pydantic validator that stops at the first invalid element of a list, because only one error is
+    reported.
+    """
 
     __hash__ = object.__hash__  # a union of types needs it
 
 
 T = TypeVar("T")
 Several = Annotated[list[T], _StopAtFirstError()]
-NotEmpty = Annotated[Text, _schema_field(minLength=1)]
-NotEmptyList = Annotated[Several[T], _schema_field(minItems=1)]
-StopText = Annotated[Text, _schema_field(minLength=1, maxLength=MAX_STOP_CHARACTERS)]
-NewTokens = Annotated[Whole, _schema_field(minimum=1)]
-Top = Annotated[Whole, _schema_field(minimum=0, maximum=MAX_TOP)]
+NotEmpty = Annotated[Text, _unvalidated_field(minLength=1)]
+NotEmptyList = Annotated[Several[T], _unvalidated_field(minItems=1)]
+StopText = Annotated[Text, _unvalidated_field(minLength=1, maxLength=MAX_STOP_CHARACTERS)]
+NewTokens = Annotated[Whole, _unvalidated_field(minimum=1)]
+Top = Annotated[Whole, _unvalidated_field(minimum=0, maximum=MAX_TOP)]
 
 
 _fields: dict[str, Any] = {
@@ -76,10 +80,10 @@ _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allo
 
 
 class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table in config/sampling.py
-    """Sampling parameters of an answer. The generation group supplies the defaults."""
+    """Sampling parameters in a request body. The generation config supplies the defaults."""
 
     seed: Annotated[Whole, _range_field(SEED)] | None = None
-    stop: StopText | Annotated[Several[StopText], _schema_field(maxItems=MAX_STOPS)] | None = None
+    stop: StopText | Annotated[Several[StopText], _unvalidated_field(maxItems=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
 
 
@@ -91,15 +95,15 @@ class StreamOptions(BaseModel):
 
 
 class OpenAIBody(SamplingFields):
-    """Parameters of both OpenAI endpoints."""
+    """Body parameters that both OpenAI endpoints share."""
 
     model: str | None = None
-    n: Annotated[Whole, _schema_field(minimum=1)] | None = None
+    n: Annotated[Whole, _unvalidated_field(minimum=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stream_interval: Annotated[Whole, _schema_field(minimum=1)] | None = None
+    stream_interval: Annotated[Whole, _unvalidated_field(minimum=1)] | None = None
     max_tokens: NewTokens | None = None
-    thinking_token_budget: Annotated[Whole, _schema_field(minimum=0)] | None = None
+    thinking_token_budget: Annotated[Whole, _unvalidated_field(minimum=0)] | None = None
 
 
 class MessagePart(BaseModel):
@@ -108,14 +112,14 @@ class MessagePart(BaseModel):
 
 
 class FunctionCall(BaseModel):
-    """The function that an assistant message calls. The arguments are JSON text."""
+    """Function name and arguments (as JSON text) of a tool call in an assistant message."""
 
     name: Text
     arguments: Text = "{}"
 
 
 class ToolCallPart(BaseModel):
-    """A tool call in an assistant message."""
+    """Tool call in an assistant message."""
 
     id: Text
     type: str = Field("function", json_schema_extra={"enum": ["function"]})
@@ -123,7 +127,7 @@ class ToolCallPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """A message of a conversation."""
+    """Message of a conversation in a request body."""
 
     model_config = ConfigDict(
         extra="allow", json_schema_extra={"additionalProperties": {"enum": [None, "", [], {}]}}
@@ -138,7 +142,7 @@ class ChatMessage(BaseModel):
 
 
 class Function(BaseModel):
-    """A function that the model may call."""
+    """Definition of a function that the model may call."""
 
     name: Text
     description: Text | None = None
@@ -147,7 +151,7 @@ class Function(BaseModel):
 
 
 class Tool(BaseModel):
-    """An offered function."""
+    """Tool that the request offers to the model: always a function."""
 
     type: str = Field(json_schema_extra={"enum": ["function"]})
     function: Function | None = None
@@ -158,14 +162,14 @@ class ChosenFunction(BaseModel):
 
 
 class Chosen(BaseModel):
-    """The function that must be called."""
+    """Choice of one function that the model must call."""
 
     type: str = Field(json_schema_extra={"enum": ["function"]})
     function: ChosenFunction | None = None
 
 
 class JsonSchema(BaseModel):
-    """The schema of an answer."""
+    """JSON schema that an answer must match."""
 
     model_config = ConfigDict(extra="allow")  # strict, description: the schema is always held
     name: Text
@@ -173,46 +177,48 @@ class JsonSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """The required format of an answer."""
+    """Format that a request requires of the answer."""
 
     type: str = Field(json_schema_extra={"enum": ["text", "json_object", "json_schema"]})
     json_schema: JsonSchema | None = None
 
 
-Conversation = Annotated[Several[ChatMessage], _schema_field(minItems=1, maxItems=MAX_MESSAGES)]
+Conversation = Annotated[Several[ChatMessage], _unvalidated_field(minItems=1, maxItems=MAX_MESSAGES)]
 
 
 class ChatBody(OpenAIBody):
-    """POST /v1/chat/completions."""
+    """Request body of POST /v1/chat/completions."""
 
     messages: Conversation
     max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Top | None = None
-    tools: Annotated[Several[Tool], _schema_field(maxItems=MAX_TOOLS)] | None = None
+    tools: Annotated[Several[Tool], _unvalidated_field(maxItems=MAX_TOOLS)] | None = None
     tool_choice: str | Chosen | None = None
     response_format: ResponseFormat | None = None
     parallel_tool_calls: bool | None = None
 
 
 class TextBody(OpenAIBody):
-    """POST /v1/completions."""
+    """Request body of POST /v1/completions."""
 
     prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]]
-    max_tokens: Annotated[Whole, _schema_field(minimum=0)] | None = None
+    max_tokens: Annotated[Whole, _unvalidated_field(minimum=0)] | None = None
     logprobs: Top | None = None
     echo: bool | None = None
 
 
 class GenerateBody(SamplingFields):
-    """POST /generate: the old tools' endpoint. No chat template is applied to the prompt."""
+    """Request body of POST /generate, the older tools' endpoint. No chat template is applied to the
+    prompt.
+    """
 
     prompt: NotEmpty
     max_new_tokens: NewTokens | None = None
 
 
 class TokenizeBody(BaseModel):
-    """POST /tokenize, in vLLM's format."""
+    """Request body of POST /tokenize, in vLLM's format."""
 
     model_config = ConfigDict(extra="allow")
     model: str | None = None

@@ -1,4 +1,4 @@
-"""Converts a conversation's messages to the engine's format: text, tool calls and results."""
+"""Converts chat messages of a request to the engine's format: text, tool calls and tool results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ OF_ROLE = {"tool_calls": "assistant", "tool_call_id": "tool", "name": "tool"}
 
 
 def convert_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """Return a conversation in the engine's format. A tool result gets the name of the called
-    function.
+    """Return a conversation in the engine's format. Each tool result gets the name of the function
+    that was called.
     """
     names: dict[str, str] = {}
     turns = []
@@ -27,8 +27,8 @@ def convert_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def _convert_message(location: str, message: ChatMessage, names: dict[str, str]) -> Message:
-    """Return a message in the engine's format."""
+def _convert_message(location: str, message: ChatMessage, function_names: dict[str, str]) -> Message:
+    """Return a chat message in the engine's format."""
     for name, value in (message.model_extra or {}).items():
         if value not in (None, [], "", {}):
             need = (
@@ -59,14 +59,14 @@ def _convert_message(location: str, message: ChatMessage, names: dict[str, str])
         if not message.tool_call_id:
             need = "give the id of the tool call that produced this result"
             raise Refusal(400, f"{location}.tool_call_id: {need}", "messages")
-        known = message.name or names.get(message.tool_call_id)
+        known = message.name or function_names.get(message.tool_call_id)
         return Message(role, content or "", call_id=message.tool_call_id, name=known)
     calls = json.dumps(_convert_tool_calls(location, message), ensure_ascii=False)
     return Message(ROLES[role], content or "", thinking, calls)
 
 
 def _join_text_parts(location: str, message: ChatMessage) -> str | None:
-    """Return a message's text, joined from its parts."""
+    """Return the text of a chat message, joined if the message consists of several parts."""
     content = message.content
     if not isinstance(content, list):
         return content
@@ -78,7 +78,7 @@ def _join_text_parts(location: str, message: ChatMessage) -> str | None:
 
 
 def _convert_tool_calls(location: str, message: ChatMessage) -> list[dict[str, Any]]:
-    """Return a message's tool calls with their arguments as an object."""
+    """Return the tool calls of a message with their arguments parsed to JSON objects."""
     calls = []
     for number, call in enumerate(message.tool_calls or ()):
         place = f"{location}.tool_calls[{number}]"

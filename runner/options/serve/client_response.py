@@ -1,5 +1,5 @@
-"""Responses to clients in OpenAI's format: complete or as a stream of server-sent events, with
-log-probabilities.
+"""Builds responses in OpenAI's format, complete or as a stream of server-sent events, with
+log-probabilities if requested.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ SHORT_CHARACTERS = 16_384  # an answer of fewer characters is written in the eve
 
 
 class ClientResponse(ABC):
-    """The response to one client: submits its requests and formats their completions as JSON."""
+    """Base class of responses to one client: submits engine requests and converts their completions to
+    JSON.
+    """
 
     kind: str
     prefix: str
@@ -44,70 +46,72 @@ class ClientResponse(ABC):
 
     @property
     def adapter(self) -> str | None:
-        """Name of the adapter that answers, or None for the base model."""
+        """Name of the adapter that answers the request, or None for the base model."""
         return self.parsed.requests[0].adapter
 
     @abstractmethod
     def format_choice(
-        self, index: int, text: str, reason: str, tokens: list[ScoredToken] | None
+        self, index: int, text: str, finish_reason: str, tokens: list[ScoredToken] | None
     ) -> dict[str, Any]:
-        """Return a choice of a complete response."""
+        """Return one choice of a complete response as a JSON object."""
 
     @abstractmethod
     def format_delta(
         self,
         index: int,
         text: str | None,
-        reason: str | None,
+        finish_reason: str | None,
         tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
-        """Return a choice of a stream's chunk."""
+        """Return one choice of a stream chunk as a JSON object."""
 
     @abstractmethod
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the texts of an answer, each with whether it is thinking. The last text is the answer
-        itself.
+        """Split an answer into texts, each with whether it is thinking. The last text is the answer
+        proper.
         """
 
-    def final_deltas(self, index: int) -> list[dict[str, Any]]:
-        """Return the choices that a stream sends after a choice's text."""
+    def final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
+        """Return what a stream sends after the text of a choice, as choices of stream chunks."""
         return []
 
     def initial_deltas(self) -> list[dict[str, Any]]:
-        """Return the choices that start a stream."""
+        """Return what a stream sends first, as choices of stream chunks."""
         return []
 
     # ------------------------------------------------------------------------------- a whole answer
 
-    async def complete_response(self, client: ClientRequest) -> bytes:
-        """Wait for all completions and return the response as JSON."""
-        await self._wait_for_completions(client)
-        tokens = await self._score_choices(client)
+    async def complete_response(self, client_request: ClientRequest) -> bytes:
+        """Wait for all completions of a request and return the response as JSON."""
+        await self._wait_for_completions(client_request)
+        tokens = await self._score_choices(client_request)
         characters = sum(len(text) for answer in self.done.values() for text, _ in self.split_texts(answer))
         is_short = not tokens and not self.parsed.echo and characters < SHORT_CHARACTERS
         return (
-            self._serialize(tokens) if is_short else await self.gateway.run_in_thread(self._serialize, tokens)
+            self._serialize_response(tokens)
+            if is_short
+            else await self.gateway.run_in_thread(self._serialize_response, tokens)
         )
 
-    async def complete_text(self, client: ClientRequest) -> str:
-        """Wait for the only completion and return its text."""
-        await self._wait_for_completions(client)
+    async def complete_text(self, client_request: ClientRequest) -> str:
+        """Wait for a request's only completion and return its text."""
+        await self._wait_for_completions(client_request)
         return self.done[0].text
 
-    async def _wait_for_completions(self, client: ClientRequest) -> None:
-        await self._submit_requests(client)
-        while client.left:
-            self._store_event(await client.next_event())
+    async def _wait_for_completions(self, client_request: ClientRequest) -> None:
+        await self._submit_requests(client_request)
+        while client_request.left:
+            self._store_event(await client_request.next_event())
 
-    def _serialize(self, tokens: dict[int, list[ScoredToken]]) -> bytes:
-        """Serialize the response choice by choice, so that other threads can run in between."""
+    def _serialize_response(self, scored_tokens: dict[int, list[ScoredToken]]) -> bytes:
+        """Convert the response to JSON choice by choice, so that other threads can run in between."""
         choices = []
         for index in self._choice_indices():
             choices.append(
                 _encode_json(
                     self.format_choice(
-                        index, self._choice_text(index), self._finish_reason(index), tokens.get(index)
+                        index, self._choice_text(index), self._finish_reason(index), scored_tokens.get(index)
                     )
                 )
             )
@@ -115,21 +119,25 @@ class ClientResponse(ABC):
         head, tail = _encode_json(answer).split(b'"choices":[]', 1)
         return head + b'"choices":[' + b",".join(choices) + b"]" + tail
 
-    async def _submit_requests(self, client: ClientRequest) -> None:
-        """Submit the requests to the engine, or none if only the prompt is scored."""
-        client.reserve_slots(self.parsed.num_completions, scores_follow=self.parsed.top is not None)
+    async def _submit_requests(self, client_request: ClientRequest) -> None:
+        """Submit the client's requests to the engine. Nothing is submitted if only the prompt is to be
+        scored.
+        """
+        client_request.reserve_slots(
+            self.parsed.num_completions, keeps_slots_for_scoring=self.parsed.top is not None
+        )
         if self.parsed.needs_token_ids:
             self.parsed.requests = await self.gateway.run_in_thread(
                 self.gateway.tokenize_prompts, self.parsed.requests
             )
         if not self.parsed.scores_only:
-            await client.submit(self.parsed.requests)
+            await client_request.submit(self.parsed.requests)
             return
         for number, request in enumerate(self.parsed.requests):
             self.prompt_tokens[number] = len(request.prompt)
 
     def _store_event(self, event: Event) -> int:
-        """Store an event and return the index of its choice."""
+        """Store an engine event and return the index of the choice that it belongs to."""
         number = self._numbers[event.id]
         index = number * self.parsed.requests[number].n + event.choice
         if isinstance(event, Completion):
@@ -143,23 +151,25 @@ class ClientResponse(ABC):
     def _choice_request(self, index: int) -> Request:
         return self.parsed.requests[index // self.parsed.requests[0].n]
 
-    def _prompt_ids(self, index: int) -> list[int]:
-        """Return the token ids of a choice's prompt, which was given as ids."""
-        return [part for part in self._choice_request(index).prompt if isinstance(part, int)]
+    def _prompt_ids(self, choice_index: int) -> list[int]:
+        """Return the prompt's token ids of a choice, whose prompt was given as token ids."""
+        return [part for part in self._choice_request(choice_index).prompt if isinstance(part, int)]
 
     def _choice_text(self, index: int) -> str:
         answer = "" if self.parsed.scores_only else self.split_texts(self.done[index])[-1][0]
         return self.prompt_text(index) + answer if self.parsed.echo else answer
 
-    def prompt_text(self, index: int) -> str:
-        """Return a choice's prompt as text."""
-        prompt = self._choice_request(index).prompt
-        return prompt if isinstance(prompt, str) else self.gateway.engine.decode(self._prompt_ids(index))
+    def prompt_text(self, choice_index: int) -> str:
+        """Return the prompt of a choice as text."""
+        prompt = self._choice_request(choice_index).prompt
+        return (
+            prompt if isinstance(prompt, str) else self.gateway.engine.decode(self._prompt_ids(choice_index))
+        )
 
-    def _finish_reason(self, index: int) -> str:
+    def _finish_reason(self, choice_index: int) -> str:
         if self.parsed.scores_only:  # nothing is generated
             return "length"
-        reason = self.done[index].finish_reason
+        reason = self.done[choice_index].finish_reason
         # OpenAI's word, also where the model's context was full
         return "length" if reason.is_cut_off else reason.value
 
@@ -187,19 +197,21 @@ class ClientResponse(ABC):
 
     # ---------------------------------------------------------------------------- log-probabilities
 
-    async def _score_choices(self, client: ClientRequest) -> dict[int, list[ScoredToken]]:
-        """Score the answers, and the prompts if they are echoed. Returns the tokens of each choice."""
+    async def _score_choices(self, client_request: ClientRequest) -> dict[int, list[ScoredToken]]:
+        """Return the scored tokens of each choice: the answer's, and the prompt's if it is echoed."""
         top = self.parsed.top
         if top is None:
             return {}
         requests, tokens = await self.gateway.run_in_thread(self._build_score_requests, top)
-        completions = await client.score(list(requests.values()))
+        completions = await client_request.score(list(requests.values()))
         for index, request in requests.items():
             tokens[index] += await self.gateway.run_in_thread(self._convert_scores, completions[request.id])
         return tokens
 
-    def _build_score_requests(self, top: int) -> tuple[dict[int, Request], dict[int, list[ScoredToken]]]:
-        """Return the request that scores each choice, and the preceding tokens without a score."""
+    def _build_score_requests(
+        self, num_top_logprobs: int
+    ) -> tuple[dict[int, Request], dict[int, list[ScoredToken]]]:
+        """Return the engine request that scores each choice, and the tokens before the scored ones."""
         requests: dict[int, Request] = {}
         first: dict[int, list[ScoredToken]] = {}
         for index in self._choice_indices():
@@ -212,7 +224,11 @@ class ClientResponse(ABC):
             if scored:
                 number = self.gateway.next_request_id()
                 requests[index] = Request(
-                    number, tuple(before), continuation=tuple(scored), top_logprobs=top, adapter=self.adapter
+                    number,
+                    tuple(before),
+                    continuation=tuple(scored),
+                    top_logprobs=num_top_logprobs,
+                    adapter=self.adapter,
                 )
         return requests, first
 
@@ -229,8 +245,8 @@ class ClientResponse(ABC):
         ]
 
     def _split_token_ids(self, answer: Answer) -> tuple[list[int], list[int]]:
-        """Return the token ids before the answer's text and those of the text, without the stop text
-        and stop token.
+        """Split an answer's token ids into those before its visible text and those of that text. Stop text
+        and stop token are left out.
         """
         new = len(answer.token_ids) if answer.answer_tokens is None else answer.answer_tokens
         before = len(answer.token_ids) - new
@@ -242,15 +258,17 @@ class ClientResponse(ABC):
 
     # ------------------------------------------------------------------------------------- a stream
 
-    async def start(self, client: ClientRequest) -> Event | None:
-        """Submit the requests and wait for the first event, so that an early error gets its own HTTP
-        status.
+    async def start(self, client_request: ClientRequest) -> Event | None:
+        """Submit the requests and wait for the first event, so that an early error is sent with its own
+        HTTP status.
         """
-        await self._submit_requests(client)
-        return await client.next_event() if client.left else None
+        await self._submit_requests(client_request)
+        return await client_request.next_event() if client_request.left else None
 
-    async def stream_chunks(self, client: ClientRequest, first: Event | None) -> AsyncIterator[bytes]:
-        """Yield the chunks. A later error is in the last chunk."""
+    async def stream_chunks(
+        self, client_request: ClientRequest, first_event: Event | None
+    ) -> AsyncIterator[bytes]:
+        """Yield the chunks of a streamed response. A later error is sent in the last chunk."""
         try:
             pieces = (
                 await self.gateway.run_in_thread(self.initial_deltas)
@@ -259,7 +277,7 @@ class ClientResponse(ABC):
             )
             for piece in pieces:
                 yield self._format_chunk([piece])
-            event = first
+            event = first_event
             held = [StreamBuffer(self.parsed.interval) for _ in self._choice_indices()]
             while event is not None:
                 index = self._store_event(event)
@@ -272,9 +290,9 @@ class ClientResponse(ABC):
                         yield self._format_chunk([piece])
                 if isinstance(event, Completion) and self.parsed.top is None:
                     yield self._format_chunk([self.format_delta(index, None, self._finish_reason(index))])
-                event = await client.next_event() if client.left else None
+                event = await client_request.next_event() if client_request.left else None
             if self.parsed.top is not None:
-                tokens = await self._score_choices(client)
+                tokens = await self._score_choices(client_request)
                 for index in self._choice_indices():
                     yield await self.gateway.run_in_thread(self._final_chunk, index, tokens[index])
             if self.parsed.include_usage:
@@ -285,7 +303,7 @@ class ClientResponse(ABC):
         yield b"data: [DONE]\n\n"
 
     def _new_texts(self, event: Event) -> list[tuple[str, bool]]:
-        """Return the texts that an event adds to a stream, each with whether it is thinking."""
+        """Return the texts that an engine event adds to a stream, each with whether it is thinking."""
         if isinstance(event, Delta):
             return [(event.text, event.thinking)]
         return [] if self.gateway.streams_deltas else self.split_texts(event.answer)
@@ -302,17 +320,17 @@ def _encode_json(values: dict[str, Any]) -> bytes:
 
 
 class CancellingStream(StreamingResponse):
-    """A streaming response that cancels its requests when it ends, also if the client disconnects
-    or does not read.
+    """Streaming HTTP response that cancels its engine requests at its end, also if the client
+    disconnects or does not read.
     """
 
-    def __init__(self, client: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, client_request: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self.client = client
+        self.client = client_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream. Aborts the connection if the client has not even read the message about a
-        timeout.
+        """Send the stream to the client. If the client does not even read a timeout message, the
+        connection is aborted.
         """
         with self.client:
             try:

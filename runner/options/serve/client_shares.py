@@ -1,5 +1,5 @@
-"""Shares the slots for open completions among clients, so that one client cannot lock the
-others out.
+"""Distributes the slots for simultaneous completions among clients, so that one client cannot lock
+the others out.
 
 A client may use all slots while it is alone. A later client still gets its share, beyond
 `task.max_open`: running completions cannot be revoked, and waiting ones are cheap. Within a
@@ -19,31 +19,33 @@ MOST_OF_ALL = 3  # times task.max_open: what all clients have at most
 
 
 class OpenRequest(NamedTuple):
-    """The slots of one running request, and its client."""
+    """Number of completion slots that a running request uses, and the client that it belongs to."""
 
     owner: str
     places: int
 
 
 def client_identity(scope: Scope) -> str:
-    """Return a request's client, identified by API key and address."""
+    """Return an identifier of the client that sent a request, from its API key and address."""
     address = (scope.get("client") or ("",))[0]
     key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
     return f"{address} {key}"
 
 
 def has_free_slots(
-    max_open: int, open_requests: Iterable[OpenRequest], owner: str, num_completions: int
+    max_open_completions: int, open_requests: Iterable[OpenRequest], client_id: str, num_completions: int
 ) -> bool:
-    """Return whether a client may use this number of additional slots."""
+    """Return whether a client may use this number of additional completion slots."""
     under_way = [one for one in open_requests if one.places]
     total = sum(one.places for one in under_way)
-    if total + num_completions <= max_open:
+    if total + num_completions <= max_open_completions:
         return True
-    share = max_open // len({owner, *(one.owner for one in under_way)})
-    own = [one.places for one in under_way if one.owner == owner]
+    share = max_open_completions // len({client_id, *(one.owner for one in under_way)})
+    own = [one.places for one in under_way if one.owner == client_id]
     is_within_share = sum(own) + num_completions <= share
     is_beside_large = (
         num_completions <= share // (len(own) + 1) and sum(own) + num_completions <= MOST_OF_ONE * share
     )
-    return (is_within_share or is_beside_large) and total + num_completions <= MOST_OF_ALL * max_open
+    return (
+        is_within_share or is_beside_large
+    ) and total + num_completions <= MOST_OF_ALL * max_open_completions

@@ -1,4 +1,4 @@
-"""A client's connection, with limits on idle time, unread output and number of connections."""
+"""A client's HTTP connection, with limits on idle time, unread output and number of connections."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ READ_BYTES = 16 * 1024
 
 
 class LimitedConnection(H11Protocol):
-    """uvicorn's connection with limits. It reads in small parts, so that it never blocks the event
-    loop for long.
+    """uvicorn connection with limits. It reads data in small parts, so that the event loop is never
+    blocked for long.
     """
 
     def __init__(self, limits: ServerLimits, **uvicorns: Any) -> None:
@@ -37,11 +37,13 @@ class LimitedConnection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection waits for a request, or for the rest of a request's header."""
+        """Whether the connection waits for a request, or for the rest of a request header."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a request. With too many connections, an idle one is closed, or this one."""
+        """Start waiting for a request. If there are too many connections, an idle connection or this one
+        is closed.
+        """
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         transport.set_write_buffer_limits(high=0)  # so that each unread byte starts the time limit
         super().connection_made(transport)
@@ -58,11 +60,11 @@ class LimitedConnection(H11Protocol):
                 return
             # first those without any request so far: a silent stranger must not take the place of a
             # client
-            min(waiting, key=lambda one: (one.cycle is not None, one._since))._close_idle()
+            min(waiting, key=lambda one: (one.cycle is not None, one._since))._close_if_idle()
         self._start_idle_timer(self.limits.task.idle_s)
 
     def data_received(self, data: bytes) -> None:
-        """Receive a part of a request. The rest of its header must follow soon."""
+        """Process received data. The timer for the rest of the request header starts."""
         super().data_received(data)
         if self.is_idle and not self._has_begun and not self.transport.is_closing():
             self._has_begun = True
@@ -71,7 +73,9 @@ class LimitedConnection(H11Protocol):
             self._stop_idle_timer()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request. If the rest of the current body is unread, close the connection."""
+        """Wait for the client's next request. If a part of the request body was not read, close the
+        connection.
+        """
         self._has_begun, self._since = False, self.loop.time()
         super().on_response_complete()  # it may begin a request that has arrived already
         self._unset_keepalive_if_required()  # uvicorn's time limit ends at the first byte of a header
@@ -85,23 +89,23 @@ class LimitedConnection(H11Protocol):
             self._stop_idle_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all timers."""
+        """Stop all timers of the closed connection."""
         self._stop_idle_timer()
         self._stop_reader_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Part of the response is unread: check that the client continues reading."""
+        """Start the timer that checks whether the client goes on reading, because output is waiting."""
         super().pause_writing()
         self._start_reader_timer()
 
     def resume_writing(self) -> None:
-        """The response is completely read or sent: stop the reader's timer."""
+        """Stop the timer that checks whether the client reads, because all output was sent."""
         self._stop_reader_timer()
         super().resume_writing()
 
     def abort(self) -> None:
-        """Close the connection immediately and discard unread output, also in the kernel's buffer."""
+        """Close the connection immediately. Unread output is discarded, also from the kernel's buffer."""
         bound: socket.socket | None = self.transport.get_extra_info("socket")
         if bound is not None and bound.fileno() >= 0:
             # a reset
@@ -117,15 +121,15 @@ class LimitedConnection(H11Protocol):
 
     def _start_idle_timer(self, seconds: float) -> None:
         self._stop_idle_timer()
-        self._waiting = self.loop.call_later(seconds, self._close_idle)
+        self._waiting = self.loop.call_later(seconds, self._close_if_idle)
 
     def _stop_idle_timer(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
         self._waiting = None
 
-    def _close_idle(self) -> None:
-        """Close the connection while it waits for a request."""
+    def _close_if_idle(self) -> None:
+        """Close the connection if it still waits for a request when the idle timer ends."""
         if self.transport.get_write_buffer_size():  # closing would wait until that is read
             self.abort()
         else:
@@ -137,8 +141,8 @@ class LimitedConnection(H11Protocol):
         self._writing = self.loop.call_later(self.limits.task.write_s, self._check_read_progress, unread)
 
     def _check_read_progress(self, unread_bytes: int) -> None:
-        """Abort the connection if too little was read since the last check. Nothing is added while
-        writing is paused.
+        """Abort the connection if the client has read too little since the last check. No output is added
+        while writing is paused.
         """
         if (
             unread_bytes - self.transport.get_write_buffer_size()
@@ -154,7 +158,7 @@ class LimitedConnection(H11Protocol):
         self._writing = None
 
     def _send_refusal(self, refusal: Refusal) -> None:
-        """Respond with 503 for too many connections, without reading a request."""
+        """Respond with status 503 for too many connections, without reading a request."""
         body = json.dumps({"error": format_error(refusal)}).encode()
         head = (
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
@@ -165,7 +169,9 @@ class LimitedConnection(H11Protocol):
 
 
 def make_connection_class(limits: ServerLimits) -> type[LimitedConnection]:
-    """Return the connection class of a server in the form that uvicorn requires."""
+    """Return a connection class with the limits of one server, as uvicorn requires a class without
+    parameters.
+    """
 
     class OfServer(LimitedConnection):
         def __init__(self, **uvicorns: Any) -> None:

@@ -1,4 +1,4 @@
-"""Counters of a server, and the totals of its job."""
+"""Counts a server's responses and tokens since its start, and computes the metrics of its job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPEED_S = 10.0  # tokens per second are averaged over this time
 
 @dataclass
 class ServerCounters:
-    """Totals since the server's start."""
+    """Numbers of responses, seconds and tokens since the server's start."""
 
     # (path, status) -> requests
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class ServerCounters:
     _tokens_at: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
 
     def count_response(self, path: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
+        """Count the response to a request of a path, with its HTTP status and seconds."""
         self.statuses[path, status] += 1
         if status == 200:
             self.seconds.append(seconds)
@@ -44,7 +44,9 @@ class ServerCounters:
             self.buckets[next((end for end in SECONDS if seconds <= end), float("inf"))] += 1
 
     def record_token_rate(self) -> None:
-        """Record the current number of tokens for the token rate. Called about once a second."""
+        """Record the current total of generated tokens, from which the token rate is computed. Called
+        about once a second.
+        """
         now = time.monotonic()
         self._tokens_at.append((now, self.new_tokens))
         while len(self._tokens_at) > 2 and now - self._tokens_at[0][0] > SPEED_S:
@@ -52,21 +54,21 @@ class ServerCounters:
 
     @property
     def tok_per_s(self) -> float:
-        """New tokens per second over the last 10 s."""
+        """New tokens per second, averaged over the last 10 s."""
         (begin, tokens_before), (end, tokens_now) = self._tokens_at[0], self._tokens_at[-1]
         return (tokens_now - tokens_before) / (end - begin) if end > begin else 0.0
 
     def count_statuses(self, *statuses: int) -> int:
-        """Return the number of responses with one of these HTTP statuses."""
+        """Return the number of responses that had one of these HTTP statuses."""
         return sum(count for (_, status), count in self.statuses.items() if status in statuses)
 
     @property
     def num_requests(self) -> int:
-        """Number of requests that were answered, or whose client disconnected."""
+        """Number of requests that got a response or whose client has disconnected."""
         return self.statuses.total() + self.left
 
     def job_metrics(self, stats: EngineStats) -> dict[str, float]:
-        """Return the metrics of the job."""
+        """Return the metrics of the server's job."""
         return {
             "requests": self.num_requests,
             "answered": self.count_statuses(200),

@@ -1,5 +1,5 @@
-"""Connects a server's event loop with its engine's thread: admits requests and passes events
-to clients.
+"""Connects the HTTP server's event loop with the engine's thread: admits requests, and passes
+engine events to clients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from runner.config.root import RunnerConfig
-from runner.core.answer_sources import count_by_source
+from runner.core.answer_sources import count_answers_by_model
 from runner.options.serve.client_shares import OpenRequest
 from runner.options.serve.counters import ServerCounters
 from runner.options.serve.keys import ServeConfig
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Gateway:
-    """Admits requests while there is capacity, and holds their shared state."""
+    """Admits client requests while the engine has capacity, and passes engine events to them."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class Gateway:
         task: ServeConfig,
         driver: Driver,
         report: EngineReport,
-        template: str | None = None,
+        chat_template: str | None = None,
     ) -> None:
-        """`template`: the text of the model's chat templates, as far as its files contain it."""
+        """`template` is the text of the model's chat templates, as far as the model's files contain them."""
         self.config, self.task, self.driver, self.report = config, task, driver, report
         self.engine, self.counters = driver.engine, ServerCounters()
         self.capabilities = self.engine.capabilities
@@ -62,34 +62,34 @@ class Gateway:
         self._outbox: deque[tuple[ClientRequest, ClientEvent]] = deque()
         self._is_delivery_due = False
         self._threads = ThreadPoolExecutor(MAX_THREADS, "serving")
-        self.tools = ToolSupport(task, template, self.model)
+        self.tools = ToolSupport(task, chat_template, self.model)
 
     @property
     def streams_deltas(self) -> bool:
-        """Whether the engine returns text during generation. Otherwise a stream gets the whole text at
+        """Whether the engine reports text during generation. Otherwise, a stream gets the whole text at
         the end.
         """
         return Capability.deltas in self.capabilities
 
-    def check_model(self, name: str | None) -> None:
-        """Raise Refusal for another model's name. None means the served model."""
-        if name is not None and name not in (*self._names, *self.adapters):
+    def check_model(self, model_name: str | None) -> None:
+        """Raise Refusal if a request names a model that is not served. None means the served model."""
+        if model_name is not None and model_name not in (*self._names, *self.adapters):
             served = ", ".join(map(repr, (self.model, *self.adapters)))
             raise Refusal(
-                404, f"model {name!r} not found. This server has {served}", "model", "model_not_found"
+                404, f"model {model_name!r} not found. This server has {served}", "model", "model_not_found"
             )
 
-    def find_adapter(self, name: str | None) -> str | None:
-        """Return the adapter with this model name, or None for the base model."""
-        return name if name in self.adapters else None
+    def find_adapter(self, model_name: str | None) -> str | None:
+        """Return the adapter that is served under a model name, or None for the base model."""
+        return model_name if model_name in self.adapters else None
 
     def require_logprobs(self) -> None:
-        """Raise Refusal for log-probabilities if the engine cannot compute them."""
+        """Raise Refusal if the engine cannot compute log-probabilities."""
         if not {Capability.logprobs, Capability.token_ids, Capability.tokenizer} <= self.capabilities:
             raise Refusal(400, f"this model does not support {Capability.logprobs.value}", "logprobs")
 
     async def run_in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in another thread, so that other clients do not wait for it."""
+        """Run a function in another thread, so that the event loop can serve other clients meanwhile."""
         return await self.loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
 
     def tokenize_prompts(self, requests: Sequence[Request]) -> list[Request]:
@@ -111,22 +111,22 @@ class Gateway:
     def next_request_id(self) -> int:
         return next(self._numbers)
 
-    def check_admission(self, num_completions: int, owner: str) -> None:
-        """Raise Refusal for new completions if the server is stopping, or full and the client has used
-        its share.
+    def check_admission(self, num_completions: int, client_id: str) -> None:
+        """Raise Refusal for new completions if the server is shutting down, or is full and the client has
+        used its share.
         """
         if self.is_draining:
             raise self.limits.shutdown_refusal()
         held = [OpenRequest(client.owner, client.places) for client in self.clients]
-        self.limits.check_slots(num_completions, owner, held, self._estimate_wait_s())
+        self.limits.check_slots(num_completions, client_id, held, self._estimate_wait_s())
 
     def _estimate_wait_s(self) -> int:
-        """Estimate the seconds until there is capacity from the duration of recent responses."""
+        """Estimate the seconds until a slot becomes free, from the duration of recent responses."""
         last = list(itertools.islice(reversed(self.counters.seconds), 50))
         return max(1, min(60, math.ceil(sum(last) / len(last) / 4))) if last else 1
 
     def completion_refusal(self, completion: Completion) -> Refusal:
-        """Return the error response for a failed completion. An invalid prompt gets status 400."""
+        """Return the error response for a failed completion. Invalid prompts get HTTP status 400."""
         why = completion.error or "the completion failed"
         if not completion.prompt_tokens:
             return Refusal(400, why, "prompt")
@@ -136,11 +136,11 @@ class Gateway:
             return Refusal(400, why)
         return Refusal(500, why)
 
-    def queue_event(self, client: ClientRequest, event: ClientEvent) -> None:
-        """Queue an event in the engine's thread. All events of one step cross to the event loop
+    def queue_event(self, client_request: ClientRequest, event: ClientEvent) -> None:
+        """Queue an event in the engine's thread. All events of an engine step are passed to the event loop
         together.
         """
-        self._outbox.append((client, event))
+        self._outbox.append((client_request, event))
         if not self._is_delivery_due:
             self._is_delivery_due = True
             with suppress(RuntimeError):  # the loop is closed: no client is left
@@ -159,23 +159,23 @@ class Gateway:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no client waits for a response."""
+        """Whether no client is waiting for a response."""
         return not self.clients
 
     def end_all_requests(self) -> None:
-        """End all running requests. Their clients get an error that the server is stopping."""
+        """End all running requests. Their clients get the error that the server is shutting down."""
         for client in list(self.clients):
             why = "the server is shutting down, so the answer is incomplete"
             client.events.put_nowait(Refusal(503, why))
 
 
 class ClientRequest:
-    """One client's requests to the engine, with their events. They are cancelled when the client
+    """Engine requests of one HTTP request, with their events. They are cancelled when the client
     disconnects.
     """
 
-    def __init__(self, gateway: Gateway, owner: str) -> None:
-        self.gateway, self.owner = gateway, owner
+    def __init__(self, gateway: Gateway, client_id: str) -> None:
+        self.gateway, self.owner = gateway, client_id
         self.events: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self.left = 0  # completions that are still to come
         self._ids: list[RequestId] = []
@@ -187,23 +187,23 @@ class ClientRequest:
         self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._on_timeout)
 
     async def submit(self, requests: Sequence[Request]) -> None:
-        """Submit requests, or raise Refusal. Runs in a thread, because tokenizers and chat templates
-        take time.
+        """Submit requests to the engine, or raise Refusal. Uses another thread, because tokenizers and
+        chat templates take time.
         """
         await self.gateway.run_in_thread(self._submit_to_engine, requests)
 
-    def reserve_slots(self, num_completions: int, scores_follow: bool = False) -> None:
-        """Reserve slots for a number of completions. Raises Refusal if there are none.
+    def reserve_slots(self, num_completions: int, keeps_slots_for_scoring: bool = False) -> None:
+        """Reserve slots for a number of completions. Raises Refusal if there are too few free slots.
 
         A slot is released when its completion ends, or with `scores_follow` when it has been
         scored. The client's reading speed does not matter.
         """
         self.gateway.check_admission(num_completions, self.owner)
-        self.places, self._scores_follow = num_completions, scores_follow
+        self.places, self._scores_follow = num_completions, keeps_slots_for_scoring
         self.gateway.clients.add(self)
 
     def receive_event(self, event: ClientEvent) -> None:
-        """Receive an event in the event loop."""
+        """Store an engine event for this client. Called in the event loop."""
         self.events.put_nowait(event)
         if isinstance(event, Completion) and (event.logprobs is not None or not self._scores_follow):
             self.places = max(0, self.places - 1)
@@ -224,7 +224,9 @@ class ClientRequest:
             self._cancel()
 
     async def next_event(self) -> Event:
-        """Return the next event. Raises Refusal on a failed completion, a timeout or the server's end."""
+        """Wait for the next engine event. Raises Refusal for a failed completion, at a timeout, or if the
+        server shuts down.
+        """
         event = await self.events.get()
         if isinstance(event, Refusal):
             raise event
@@ -239,13 +241,13 @@ class ClientRequest:
                 counters.choices += 1
                 counters.new_tokens += event.answer.num_tokens
                 counters.prompt_tokens += 0 if event.choice else event.prompt_tokens
-                counters.sides.update(count_by_source([event]))
+                counters.sides.update(count_answers_by_model([event]))
                 counters.cost_usd += event.cost_usd or 0.0
         return event
 
     async def score(self, requests: Sequence[Request]) -> dict[RequestId, Completion]:
-        """Return the completions that score these requests, by id. Nothing else of this client may
-        run.
+        """Return the completions that score some requests, by request id. The client must have no other
+        running requests.
         """
         await self.submit(requests)
         scored: dict[RequestId, Completion] = {}
@@ -256,7 +258,7 @@ class ClientRequest:
         return scored
 
     def on_disconnect(self) -> None:
-        """End the wait for events, because the client has disconnected."""
+        """Stop waiting for events, because the client has disconnected."""
         self._ended = ClientDisconnected(ClientDisconnected.STATUS, "the client has left")
         self.events.put_nowait(self._ended)
         self._cancel()  # a thread may be compiling its grammar
@@ -268,7 +270,7 @@ class ClientRequest:
         self.places = 0
 
     def close(self) -> None:
-        """Cancel all running requests before the engine's next step."""
+        """Cancel all of the client's running requests before the engine's next step."""
         self._timeout.cancel()
         self._is_closed = True
         if self.left:

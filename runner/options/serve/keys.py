@@ -1,4 +1,4 @@
-"""Config keys of task=serve."""
+"""Config keys of task=serve, which serves a model over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMITS = NotInIdentity("a limit of what is served")
 
 
 class ToolOffer(StrEnum):
-    """Placement of the offered functions: in the chat template, or in the system message."""
+    """Where offered functions are put into the prompt: by the chat template, or in the system message."""
 
     template = "template"
     system = "system"
@@ -33,7 +33,7 @@ class ToolOffer(StrEnum):
 
 @dataclass
 class ServeConfig(TaskConfig):
-    """A server for many clients at once: OpenAI's API, the older tools' /generate, and a chat
+    """Config of task=serve: an HTTP server with OpenAI's API, the older tools' /generate, and a chat
     page.
     """
 
@@ -78,9 +78,9 @@ class ServeConfig(TaskConfig):
 
     @property
     def named_adapters(self) -> None:
-        """Return None: clients choose among all adapters."""
+        """Return None, because every adapter can be requested by clients."""
 
     @property
     def subject(self) -> str:
-        """Host and port."""
+        """Host and port of the server, as a short description of the job."""
         return f"{self.host}:{self.port}"

@@ -1,4 +1,5 @@
-"""Limits of a server: each with its check, its error response, and its entry in /openapi.json.
+"""Limits of a server. Each has its check, its error response, and its description in
+/openapi.json.
 
 A new limit is a key in keys.py and code here, unless it needs a new call site. Callers, in
 the order of a request: connection (`check_connections`), guard before and while a body
@@ -30,7 +31,7 @@ NEW_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")  # parame
 
 
 class ServerLimits:
-    """The limits of one server: the keys of its task, and the model's context length."""
+    """Limits of one server: those of its config, and the model's context length."""
 
     def __init__(self, task: ServeConfig, context_length: float = math.inf) -> None:
         self.task = task
@@ -38,25 +39,26 @@ class ServerLimits:
 
     # ---------------------------------------------------------------------------------- connections
 
-    def check_connections(self, num_others: int) -> Refusal | None:
-        """Return the error response for one more connection, or None if it is accepted."""
+    def check_connections(self, num_other_connections: int) -> Refusal | None:
+        """Return the error response to one more connection, or None if the connection is accepted."""
         most = self.task.max_connections
-        if num_others < most:
+        if num_other_connections < most:
             return None
         why = (
-            f"{num_others} connections are open, the limit is {most} (task.max_connections). Try again later"
+            f"{num_other_connections} connections are open, the limit is {most} (task.max_connections). "
+            "Try again later"
         )
         return Refusal(503, why, code="too_many_connections")
 
     # --------------------------------------------------------------------------------------- bodies
 
     def check_declared_body(self, headers: Mapping[bytes, bytes]) -> Refusal | None:
-        """Return the error response for a body of the declared length, or None if it is accepted."""
+        """Return the error response if a request's Content-Length is too large, otherwise None."""
         length = headers.get(b"content-length", b"0")
         return self.check_body_size(int(length[:20])) if length.isdigit() else None
 
     def check_body_size(self, nbytes: int) -> Refusal | None:
-        """Return the error response for a body of this size, or None if it is accepted."""
+        """Return the error response if a body of this size is too large, otherwise None."""
         most_kib = self.task.max_body_kib
         if nbytes <= most_kib * 1024:
             return None
@@ -67,7 +69,9 @@ class ServerLimits:
     # a body
 
     def check_sizes(self, body: Mapping[str, Any]) -> None:
-        """Raise Refusal for lists that are too long, before their elements are checked."""
+        """Raise Refusal if a list in the request body is too long, before the list's elements are
+        validated.
+        """
         prompt, stop, n = body.get("prompt"), body.get("stop"), body.get("n")
         prompts = [prompt]
         if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
@@ -86,29 +90,29 @@ class ServerLimits:
             raise Refusal(400, f"stop: a string has more than {MAX_STOP_CHARACTERS} characters", "stop")
 
     def check_messages(self, messages: Any) -> None:
-        """Raise Refusal for a conversation with too many messages."""
+        """Raise Refusal if a conversation has too many messages."""
         if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
             raise Refusal(
                 400, f"messages: {len(messages)} are too many, the limit is {MAX_MESSAGES}", "messages"
             )
 
     def check_tools(self, tools: Any) -> None:
-        """Raise Refusal for too many offered functions."""
+        """Raise Refusal if a request offers too many functions."""
         if isinstance(tools, list) and len(tools) > MAX_TOOLS:
             raise Refusal(400, f"tools: {len(tools)} are too many, the limit is {MAX_TOOLS}", "tools")
 
-    def check_stops(self, stops: Sequence[Any]) -> None:
-        """Raise Refusal for too many stop texts."""
-        if len(stops) > MAX_STOPS:
+    def check_stops(self, stop_texts: Sequence[Any]) -> None:
+        """Raise Refusal if a request has too many stop texts."""
+        if len(stop_texts) > MAX_STOPS:
             raise stop_texts_refusal()
 
-    def check_top_logprobs(self, parameter: str, top: int) -> None:
-        """Raise Refusal for log-probabilities of too many alternatives."""
-        if not 0 <= top <= MAX_TOP:
-            raise Refusal(400, f"{parameter}={top}: must lie in 0..{MAX_TOP}", parameter)
+    def check_top_logprobs(self, parameter: str, num_alternatives: int) -> None:
+        """Raise Refusal if log-probabilities of too many alternative tokens are requested."""
+        if not 0 <= num_alternatives <= MAX_TOP:
+            raise Refusal(400, f"{parameter}={num_alternatives}: must lie in 0..{MAX_TOP}", parameter)
 
     def check_new_tokens(self, parameter: str, new_tokens: int) -> None:
-        """Raise Refusal for too large a token budget."""
+        """Raise Refusal if the requested token budget is too large."""
         most = self.task.max_new_tokens
         if new_tokens < 1:
             raise Refusal(400, f"{parameter}={new_tokens}: must be 1 or more", parameter)
@@ -117,7 +121,9 @@ class ServerLimits:
             raise Refusal(400, f"{parameter}={new_tokens}: {need}", parameter)
 
     def check_thinking_budget(self, budget: int, new_tokens: int) -> None:
-        """Raise Refusal if thinking budget plus answer exceed the server's limit of new tokens."""
+        """Raise Refusal if thinking budget and answer budget together exceed the server's limit of new
+        tokens.
+        """
         room = self.task.max_new_tokens - new_tokens
         if budget < 0:
             need = "must be 0 or more"
@@ -130,7 +136,7 @@ class ServerLimits:
     # ---------------------------------------------------------------------------------- completions
 
     def check_completions(self, num_completions: int) -> None:
-        """Raise Refusal for more completions in one request than the server runs at once."""
+        """Raise Refusal if a request asks for more completions than the server runs at a time."""
         most = self.task.max_open
         if num_completions > most:
             raise Refusal(
@@ -138,55 +144,55 @@ class ServerLimits:
             )
 
     def check_slots(
-        self, num_completions: int, owner: str, open_requests: Sequence[OpenRequest], retry_s: int
+        self, num_completions: int, client_id: str, open_requests: Sequence[OpenRequest], retry_after_s: int
     ) -> None:
-        """Raise Refusal if the server is full and the client has used its share."""
+        """Raise Refusal if the server is full and the client has used its share of completion slots."""
         self.check_completions(num_completions)
         most = self.task.max_open
-        if not has_free_slots(most, open_requests, owner, num_completions):
+        if not has_free_slots(most, open_requests, client_id, num_completions):
             now = sum(request.places for request in open_requests)
             why = f"{now} completions are running or waiting, the limit is {most}. Try again later"
-            raise Refusal(429, why, code="rate_limit_exceeded", retry_s=retry_s)
+            raise Refusal(429, why, code="rate_limit_exceeded", retry_after_s=retry_after_s)
 
     def check_prompt(self, num_tokens: int) -> None:
-        """Raise Refusal for a prompt longer than the model's context."""
+        """Raise Refusal if a prompt is longer than the model's context."""
         if num_tokens > self.room + 1:  # the last token of a prompt that is only scored needs no room
             why = f"the prompt has {num_tokens} tokens, but the limit is {self.room:.0f}"
             raise Refusal(400, why, "prompt", "context_length_exceeded")
 
     def timeout_refusal(self) -> Refusal:
-        """Return the error response for a timeout."""
+        """Return the error response for a request that took too long."""
         limit = f"{self.task.timeout_s:g} s (task.timeout_s)"
         why = f"the answer was cancelled, because it was incomplete after {limit}"
         return Refusal(504, why)
 
     def shutdown_refusal(self) -> Refusal:
-        """Return the error response of a server that is shutting down. Open responses have `drain_s`
+        """Return the error response while the server shuts down. Running responses have `drain_s` seconds
         to finish.
         """
         why = "the server is shutting down and accepts no new requests"
-        return Refusal(503, why, retry_s=math.ceil(self.task.drain_s))
+        return Refusal(503, why, retry_after_s=math.ceil(self.task.drain_s))
 
     # -------------------------------------------------------------------------------- what clients
     # are told
 
     @property
     def max_model_len_entry(self) -> dict[str, int]:
-        """The model's context length under vLLM's name, or {} if it is unlimited."""
+        """Model's context length under vLLM's name max_model_len, or {} if the length is unlimited."""
         return {"max_model_len": int(self.room)} if self.room < NO_LIMIT else {}
 
-    def add_schema_limits(self, name: str, schemas: Sequence[dict[str, Any]]) -> None:
-        """Add one parameter's limits to its JSON schemas."""
-        if name == "n":
+    def add_schema_limits(self, parameter: str, schemas: Sequence[dict[str, Any]]) -> None:
+        """Add the limits of one request parameter to its JSON schemas."""
+        if parameter == "n":
             schemas[0]["maximum"] = self.task.max_open
-        elif name in NEW_TOKENS:
+        elif parameter in NEW_TOKENS:
             schemas[0]["maximum"] = self.task.max_new_tokens
-        elif name == "prompt":
+        elif parameter == "prompt":
             for kind in schemas:
                 if kind.get("items", {}).get("type") in ("string", "array"):
                     kind["maxItems"] = self.task.max_open
 
 
 def stop_texts_refusal() -> Refusal:
-    """Return the error response for too many or empty stop texts."""
+    """Return the error response for too many stop texts or an empty one."""
     return Refusal(400, f"stop: give at most {MAX_STOPS} strings, none of them empty", "stop")

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens in the formats of OpenAI's two endpoints."""
+"""Formats log-probabilities of tokens for OpenAI's two endpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MIN_LOGPROB = -9999.0  # replaces minus infinity, which JSON cannot express; Ope
 
 @dataclass
 class ScoredToken:
-    """A token of an answer or of its prompt, with its log-probability."""
+    """Token of an answer or a prompt, with its log-probability and those of its alternatives."""
 
     text: str
     logprob: float | None  # None for the first token: nothing precedes it
@@ -18,7 +18,7 @@ class ScoredToken:
 
 
 def format_chat_logprobs(tokens: list[ScoredToken] | None) -> dict[str, Any] | None:
-    """Return log-probabilities in the chat format."""
+    """Return log-probabilities in the format of /v1/chat/completions."""
     if tokens is None:
         return None
 
@@ -34,7 +34,9 @@ def format_chat_logprobs(tokens: list[ScoredToken] | None) -> dict[str, Any] | N
 
 
 def format_text_logprobs(tokens: list[ScoredToken] | None) -> dict[str, Any] | None:
-    """Return log-probabilities in the completion format. `top_logprobs` includes the token itself."""
+    """Return log-probabilities in the format of /v1/completions. `top_logprobs` includes the token
+    itself.
+    """
     if tokens is None:
         return None
     offsets, at = [], 0

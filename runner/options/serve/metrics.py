@@ -1,4 +1,4 @@
-"""Metrics of task=serve."""
+"""Names, units and descriptions of the metrics of task=serve."""
 
 from __future__ import annotations
 

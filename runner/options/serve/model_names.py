@@ -1,4 +1,4 @@
-"""Names of the served model."""
+"""Names by which requests can select the served model and its adapters."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from runner_base import check_value, short_model_name
 
 
 def served_model_name(config: RunnerConfig, task: ServeConfig) -> str:
-    """Return `task.model_name`, or the model's name with quantization, adapter and rope:
-    `embedded+nf4+lora-embedded+yarn`.
+    """Return the name of the served model: `task.model_name`, or model, quantization, adapter and
+    rope, such as `embedded+nf4+lora-embedded+yarn`.
     """
     if task.model_name:
         return task.model_name
@@ -29,7 +29,7 @@ def served_model_name(config: RunnerConfig, task: ServeConfig) -> str:
 
 
 def check_adapter_names(config: RunnerConfig, task: ServeConfig) -> None:
-    """Raise ConfigError for an adapter with the base model's name, because requests could not
+    """Raise ConfigError for an adapter that has the base model's name, because requests could not
     distinguish them.
     """
     taken = accepted_model_names(config, task)
@@ -39,8 +39,8 @@ def check_adapter_names(config: RunnerConfig, task: ServeConfig) -> None:
 
 
 def accepted_model_names(config: RunnerConfig, task: ServeConfig) -> tuple[str, ...]:
-    """Return the model names that requests may use: `task.model_name` alone, or the composed and
-    the plain name.
+    """Return the model names that requests may use: `task.model_name` only, or the composed name and
+    the model's plain name.
 
     A local folder is also accepted by the last part of its path.
     """

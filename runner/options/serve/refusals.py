@@ -1,4 +1,4 @@
-"""Error responses in OpenAI's format, with their HTTP status and reason."""
+"""Error responses in OpenAI's format, with HTTP status and reason."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ KINDS = {
 
 
 class Refusal(Exception):
-    """A request is rejected, with HTTP status and reason."""
+    """Raised to reject a client's request, with the HTTP status and the reason."""
 
     def __init__(
         self,
         status: int,
         message: str,
-        param: str | None = None,
+        parameter: str | None = None,
         code: str | None = None,
-        retry_s: int | None = None,
-        closes: bool = False,
+        retry_after_s: int | None = None,
+        closes_connection: bool = False,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry_s = (
             status,
             message,
-            param,
+            parameter,
             code,
-            retry_s,
+            retry_after_s,
         )
-        self.closes = closes  # whether the connection is closed after the answer
+        self.closes = closes_connection  # whether the connection is closed after the answer
 
 
 class ClientDisconnected(Refusal):
-    """The client has disconnected, so nobody waits for the response."""
+    """Raised if the client has disconnected, so that no one waits for the response."""
 
     STATUS = 499
 
 
 def format_error(error: Refusal) -> dict[str, Any]:
-    """Return an error in OpenAI's format."""
+    """Return a rejection as a JSON object in OpenAI's error format."""
     kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     message = error.message  # it may quote a long text of the client's
     if len(message) > MAX_ERROR_CHARACTERS:
@@ -54,7 +54,7 @@ def format_error(error: Refusal) -> dict[str, Any]:
 
 
 def make_error_response(error: Refusal) -> JSONResponse:
-    """Return the HTTP response to a rejected request."""
+    """Return the HTTP response that rejects a request."""
     headers = {}
     if error.retry_s is not None:
         headers["retry-after"] = str(error.retry_s)

@@ -1,5 +1,5 @@
-"""Checks API key and body size before the application gets a request, and counts the
-responses.
+"""ASGI middleware that checks API key and body size before the application gets a request, and
+counts responses.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ STRANGER_BYTES = 64 * 1024  # the same for a client without the key
 
 
 class RequestGuard:
-    """Checks the API key, limits the body, and counts the responses."""
+    """ASGI middleware that checks the API key, limits the body size, and counts responses."""
 
     def __init__(self, app: ASGIApp, gateway: Gateway, api_key: str | None, host: str) -> None:
         self.app, self.gateway, self.key = app, gateway, api_key
         self.names = {"localhost", "127.0.0.1", "[::1]", host.lower(), f"[{host.lower()}]"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to the application, or reject it."""
+        """Pass a request on to the application, or respond with an error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -67,13 +67,13 @@ class RequestGuard:
                 self.gateway.counters.left += 1
 
     def _check_headers(self, scope: Scope) -> Refusal | None:
-        """Return the error response for a request's headers, or None if they are accepted."""
+        """Return the error response if a request's headers are not accepted, otherwise None."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if (
             b"content-length" in headers and b"transfer-encoding" in headers
         ):  # which one holds is read differently
             need = "give either Content-Length or Transfer-Encoding, not both"
-            return Refusal(400, need, closes=True)
+            return Refusal(400, need, closes_connection=True)
         if self.key is None:
             name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
             if name not in self.names:  # DNS rebinding: another site's name resolves to our address
@@ -89,7 +89,7 @@ class RequestGuard:
 
 
 class LimitedBody:
-    """An arriving request body. A body that is too large or too slow is rejected."""
+    """Request body that is being received. If it is too large or too slow, the request is rejected."""
 
     def __init__(self, scope: Scope, receive: Receive, limits: ServerLimits) -> None:
         headers = dict(scope["headers"])
@@ -100,7 +100,7 @@ class LimitedBody:
         self._is_whole = False
 
     async def receive(self) -> Message:
-        """Return the next part. After the last one, wait for the client to disconnect."""
+        """Return the next part of the body. After the last part, wait until the client disconnects."""
         if self._is_whole:
             return await self._receive()
         try:
@@ -115,8 +115,8 @@ class LimitedBody:
         return message
 
     async def drain(self, max_bytes: int) -> None:
-        """Read and discard the rest of the body after the response, within limits. Then the connection
-        closes.
+        """Read and discard the rest of the body after the response, within limits, before the connection
+        is closed.
 
         Closing a connection with unread bytes resets it. A client that sends its whole body before
         reading would lose the response.

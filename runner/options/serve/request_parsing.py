@@ -1,4 +1,4 @@
-"""Validates the body of a client's request and converts it to engine requests.
+"""Validates the bodies of client requests and converts them to engine requests.
 
 Unknown parameters are rejected by name, unless their value has no effect. So no answer is
 sampled differently than requested.
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from runner.options.serve.answer_grammar import build_grammar
+from runner.options.serve.answer_grammar import build_answer_grammar
 from runner.options.serve.bodies import (
     ChatBody,
     GenerateBody,
@@ -66,7 +66,7 @@ LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_c
 
 @dataclass
 class ParsedBody:
-    """A validated body: the engine requests of its prompts, and its response options."""
+    """Validated request: the engine requests for its prompts, and its response options."""
 
     requests: list[Request]  # one for each prompt
     stream: bool = False
@@ -79,32 +79,38 @@ class ParsedBody:
 
     @property
     def needs_token_ids(self) -> bool:
-        """Whether prompts must be token ids, because tokens will be scored."""
+        """Whether the prompts must be converted to token ids, because tokens will be scored."""
         return self.top is not None or self.scores_only
 
     @property
     def num_completions(self) -> int:
-        """Number of completions that run at once."""
+        """Number of completions that the request runs at a time."""
         return len(self.requests) if self.scores_only else sum(request.n for request in self.requests)
 
 
-def parse_body(
-    kind: type[ChatBody | TextBody | GenerateBody], data: bytes, content_type: str, gateway: Gateway
+def parse_request_body(
+    body_type: type[ChatBody | TextBody | GenerateBody], data: bytes, content_type: str, gateway: Gateway
 ) -> ParsedBody:
-    """Parse the body of a request. Sizes are checked first, because a large body is slow to parse."""
+    """Parse the body of a client's request. Sizes are checked first, because parsing a large body is
+    slow.
+    """
     value = parse_json_body(data, content_type)
     gateway.limits.check_sizes(value)
-    body = validate_body(kind, value)
+    body = validate_body(body_type, value)
     if isinstance(body, ChatBody):
-        return parse_chat(body, gateway)
-    parsed = parse_completion(body, gateway) if isinstance(body, TextBody) else parse_generate(body, gateway)
+        return parse_chat_request(body, gateway)
+    parsed = (
+        parse_completion_request(body, gateway)
+        if isinstance(body, TextBody)
+        else parse_generate_request(body, gateway)
+    )
     parsed.requests = [replace(request, is_raw=True) for request in parsed.requests]
     return parsed
 
 
 def parse_json_body(data: bytes, content_type: str) -> dict[str, Any]:
-    """Return the body's JSON object. Other content types are rejected, because HTML forms of any
-    site can send them.
+    """Return the JSON object in a body. Other content types are refused, because any web site's HTML
+    forms could send them.
     """
     headers = Headers()
     headers["content-type"] = content_type
@@ -124,17 +130,17 @@ def parse_json_body(data: bytes, content_type: str) -> dict[str, Any]:
     return value
 
 
-def validate_body(kind: type[Body], value: dict[str, Any]) -> Body:
-    """Return a body with validated types. For a malformed body, the Refusal names the first error."""
+def validate_body(body_type: type[Body], json_object: dict[str, Any]) -> Body:
+    """Validate a JSON object against a body type. Raises Refusal that names the first error."""
     try:
-        return kind.model_validate(value)
+        return body_type.model_validate(json_object)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise Refusal(400, f"{place}: {first['msg']}", place.partition(".")[0]) from error
 
 
-def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
+def parse_chat_request(body: ChatBody, gateway: Gateway) -> ParsedBody:
     if not body.messages:
         raise Refusal(400, "messages: give at least one", "messages")
     if body.top_logprobs is not None and not body.logprobs:
@@ -142,7 +148,7 @@ def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     offered = gateway.tools.parse_offered_tools(body)
     prompt = gateway.tools.build_prompt(convert_messages(body.messages), offered)
-    parsed = _make_parsed_body(body, gateway, [prompt], limit)
+    parsed = _make_parsed_request(body, gateway, [prompt], limit)
     parsed.top = (body.top_logprobs or 0) if body.logprobs else None
     if offered is not None:
         if parsed.top is not None:
@@ -150,13 +156,15 @@ def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
             raise Refusal(400, f"logprobs: {need}", "logprobs")
         is_raw, parsed.offered = offered.marks_thinking, offered
         parsed.requests = [replace(request, is_raw=is_raw) for request in parsed.requests]
-    if (grammar := build_grammar(body, gateway.tools, offered)) is not None:
+    if (grammar := build_answer_grammar(body, gateway.tools, offered)) is not None:
         parsed.requests = [replace(request, grammar=grammar) for request in parsed.requests]
-    return _check_scores(parsed, gateway, "top_logprobs")
+    return _check_requested_logprobs(parsed, gateway, "top_logprobs")
 
 
-def parse_completion(body: TextBody, gateway: Gateway) -> ParsedBody:
-    """Parse one or several plain prompts. max_tokens=0 with echo only scores them."""
+def parse_completion_request(body: TextBody, gateway: Gateway) -> ParsedBody:
+    """Convert a /v1/completions body with one or several prompts. max_tokens=0 with echo only scores
+    the prompts.
+    """
     given = body.prompt
     prompts: list[Any] = (
         [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else [*given]
@@ -165,26 +173,30 @@ def parse_completion(body: TextBody, gateway: Gateway) -> ParsedBody:
         raise Refusal(400, "prompt: give a string, token ids, or a list of them", "prompt")
     scores_only = body.max_tokens == 0 and bool(body.echo)
     limit = 1 if scores_only else body.max_tokens
-    parsed = _make_parsed_body(
+    parsed = _make_parsed_request(
         body, gateway, [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts], limit
     )
     parsed.top, parsed.echo, parsed.scores_only = body.logprobs, bool(body.echo), scores_only
-    return _check_scores(parsed, gateway, "logprobs")
+    return _check_requested_logprobs(parsed, gateway, "logprobs")
 
 
-def parse_generate(body: GenerateBody, gateway: Gateway) -> ParsedBody:
-    """Parse a body of the old tools' /generate."""
-    reject_unsupported(body, {})
+def parse_generate_request(body: GenerateBody, gateway: Gateway) -> ParsedBody:
+    """Convert a body of the older tools' endpoint /generate."""
+    reject_unsupported_parameters(body, {})
     return ParsedBody(
-        [_make_request(body, gateway, body.prompt, "max_new_tokens", body.max_new_tokens, 1, False, None)]
+        [
+            _make_engine_request(
+                body, gateway, body.prompt, "max_new_tokens", body.max_new_tokens, 1, False, None
+            )
+        ]
     )
 
 
-def _make_parsed_body(
-    body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: int | None
+def _make_parsed_request(
+    body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], max_tokens: int | None
 ) -> ParsedBody:
     neutral = NEUTRAL | {"best_of": (1, body.n or 1)}
-    reject_unsupported(body, neutral)
+    reject_unsupported_parameters(body, neutral)
     gateway.check_model(body.model)
     n, options = 1 if body.n is None else body.n, body.stream_options
     if n < 1:
@@ -198,13 +210,13 @@ def _make_parsed_body(
             400, "stream_options.include_obfuscation=true: this server does not pad its streams. Omit it"
         )
     requests = [
-        _make_request(body, gateway, prompt, "max_tokens", limit, n, bool(body.stream), number)
+        _make_engine_request(body, gateway, prompt, "max_tokens", max_tokens, n, bool(body.stream), number)
         for number, prompt in enumerate(prompts)
     ]
     return ParsedBody(requests, bool(body.stream), bool(options.include_usage), interval)
 
 
-def _make_request(
+def _make_engine_request(
     body: SamplingFields,
     gateway: Gateway,
     prompt: Prompt,
@@ -214,8 +226,8 @@ def _make_request(
     is_streamed: bool,
     random_id: int | None,
 ) -> Request:
-    """Return the engine's request. With a seed, random numbers depend on the prompt's position,
-    not on the id.
+    """Return the engine request for a prompt. With a seed, random numbers depend on the prompt's
+    position, not on its request id.
     """
     if max_tokens is not None:
         gateway.limits.check_new_tokens(key, max_tokens)
@@ -249,8 +261,8 @@ def _make_request(
     )
 
 
-def _check_scores(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
-    """Raise Refusal if the requested log-probabilities cannot be computed."""
+def _check_requested_logprobs(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
+    """Raise Refusal if the log-probabilities that a client requests cannot be computed."""
     if parsed.top is not None:
         gateway.limits.check_top_logprobs(name, parsed.top)
     if parsed.needs_token_ids:
@@ -258,15 +270,17 @@ def _check_scores(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody
     return parsed
 
 
-def reject_unsupported(body: BaseModel, neutral: dict[str, tuple[Any, ...]]) -> None:
-    """Raise Refusal for unknown parameters, and for unsupported ones that have an effect."""
+def reject_unsupported_parameters(body: BaseModel, neutral_values: dict[str, tuple[Any, ...]]) -> None:
+    """Raise Refusal for unknown parameters, and for unsupported parameters with values that would have
+    an effect.
+    """
     for name, value in (body.model_extra or {}).items():
-        if value is None or name in LABELS or (name in neutral and value in neutral[name]):
+        if value is None or name in LABELS or (name in neutral_values and value in neutral_values[name]):
             continue
-        if name in neutral:
-            plain = " or ".join(repr(one) for one in neutral[name]) or "null"
+        if name in neutral_values:
+            plain = " or ".join(repr(one) for one in neutral_values[name]) or "null"
             why = REJECTION_REASONS.get(name, "this server does not support this parameter")
             raise Refusal(400, f"{name}: {why}. Omit it, or set it to {plain}", name)
         raise Refusal(
-            400, unknown_choice_message("parameter", name, {*type(body).model_fields, *neutral}), name
+            400, unknown_choice_message("parameter", name, {*type(body).model_fields, *neutral_values}), name
         )

@@ -1,5 +1,5 @@
-"""Runs uvicorn in a thread. The main thread receives signals and shuts the server down
-gracefully.
+"""Runs the HTTP server uvicorn in a thread, while the main thread receives signals and shuts the
+server down gracefully.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ CLOSING_S = 5  # time for connections to close after their answers
 
 
 class Server:
-    """Serves until `stop` is called, for example by a signal handler. A second call shortens the
-    shutdown.
+    """HTTP server that runs until `stop` is called, for example by a signal handler. A second call
+    shortens the shutdown.
     """
 
     def __init__(
@@ -43,23 +43,27 @@ class Server:
         task: ServeConfig,
         driver: Driver,
         report: EngineReport,
-        template: str | None = None,
+        chat_template: str | None = None,
     ) -> None:
         self.config, self.task, self.driver, self.report = config, task, driver, report
-        self.template = template
+        self.template = chat_template
         self.counters = ServerCounters()
         self._signals = 0
         self._problem: BaseException | None = None
 
     def stop(self) -> None:
-        """Accept no new requests, and end when open ones have ended. A second call ends immediately."""
+        """Refuse new requests and end when running requests have ended. A second call ends the server
+        immediately.
+        """
         self._signals += 1
 
-    def run(self, listener: socket.socket, api_key: str | None, on_ready: Callable[[], None]) -> None:
-        """Serve until everything has ended. Raises JobFailed if the server or its engine failed."""
+    def run(self, listening_socket: socket.socket, api_key: str | None, on_ready: Callable[[], None]) -> None:
+        """Serve requests until the server has been stopped. Raises JobFailed if the server or its engine
+        has failed.
+        """
         _raise_open_file_limit(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
         thread = threading.Thread(
-            target=self._run_event_loop, args=(listener, api_key, on_ready), name="http", daemon=True
+            target=self._run_event_loop, args=(listening_socket, api_key, on_ready), name="http", daemon=True
         )
         thread.start()
         while thread.is_alive():
@@ -70,15 +74,15 @@ class Server:
             raise JobFailed(f"the server broke: {self._problem}", code="failed") from self._problem
 
     def _run_event_loop(
-        self, listener: socket.socket, api_key: str | None, on_ready: Callable[[], None]
+        self, listening_socket: socket.socket, api_key: str | None, on_ready: Callable[[], None]
     ) -> None:
         try:
-            asyncio.run(self._run_uvicorn(listener, api_key, on_ready))
+            asyncio.run(self._run_uvicorn(listening_socket, api_key, on_ready))
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._problem = error
 
     async def _run_uvicorn(
-        self, listener: socket.socket, api_key: str | None, on_ready: Callable[[], None]
+        self, listening_socket: socket.socket, api_key: str | None, on_ready: Callable[[], None]
     ) -> None:
         gateway = Gateway(self.config, self.task, self.driver, self.report, self.template)
         self.counters = gateway.counters
@@ -96,7 +100,7 @@ class Server:
             backlog=ACCEPT_AT_ONCE,
         )
         server = uvicorn.Server(settings)
-        serving = asyncio.ensure_future(server.serve([listener]))
+        serving = asyncio.ensure_future(server.serve([listening_socket]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         try:
@@ -108,7 +112,7 @@ class Server:
             await serving
 
     async def _wait_for_shutdown(self, gateway: Gateway) -> None:
-        """Wait for `stop`, then for open requests, and log the progress."""
+        """Wait until `stop` is called, then until running requests have ended, and log the progress."""
         logged, ticks, rest = (0, 0), 0, IdleMemoryTrimmer(gateway)
         while not self._signals:
             await asyncio.sleep(0.1)
@@ -133,15 +137,15 @@ class Server:
 
 
 class IdleMemoryTrimmer:
-    """Returns freed memory to the system when a server becomes idle. The C library keeps freed
-    memory per thread.
+    """Returns freed memory to the operating system when the server becomes idle. The C library would
+    keep freed memory per thread.
     """
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway, self.trimmed_at, self.idle_s = gateway, 0, 0
 
     async def trim_if_idle(self) -> None:
-        """Trim memory after 5 idle seconds since the last request. Called once a second."""
+        """Return freed memory to the system if the last request ended 5 s ago. Called once a second."""
         counters = self.gateway.counters
         self.idle_s = self.idle_s + 1 if self.gateway.is_idle else 0
         if self.idle_s >= TRIM_S and counters.num_requests != self.trimmed_at:
@@ -150,8 +154,8 @@ class IdleMemoryTrimmer:
 
 
 def _raise_open_file_limit(num_files: int) -> None:
-    """Raise the process's limit of open files as far as the system allows. Each connection is one
-    file.
+    """Raise this process's limit of open files as far as the system allows, because each connection
+    uses one.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)
@@ -159,11 +163,11 @@ def _raise_open_file_limit(num_files: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _log_progress(gateway: Gateway, previous: tuple[int, int]) -> tuple[int, int]:
+def _log_progress(gateway: Gateway, previous_counts: tuple[int, int]) -> tuple[int, int]:
     counters = gateway.counters
     now = counters.num_requests, counters.new_tokens
-    if now != previous:
-        requests, tokens = now[0] - previous[0], now[1] - previous[1]
+    if now != previous_counts:
+        requests, tokens = now[0] - previous_counts[0], now[1] - previous_counts[1]
         log.info(
             "%d requests and %d new tokens in the last %d s · %d open · %.0f tok/s",
             requests,

@@ -1,4 +1,4 @@
-"""Buffers streamed texts so that one event has several tokens, which saves server and client
+"""Collects streamed text so that each event carries several tokens, which saves server and client
 time.
 
 An engine returns one text per token.
@@ -10,16 +10,16 @@ from itertools import groupby
 
 
 class StreamBuffer:
-    """Joins the texts of a choice so that each event has `interval` tokens, except the first and
-    the last event.
+    """Collects the texts of one choice so that each event carries `interval` tokens, except the first
+    and last event.
     """
 
-    def __init__(self, interval: int) -> None:
-        self.interval, self.room = interval, 1
+    def __init__(self, tokens_per_event: int) -> None:
+        self.interval, self.room = tokens_per_event, 1
         self.held: list[tuple[str, bool]] = []
 
     def add(self, texts: list[tuple[str, bool]], is_last: bool) -> list[tuple[str, bool]]:
-        """Add texts and return those to send now, with thinking and answer separated."""
+        """Add texts, and return those that are to be sent now. Thinking and answer remain separate."""
         self.held += [one for one in texts if one[0]]
         if len(self.held) < self.room and not is_last:
             return []

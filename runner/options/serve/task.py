@@ -1,4 +1,4 @@
-"""task=serve: serves this job's model to many clients until it is stopped.
+"""The task task=serve: serves the job's model over HTTP to many clients until it is stopped.
 
 Each start runs the job again and records its totals. Requests and responses are not logged.
 """
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.model_names import check_adapter_names, served_model_name
 from runner.options.serve.render.start_message import format_start_message
 from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
-from runner.tasks.named_adapters import adapter_notes
+from runner.tasks.named_adapters import adapter_memory_notes
 from runner_base import ConfigError, Result, machine, print_message, signals, suppress_heartbeat
 from runner_base.addresses import is_loopback
 from runner_engine import Driver
@@ -37,15 +37,15 @@ BACKLOG = 1024  # connections that may wait to be accepted
 
 @dataclass
 class ServeInputs(TaskInputs):
-    """The API key that clients have to send. It is not shown."""
+    """Input of task=serve: the API key that clients must send, which is never printed."""
 
     task: ServeConfig
     key: str | None = field(repr=False)
 
 
 def prepare(config: RunnerConfig) -> ServeInputs:
-    """Read the API key. Raises ConfigError for a busy address, or for one reachable by others
-    without a key.
+    """Read the API key. Raises ConfigError if the address is in use, or is reachable from other
+    machines without a key.
     """
     task = typed_task_config(config, ServeConfig)
     check_adapter_names(config, task)
@@ -75,12 +75,12 @@ def prepare(config: RunnerConfig) -> ServeInputs:
 
 
 def preview(inputs: ServeInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Return the plan's notes on the adapters' memory."""
-    return "\n".join(render_notes(adapter_notes(resolved)))
+    """Return notes on the memory of adapters, for plan=true."""
+    return "\n".join(render_notes(adapter_memory_notes(resolved)))
 
 
 def bind_socket(task: ServeConfig) -> socket.socket:
-    """Return a socket bound to the address. Raises ConfigError if that fails."""
+    """Return a socket that is bound to the configured address. Raises ConfigError if binding fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             task.host, task.port, type=socket.SOCK_STREAM
@@ -99,10 +99,12 @@ def bind_socket(task: ServeConfig) -> socket.socket:
     return bound
 
 
-def start_listening(task: ServeConfig, bound: socket.socket) -> None:
-    """Let clients connect. Raises ConfigError if another program listens at the address."""
+def start_listening(task: ServeConfig, bound_socket: socket.socket) -> None:
+    """Let clients connect to a bound socket. Raises ConfigError if another program listens at the
+    address.
+    """
     try:
-        bound.listen(BACKLOG)
+        bound_socket.listen(BACKLOG)
     except OSError as error:
         raise _address_error(task, error) from error
 
@@ -122,7 +124,7 @@ def _address_error(task: ServeConfig, error: OSError) -> ConfigError:
 
 
 def run(inputs: ServeInputs, context: TaskContext) -> Result:
-    """Load the engine, serve until a signal arrives, and return the totals."""
+    """Load the engine, serve until a signal arrives, and return the totals of all requests."""
     task, config = inputs.task, context.config
     with closing(
         bind_socket(task)
@@ -137,7 +139,7 @@ def run(inputs: ServeInputs, context: TaskContext) -> Result:
         contention = machine.Contention()
         with Driver(engine, config.generation.batch_size) as driver:
             driver.wait_until_loaded()
-            template = model_kind(config.model).chat_template(context.resolved)
+            template = get_model_kind(config.model).chat_template(context.resolved)
             server, stats = Server(config, task, driver, report, template), engine.stats
             key_variable = KEY if inputs.key else None
             port = bound.getsockname()[1]

@@ -1,4 +1,4 @@
-"""POST /tokenize: the tokens of a text or a chat, in vLLM's format."""
+"""Endpoint POST /tokenize, which returns the tokens of a text or a chat in vLLM's format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.options.serve.bodies import TokenizeBody
 from runner.options.serve.chat_messages import convert_messages
 from runner.options.serve.gateway import Gateway
 from runner.options.serve.refusals import Refusal
-from runner.options.serve.request_parsing import parse_json_body, reject_unsupported, validate_body
+from runner.options.serve.request_parsing import parse_json_body, reject_unsupported_parameters, validate_body
 from runner_engine import Capability, Request
 
 # vLLM's parameters that this server lacks, and the values at which they have no effect.
@@ -24,12 +24,12 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def tokenize_body(data: bytes, content_type: str, gateway: Gateway) -> bytes:
-    """Return the tokens and rendered text of a prompt or a chat as JSON. Slow for a long text."""
+def tokenize_request(data: bytes, content_type: str, gateway: Gateway) -> bytes:
+    """Return the tokens and the rendered text of a prompt or chat as JSON. Slow for a long text."""
     value = parse_json_body(data, content_type)
     gateway.limits.check_messages(value.get("messages"))
     body = validate_body(TokenizeBody, value)
-    reject_unsupported(body, NEUTRAL)
+    reject_unsupported_parameters(body, NEUTRAL)
     gateway.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise Refusal(400, "give either prompt or messages", "prompt")

@@ -1,5 +1,5 @@
-"""Functions that a request offers: their place in the prompt, and parsing of the answer's tool
-calls.
+"""Functions that a request offers to the model: their place in the prompt, and the parser of tool
+calls in the answer.
 
 The engine defines the formats in which models write calls. An incomplete or invalid call
 remains text of the answer.
@@ -30,7 +30,7 @@ RETURNED = "{name} returned:\n{content}"  # the turn of a result, where the temp
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """Text, tool calls and thinking of an answer."""
+    """An answer split into thinking, text and tool calls."""
 
     content: str
     calls: tuple[dict[str, Any], ...] = ()  # name, and arguments as JSON
@@ -38,25 +38,25 @@ class ParsedAnswer:
 
 
 class OfferedTools:
-    """The functions that one request offers, and parsing of calls to them."""
+    """Functions that one request offers to the model, with the parser of calls to them."""
 
     def __init__(
         self,
-        served: ToolSupport,
+        tool_support: ToolSupport,
         functions: Sequence[dict[str, Any]],
-        required: Sequence[str] = (),
+        required_functions: Sequence[str] = (),
         allow_several: bool = True,
         is_strict: bool = False,
     ) -> None:
-        """required: one of these functions must be called; if empty, the model decides. is_strict:
-        calls must match the schemas.
+        """With `required`, the model must call one of these functions; if empty, it may choose. With
+        is_strict, calls must match the schemas.
         """
-        self.served, self.functions, self.must = served, functions, required
+        self.served, self.functions, self.must = tool_support, functions, required_functions
         self.several, self.is_strict = allow_several, is_strict
 
     @property
     def grammar_rules(self) -> str | None:
-        """Grammar rules of these calls, or None if calls are unconstrained."""
+        """Grammar rules that constrain calls of the offered functions, or None if calls are unconstrained."""
         if not (self.must or self.is_strict or not self.several):
             return None
         among = [one for one in self.functions if not self.must or one["name"] in self.must]
@@ -64,11 +64,11 @@ class OfferedTools:
 
     @property
     def marks_thinking(self) -> bool:
-        """Whether the call format marks thinking itself."""
+        """Whether the model's tool call format itself marks thinking."""
         return self.served.form.IS_RAW
 
     def parse_answer(self, answer: Answer) -> ParsedAnswer:
-        """Return text and tool calls of an answer. An incomplete call is text."""
+        """Split an answer into text and tool calls. An incomplete call stays text."""
         parts = answer.parts
         thinking = parts.thinking if parts.has_thinking else None
         if parts.is_open:
@@ -86,24 +86,25 @@ class OfferedTools:
         lead = text[: len(text) - len(text.lstrip())] if reading.text else ""
         return ParsedAnswer(lead + reading.text, calls, thinking)
 
-    def format_calls(self, parsed: ParsedAnswer) -> list[dict[str, Any]]:
-        """Return an answer's tool calls in OpenAI's message format."""
+    def format_calls(self, parsed_answer: ParsedAnswer) -> list[dict[str, Any]]:
+        """Return the tool calls of an answer in OpenAI's message format."""
         return [
-            {"id": self.served.new_call_id(), "type": "function", "function": call} for call in parsed.calls
+            {"id": self.served.new_call_id(), "type": "function", "function": call}
+            for call in parsed_answer.calls
         ]
 
 
 class ToolCallStreamFilter:
-    """Filters the streamed texts of a choice. Text that may be part of a tool call is held until
-    the end.
+    """Filters the streamed texts of one choice: text that may be part of a tool call is held back
+    until the end.
     """
 
-    def __init__(self, offered: OfferedTools) -> None:
-        self.offered, self.form = offered, offered.served.form
+    def __init__(self, offered_tools: OfferedTools) -> None:
+        self.offered, self.form = offered_tools, offered_tools.served.form
         self.text, self.sent = "", 0
 
     def filter_texts(self, texts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-        """Return the sendable part of new texts, each with whether it is thinking."""
+        """Return the part of new texts that can be sent now, each text with whether it is thinking."""
         ready = []
         for text, is_thinking in texts:
             if is_thinking:
@@ -115,24 +116,24 @@ class ToolCallStreamFilter:
             self.sent = max(self.sent, end)
         return ready
 
-    def remaining_texts(self, parsed: ParsedAnswer) -> list[tuple[str, bool]]:
-        """Return the unsent text of a completed answer."""
-        thinking = parsed.thinking if self.offered.marks_thinking else None
-        return [(thinking or "", True), (parsed.content[self.sent :], False)]
+    def remaining_texts(self, parsed_answer: ParsedAnswer) -> list[tuple[str, bool]]:
+        """Return the text of a complete answer that has not been sent yet."""
+        thinking = parsed_answer.thinking if self.offered.marks_thinking else None
+        return [(thinking or "", True), (parsed_answer.content[self.sent :], False)]
 
 
 class ToolSupport:
-    """How a server offers functions, and the format of its model's tool calls."""
+    """How a server puts offered functions into prompts, and the tool call format of its model."""
 
-    def __init__(self, task: ServeConfig, template: str | None, model_name: str) -> None:
-        self.offer, self.template, self.model_name = task.tool_offer, template, model_name
-        shown = None if task.tool_offer is ToolOffer.system else tool_calls.detect_format_name(template)
+    def __init__(self, task: ServeConfig, chat_template: str | None, model_name: str) -> None:
+        self.offer, self.template, self.model_name = task.tool_offer, chat_template, model_name
+        shown = None if task.tool_offer is ToolOffer.system else tool_calls.detect_format_name(chat_template)
         is_auto = task.tool_form == AUTO
         self.name = (shown or tool_calls.USUAL) if is_auto else task.tool_form
-        self.form = tool_calls.import_format(self.name)
+        self.form = tool_calls.import_tool_call_format(self.name)
 
     def parse_offered_tools(self, body: ChatBody) -> OfferedTools | None:
-        """Return the functions that a request offers, or None."""
+        """Return the functions that a request offers, or None if it offers none."""
         functions = [_tool_schema(number, tool) for number, tool in enumerate(body.tools or ())]
         names = [function["name"] for function in functions]
         choice = "auto" if body.tool_choice is None else body.tool_choice
@@ -153,13 +154,15 @@ class ToolSupport:
         is_strict = any(tool.function and tool.function.strict for tool in body.tools or ())
         return OfferedTools(self, functions, must, several, is_strict)
 
-    def build_prompt(self, messages: Sequence[Message], offered: OfferedTools | None) -> tuple[Message, ...]:
-        """Return a conversation as the model gets it, including the offered functions."""
+    def build_prompt(
+        self, messages: Sequence[Message], offered_tools: OfferedTools | None
+    ) -> tuple[Message, ...]:
+        """Return the conversation for the model's prompt, including the offered functions."""
         if self.offer is ToolOffer.system:
-            return self._tools_as_text(messages, offered)
-        if offered is None:
+            return self._tools_as_text(messages, offered_tools)
+        if offered_tools is None:
             return tuple(messages)
-        if self.template is not None and not chat_templates.supports_tools(self.template):
+        if self.template is not None and not chat_templates.template_supports_tools(self.template):
             raise Refusal(
                 400,
                 (
@@ -169,12 +172,14 @@ class ToolSupport:
                 ),
                 "tools",
             )
-        return (Message.from_tool_schemas(offered.functions), *messages)
+        return (Message.from_tool_schemas(offered_tools.functions), *messages)
 
     def _tools_as_text(
-        self, messages: Sequence[Message], offered: OfferedTools | None
+        self, messages: Sequence[Message], offered_tools: OfferedTools | None
     ) -> tuple[Message, ...]:
-        """Return a conversation for a chat template without support for functions and their results."""
+        """Return a conversation with functions and results as plain text, for a chat template that does
+        not support them.
+        """
         plain: list[Message] = []
         for turn in messages:
             written = self._message_as_text(turn)
@@ -182,15 +187,15 @@ class ToolSupport:
                 plain[-1] = Message("user", f"{plain[-1].content}\n\n{written.content}")
             else:
                 plain.append(written)
-        if offered is None:
+        if offered_tools is None:
             return tuple(plain)
         has_system = bool(plain) and plain[0].role == "system"
         system = plain[0].content if has_system else None
-        words = tool_calls.add_tools_to_system(offered.functions, self.form, system)
+        words = tool_calls.append_tools_to_system_message(offered_tools.functions, self.form, system)
         return (Message("system", words), *plain[has_system:])
 
     def _message_as_text(self, message: Message) -> Message:
-        """Return a message with its tool calls and results converted to text."""
+        """Return a chat message whose tool calls and results are converted to plain text."""
         values = message.to_dict()
         if message.role == "tool":
             name = values.get("name") or "the function"
@@ -205,26 +210,26 @@ class ToolSupport:
         return Message(message.role, text, message.thinking)
 
     def new_call_id(self) -> str:
-        """Return a unique call id. Mistral's template requires nine letters and digits."""
+        """Return a new unique id for a tool call: nine letters and digits, as Mistral's template requires."""
         letters = string.ascii_letters + string.digits
         own = "".join(secrets.choice(letters) for _ in range(9 if self.name == "mistral" else 24))
         return own if self.name == "mistral" else f"call_{own}"
 
 
-def _required_function(choice: Chosen, names: Sequence[str]) -> str:
-    """Return the name of the function that must be called."""
-    if choice.type != "function" or choice.function is None:
+def _required_function(tool_choice: Chosen, function_names: Sequence[str]) -> str:
+    """Return the name of the function that a request requires the model to call."""
+    if tool_choice.type != "function" or tool_choice.function is None:
         need = "give auto, none, required, or {'type': 'function', 'function': {'name': …}}"
-        raise Refusal(400, f"tool_choice.type={choice.type!r}: {need}", "tool_choice")
-    name = choice.function.name
-    if name not in names:
-        need = unknown_choice_message("function", name, names)
+        raise Refusal(400, f"tool_choice.type={tool_choice.type!r}: {need}", "tool_choice")
+    name = tool_choice.function.name
+    if name not in function_names:
+        need = unknown_choice_message("function", name, function_names)
         raise Refusal(400, f"tool_choice.function.name: {need}", "tool_choice")
     return name
 
 
 def _tool_schema(number: int, tool: Tool) -> dict[str, Any]:
-    """Return an offered function in the format of chat templates."""
+    """Return the definition of an offered function in the format of chat templates."""
     where = f"tools[{number}]"
     if tool.type != "function" or tool.function is None:
         need = "this server supports only functions: {'type': 'function', 'function': {…}}"
@@ -244,7 +249,9 @@ def _tool_schema(number: int, tool: Tool) -> dict[str, Any]:
 
 
 def _serialize_call(call: tool_calls.ToolCall) -> dict[str, Any]:
-    """Return a call's name and arguments as text. Raises Malformed if JSON cannot express them."""
+    """Return a tool call's name and arguments as JSON text. Raises Malformed if JSON cannot express
+    them.
+    """
     try:
         arguments = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)
         f"{call.name}{arguments}".encode()

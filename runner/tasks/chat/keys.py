@@ -12,7 +12,7 @@ from runner_engine import GenerationConfig
 
 @dataclass
 class ChatConfig(TaskConfig):
-    """Config of a conversation in the terminal."""
+    """Config of task=chat, a conversation in the terminal."""
 
     module: ClassVar[str] = "runner.tasks.chat.task"
     name: ClassVar[str] = "chat"
@@ -27,11 +27,11 @@ class ChatConfig(TaskConfig):
 
     @property
     def reads_stdin(self) -> bool:
-        """True, because the user types on stdin."""
+        """Always True, because the user types on stdin."""
         return True
 
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return no amounts: the user decides how long the conversation takes."""
+        """Return no work amounts, because the user decides how long the conversation takes."""
         return []

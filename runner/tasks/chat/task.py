@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.core import terminal
-from runner.core.answer_sources import describe_sources
+from runner.core.answer_sources import describe_answering_models
 from runner.datasets.prompts import parse_conversation
 from runner.records.engine_measurements import EngineMeasurements
 from runner.render import chat
 from runner.render.engine_notes import render_engine_notes
-from runner.render.notes import note_text
-from runner.scorers import cost_and_side_metrics, count_completions
+from runner.render.notes import format_note
+from runner.scorers import completion_counts, cost_and_model_metrics
 from runner.tasks import RunnerConfig, TaskContext, TaskInputs, Uses, build_sample, typed_task_config
 from runner.tasks.chat.keys import ChatConfig
 from runner_base import (
@@ -65,14 +65,14 @@ PLAIN_STOP = ("\nUser:",)
 
 @dataclass
 class InitialMessages(TaskInputs):
-    """The messages that a conversation starts with."""
+    """The messages with which a conversation starts, loaded from an earlier one or empty."""
 
     task: ChatConfig
     messages: list[Message]
 
 
 def prepare(config: RunnerConfig) -> InitialMessages:
-    """Read the conversation to continue, if any. Every chat has a job id of its own."""
+    """Read the earlier conversation to continue, if configured. Every chat gets its own job id."""
     task = typed_task_config(config, ChatConfig)
     messages = (
         [] if task.load is None else _read_saved_conversation(Path(task.load), f"task.load={task.load}")
@@ -95,7 +95,7 @@ def run(inputs: InitialMessages, context: TaskContext) -> Result:
         report = engine.load()
     with (
         engine.open(batch_size=1) as session,
-        terminal.line_reader(Path(context.config.output_dir).expanduser() / HISTORY) as read,
+        terminal.open_line_reader(Path(context.config.output_dir).expanduser() / HISTORY) as read,
     ):
         talk = Chat(session, engine, context, inputs.messages)
         talk.run_conversation(read)
@@ -105,12 +105,12 @@ def run(inputs: InitialMessages, context: TaskContext) -> Result:
     )
     cancelled = sum(sample.answer.finish_reason is FinishReason.cancelled for sample in samples)
     metrics = (
-        count_completions(samples)
+        completion_counts(samples)
         | {"cancelled": cancelled}
         | measured.metrics
-        | cost_and_side_metrics(samples)
+        | cost_and_model_metrics(samples)
     )
-    models = describe_sources(samples)
+    models = describe_answering_models(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
     if talk.assigned:  # the engine's own words are those of the generation group
         sampling = ", ".join(f"{key}={value}" for key, value in talk.assigned.items())
@@ -122,7 +122,7 @@ def run(inputs: InitialMessages, context: TaskContext) -> Result:
 
 
 class Chat:
-    """A conversation and its slash commands."""
+    """A conversation in the terminal, with slash commands."""
 
     def __init__(
         self, session: Session, engine: Engine, context: TaskContext, messages: list[Message]
@@ -148,15 +148,15 @@ class Chat:
         }
 
     def run_conversation(self, read_line: Callable[[str], str]) -> None:
-        """Read and answer turns until the input ends."""
+        """Read user turns and print the model's answers until the input ends."""
         print_message(chat.BEGINNING)
-        with terminal.ctrl_c_flag() as pressed:
+        with terminal.catch_ctrl_c() as pressed:
             for line in terminal.read_user_lines(read_line, chat.HOW_TO_END):
                 if line.strip() in QUIT:
                     return
                 try:
                     if line.startswith("/"):
-                        self._run_command(line)
+                        self._run_slash_command(line)
                     else:
                         self._answer_turn(line, pressed)
                 except RunnerError as error:
@@ -167,7 +167,7 @@ class Chat:
                         raise
                     print_message(f"error: {error}")
 
-    def _run_command(self, line: str) -> None:
+    def _run_slash_command(self, line: str) -> None:
         name, _, argument = line.partition(" ")
         if name not in self.commands:
             raise ConfigError(
@@ -177,11 +177,11 @@ class Chat:
             )
         self.commands[name](argument.strip())
 
-    def _answer_turn(self, text: str, pressed: list[bool]) -> None:
-        """Send a turn to the model and stream its answer to stdout. Ctrl-C ends the answer."""
+    def _answer_turn(self, text: str, ctrl_c_flag: list[bool]) -> None:
+        """Send a user turn to the model and print its answer while it is generated. Ctrl-C ends the answer."""
         messages, before = [*self.messages, Message("user", text)], replace(self.engine.stats)
         self._submit_turn(messages)
-        pressed[:] = [False]
+        ctrl_c_flag[:] = [False]
         completions: list[Completion] = []
         thoughts = terminal.ThinkingPrinter()
 
@@ -194,7 +194,7 @@ class Chat:
                 else:
                     thoughts.finish()
                     print(escape_control_characters(event.text), end="", flush=True)
-            if pressed[0]:
+            if ctrl_c_flag[0]:
                 self.session.cancel(self.turns)
 
         try:
@@ -203,7 +203,7 @@ class Chat:
             thoughts.finish()
         [completion] = completions
         print(flush=True)
-        pressed.clear()
+        ctrl_c_flag.clear()
         self.recorder.append_sample(replace(build_sample(completion), question=text))
         self.turns += 1
         if completion.error is not None:
@@ -216,7 +216,7 @@ class Chat:
         self.last = completion, self.engine.stats - before
 
     def _submit_turn(self, messages: list[Message]) -> None:
-        """Submit the next turn in the model's chat template, or as plain text if it has none."""
+        """Submit the conversation in the model's chat template, or as plain text if the model has none."""
         request = Request(
             self.turns, tuple(messages), keep=True, sampling=self.sampling, deltas=True, **self.limits
         )
@@ -226,7 +226,7 @@ class Chat:
                 return
             except NoChatTemplate:
                 self.has_template = False
-                self.notes.append(note_text(note("no_chat_template")))
+                self.notes.append(format_note(note("no_chat_template")))
                 print_message(f"note: {self.notes[-1]}")
         names = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
         turns = [f"{names[message.role]}{message.content}" for message in messages]
@@ -279,9 +279,11 @@ class Chat:
             return
         completion, spent = self.last
         if completion.answer.new_tokens is not None:  # a server elsewhere
-            print_message(chat.server_turn_stats(completion))
+            print_message(chat.format_server_turn_stats(completion))
             return
-        print_message(chat.local_turn_stats(completion, spent, self.engine.stats - self.began, self.turns))
+        print_message(
+            chat.format_local_turn_stats(completion, spent, self.engine.stats - self.began, self.turns)
+        )
 
     def _save_conversation(self, name: str) -> None:
         path = _require_path(name, "/save")
@@ -293,14 +295,14 @@ class Chat:
         write_text_atomically(
             path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True
         )
-        print_message(chat.saved_message(len(self.messages), path))
+        print_message(chat.conversation_saved_message(len(self.messages), path))
 
     def _load_conversation(self, name: str) -> None:
         self.messages = _read_saved_conversation(_require_path(name, "/load"), f"/load {name}")
-        print_message(chat.loaded_message(len(self.messages)))
+        print_message(chat.conversation_loaded_message(len(self.messages)))
 
     def _print_help(self, _: str) -> None:
-        for name, explanation in chat.command_help(SETTINGS).items():
+        for name, explanation in chat.describe_chat_commands(SETTINGS).items():
             print_message(f"{name:8} {explanation}")
 
 

@@ -1,4 +1,6 @@
-"""Collects the answers to a job's questions: the steps of answer_collection.py, and interfaces for tasks."""
+"""Steps of collecting a job's answers, used by answer_collection.py, and the interfaces that tasks
+implement.
+"""
 
 # what the engine has measured, kept beside the answers
 from runner.records.engine_measurements import EngineMeasurements as EngineMeasurements
@@ -13,10 +15,12 @@ from runner.tasks.collecting.answer_reuse import AnswerReuse as AnswerReuse
 from runner.tasks.collecting.collected_answers import CollectedAnswers as CollectedAnswers
 
 # makes it of what was kept, reused and asked
-from runner.tasks.collecting.collected_answers import build_result as build_result
+from runner.tasks.collecting.collected_answers import build_collected_answers as build_collected_answers
 
 # says which questions have no answer
-from runner.tasks.collecting.collected_answers import unanswered_messages as unanswered_messages
+from runner.tasks.collecting.collected_answers import (
+    unanswered_messages_or_fail as unanswered_messages_or_fail,
+)
 
 # answers besides those to the questions
 from runner.tasks.collecting.extra_requests import collect_extra_answers as collect_extra_answers

@@ -1,6 +1,4 @@
-"""Reuse of other jobs' answers to the same questions: questions with a stored answer are not sent
-again.
-"""
+"""Reuses other jobs' answers to the same questions, so that these questions are not sent again."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from runner_base.notes import Note
 
 
 class AnswerReuse(Policy):
-    """Reuses answers of sibling jobs, unless rerun=all."""
+    """Policy that reuses answers of jobs with equal inputs, unless rerun=all."""
 
     def __init__(self, context: TaskContext, judge: Judge) -> None:
         self.job, self.judge = context.recorder.job, judge
@@ -23,10 +21,8 @@ class AnswerReuse(Policy):
         self._unreadable: list[Note] = []
 
     def find_known_answers(self, unanswered_ids: Set[int]) -> Mapping[int, Sample]:
-        """Return sibling jobs' answers with new verdicts, and mark this job so that siblings find its
-        answers.
-        """
-        sibling_jobs.mark_reusable(self.job)
+        """Return other jobs' answers with newly computed verdicts, and mark this job's answers as reusable."""
+        sibling_jobs.mark_job_reusable(self.job)
         if not unanswered_ids or not self.is_wanted:
             return {}
         known, self._unreadable = sibling_jobs.read_reusable_answers(
@@ -35,5 +31,5 @@ class AnswerReuse(Policy):
         return known
 
     def notes(self) -> list[Note]:
-        """Return notes on the jobs that could not be read."""
+        """Return notes on jobs whose answers could not be read."""
         return self._unreadable

@@ -1,4 +1,4 @@
-"""Results of a job's requests: samples in order, their origin, problems and costs."""
+"""Result of sending a job's requests: samples in order, their origin, problems and costs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.core.answer_sources import describe_sources
+from runner.core.answer_sources import describe_answering_models
 from runner.records import sibling_jobs
 from runner.records.engine_measurements import EngineMeasurements
 from runner.records.jobs import Recorder
 from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
 from runner.render.titles import GUESSES_BY_KIND
-from runner.scorers import cost_and_side_metrics
+from runner.scorers import cost_and_model_metrics
 from runner.tasks.collecting.draft_token_counts import acceptance_by_category
 from runner.tasks.collecting.stored_answers import StoredAnswers
 from runner_base import FinishReason, JobFailed, Sample
@@ -26,7 +26,7 @@ NOT_AGAIN = "The same command does not repeat these requests. Repeat them with r
 
 @dataclass
 class CollectedAnswers:
-    """All samples of a job in the order of its questions, and their costs."""
+    """All samples of a job in the order of its questions, with notes, measurements and costs."""
 
     samples: list[Sample]
     # text where an engine or an earlier start has written it
@@ -40,23 +40,23 @@ class CollectedAnswers:
 
     @property
     def notes(self) -> list[str]:
-        """The notes as rendered text."""
+        """All notes as text."""
         return render_notes(self.note_values)
 
     @property
     def facts(self) -> dict[str, str]:
-        """Facts about the engine."""
+        """Recorded facts about the engine."""
         return self.measured.facts if self.measured else self.known
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Tables with the timings of each model part, and the acceptance of draft tokens."""
+        """Tables with timings of each part of the model, and with the acceptance of draft tokens."""
         by_kind = acceptance_by_category(self.samples)
         of_parts = self.measured.tables if self.measured else {}
         return of_parts | ({GUESSES_BY_KIND: by_kind} if by_kind else {})
 
 
-def build_result(
+def build_collected_answers(
     stored_answers: StoredAnswers,
     num_questions: int | None,
     measured: EngineMeasurements | None,
@@ -64,7 +64,9 @@ def build_result(
     num_retried: int,
     error_key: str,
 ) -> CollectedAnswers:
-    """Return the needed samples with notes and costs. Raises JobFailed if no question has an answer."""
+    """Return the samples that the job needs, with notes and costs. Raises JobFailed if no question has
+    an answer.
+    """
     samples = [
         stored_answers.recorder.samples[int(request.id)]
         for request in stored_answers.requests[:num_questions]
@@ -72,30 +74,32 @@ def build_result(
     own = [
         stored_answers.settled[sample.index] for sample in samples if sample.index in stored_answers.settled
     ]
-    done = CollectedAnswers(samples, [*notes, *_origin_notes(samples, own, num_retried)], measured=measured)
+    done = CollectedAnswers(
+        samples, [*notes, *_sample_origin_notes(samples, own, num_retried)], measured=measured
+    )
     if measured is not None:
         done.note_values += render_engine_notes(measured.stats, measured.report)
         done.metrics = dict(measured.metrics)
-    elif report := _report_of_reused_job(stored_answers.recorder, samples):
+    elif report := _find_reused_engine_report(stored_answers.recorder, samples):
         done.known = report.facts
         done.note_values += map(render_engine_note, report.notes)
-    done.metrics |= cost_and_side_metrics(samples)
+    done.metrics |= cost_and_model_metrics(samples)
     if full := sum(
         answer.finish_reason is FinishReason.context for each in samples for answer in each.answers
     ):
         done.metrics["stopped_by_context"] = full
         done.note_values.append(note("context_full", "warning", answers=full))
-    if measured is not None and (models := describe_sources(samples)):
+    if measured is not None and (models := describe_answering_models(samples)):
         measured.report.facts["answered_by"] = models
         if "," in models and not any(sample.calls for sample in samples):
             done.note_values.append(note("server_changed_model", "warning", models=models))
-    done.problems = unanswered_messages(error_key, samples)
+    done.problems = unanswered_messages_or_fail(error_key, samples)
     return done
 
 
-def unanswered_messages(error_key: str, samples: list[Sample]) -> list[str]:
-    """Return messages about unanswered questions, reasons and remedies. Raises JobFailed if none is
-    answered.
+def unanswered_messages_or_fail(error_key: str, samples: list[Sample]) -> list[str]:
+    """Return messages on unanswered questions with reasons and remedies. Raises JobFailed if no question
+    is answered.
     """
     failed = [sample for sample in samples if sample.failed]
     permanent = [sample for sample in failed if sample.permanent]
@@ -104,11 +108,11 @@ def unanswered_messages(error_key: str, samples: list[Sample]) -> list[str]:
         raise JobFailed(
             f"no request succeeded; the first error: {failed[0].error}{hint}", key=error_key, code="failed"
         )
-    return describe_unanswered(samples)
+    return describe_unanswered_questions(samples)
 
 
-def describe_unanswered(samples: list[Sample]) -> list[str]:
-    """Return messages about unanswered questions, with reasons and remedies."""
+def describe_unanswered_questions(samples: list[Sample]) -> list[str]:
+    """Return messages on unanswered questions, with reasons and remedies."""
     failed = [sample for sample in samples if sample.failed]
     permanent = [sample for sample in failed if sample.permanent]
     temporary = [sample for sample in failed if not sample.permanent]
@@ -130,8 +134,10 @@ def describe_unanswered(samples: list[Sample]) -> list[str]:
     ]
 
 
-def _origin_notes(samples: list[Sample], stored_samples: list[Sample], num_retried: int) -> list[Note]:
-    """Return notes on samples from disk or other jobs, unless all were generated now."""
+def _sample_origin_notes(samples: list[Sample], stored_samples: list[Sample], num_retried: int) -> list[Note]:
+    """Return notes on how many samples came from disk or from other jobs. Empty if all were generated
+    now.
+    """
     generated = sum(sample.reused_from is None for sample in stored_samples)
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     notes = [note("samples_on_disk", count=generated, total=len(samples))] * bool(generated)
@@ -142,10 +148,12 @@ def _origin_notes(samples: list[Sample], stored_samples: list[Sample], num_retri
     ]
 
 
-def _report_of_reused_job(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
-    """Return the engine report of the job that most samples were reused from, without measurements."""
+def _find_reused_engine_report(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
+    """Return the engine report, without measurements, of the job from which most samples were reused."""
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     for giver, _ in givers.most_common():
-        if measured := EngineMeasurements.read_from(sibling_jobs.sibling_folder(recorder.job, str(giver))):
+        if measured := EngineMeasurements.read_from(
+            sibling_jobs.sibling_job_folder(recorder.job, str(giver))
+        ):
             return measured.report
     return None

@@ -1,4 +1,4 @@
-"""Acceptance of draft tokens by kind of text, because some texts are easier to predict."""
+"""Acceptance of draft tokens by category of text, because some texts are easier to predict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Counts = tuple[list[int], list[int]]  # by the place in a guess: looked at, and 
 
 
 def sum_draft_counts(counts: Iterable[Counts | None]) -> Counts | None:
-    """Sum the draft token counts of several answers. Returns None if there were no draft tokens."""
+    """Sum the draft token counts of several answers. Returns None without draft tokens."""
     known = [of_answer for of_answer in counts if of_answer is not None]
     if not known:
         return None
@@ -23,13 +23,13 @@ def sum_draft_counts(counts: Iterable[Counts | None]) -> Counts | None:
 
 
 def sample_category(sample: Sample) -> str | None:
-    """Return the sample's category, if its task defines one."""
+    """Return the sample's category. None if the task defines no categories."""
     return sample.tool_category or sample.recall_kind or sample.category or sample.cluster
 
 
 def acceptance_by_category(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Return one table row per category and one for all. Empty without draft tokens or with one
-    category.
+    """Return table rows with draft token acceptance: one per category and one for all. Empty for a
+    single category.
     """
     guessed = [sample for sample in samples if sample.guessed and sample.reused_from is None]
     by_kind: dict[str, list[Sample]] = {}
@@ -44,7 +44,7 @@ def acceptance_by_category(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def _acceptance_row(category: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return the acceptance rate at each draft position, and the tokens per step."""
+    """Return a table row with the acceptance rate at each draft position and the tokens per step."""
     looked_at, right = sum_draft_counts(sample.guessed for sample in samples) or ([], [])
     by_place = {
         f"token_{place}": f"{accepted / tried:.0%}" if tried else "–"

@@ -1,4 +1,4 @@
-"""Collects answers to extra requests of a job, such as second answers to some questions."""
+"""Collects answers to a job's extra requests, such as second answers to some questions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import count
 
 from runner.records.jobs import Recorder
 from runner.tasks.base import TaskContext
-from runner.tasks.collecting.collected_answers import describe_unanswered
+from runner.tasks.collecting.collected_answers import describe_unanswered_questions
 from runner.tasks.collecting.samples import Judge, build_sample
 from runner.tasks.collecting.sending import send_requests
 from runner.tasks.collecting.stored_answers import StoredAnswers
@@ -48,6 +48,8 @@ def collect_extra_answers(
 
                 send_requests(engine, kept.todo, record_answer, batch_size)
         answered = [recorder.samples[int(request.id)] for request in requests]
-        return answered, [f"{progress_label}: {problem}" for problem in describe_unanswered(answered)]
+        return answered, [
+            f"{progress_label}: {problem}" for problem in describe_unanswered_questions(answered)
+        ]
     finally:
         recorder.close()

@@ -1,5 +1,5 @@
-"""Base class of policies, which change how a job sends its questions, and a policy that combines
-several.
+"""Base class of policies, which modify how a job sends its questions, and a combination of several
+policies.
 
 Early stopping, second answers, reuse of other jobs' answers and thinking, the order, and fields
 of the progress bar are policies. No policy knows of another.
@@ -16,7 +16,7 @@ from runner_engine import Completion, Engine, EngineReport, PartialAnswers, Requ
 
 
 class Policy:
-    """One change to how a job answers its questions.
+    """Base class of policies, each of which modifies one aspect of how a job collects its answers.
 
     The methods stand in the order of their calls. Here they do nothing: a policy overrides those
     that it needs.
@@ -26,11 +26,11 @@ class Policy:
     # anything is loaded
 
     def find_known_answers(self, unanswered_ids: Set[int]) -> Mapping[int, Sample]:
-        """Return answers to unanswered questions that need not be generated."""
+        """Return answers to unanswered questions that are already known and need not be generated."""
         return {}
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
-        """Start with the existing answers, and return how many questions are enough; None means all.
+        """Receive the existing answers, and return how many questions are enough. None means all questions.
 
         Called again after the load, because some known answers may belong to another prompt.
         """
@@ -40,36 +40,34 @@ class Policy:
     # questions are asked
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Inspect the loaded engine. The policy may add to its report."""
+        """Called after the engine is loaded. The policy may add facts to the engine report."""
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield the requests in rounds. Each round is answered before the next one starts."""
+        """Yield the requests in rounds. All requests of a round are answered before the next round starts."""
         yield requests
 
     def known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
-        """Return the tokens that an answer begins with, if they are known."""
+        """Return the tokens with which a request's answer begins. None if they are unknown."""
         return None
 
     def max_in_flight(self, num_ended: int) -> int:
-        """Return how many questions may be in progress after `num_ended` have ended."""
+        """Return how many questions may be in progress at once after `num_ended` questions have ended."""
         return sys.maxsize
 
     def on_answer(self, sample: Sample) -> int | None:
-        """Process a new answer, and return how many questions are enough; None means all."""
+        """Process a new answer, and return how many questions are enough. None means all questions."""
         return None
 
     def progress_fields(self) -> dict[str, str]:
-        """Return what the progress bar shows after an answer, besides the speed."""
+        """Return labelled values that the progress bar shows after each answer, besides the speed."""
         return {}
 
     def next_extra_requests(self) -> list[Request]:
-        """Return extra requests to send while questions are queued. Their ids differ from the questions'
-        ids.
-        """
+        """Return extra requests to send while questions are queued. Their ids must differ from question ids."""
         return []
 
     def on_extra_answer(self, *completions: Completion) -> None:
-        """Process all completions of an extra request."""
+        """Process the completions of an extra request after all of them have ended."""
 
     # ----------------------------------------------------------------------------------- at the end
 
@@ -77,26 +75,26 @@ class Policy:
         """Process all answers at the end of the job."""
 
     def notes(self) -> list[Note]:
-        """Return notes about the policy that a reader of the result needs."""
+        """Return notes about this policy's effect for readers of the result."""
         return []
 
 
 class CombinedPolicy(Policy):
-    """Combines all policies of a job into one."""
+    """Applies all policies of a job as one policy."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self.policies = policies
         self._further: dict[RequestId, Policy] = {}  # who has asked for a further request
 
     def find_known_answers(self, unanswered_ids: Set[int]) -> Mapping[int, Sample]:
-        """Return known answers. Earlier policies have priority."""
+        """Return the known answers of all policies. For the same question, earlier policies have priority."""
         known: dict[int, Sample] = {}
         for policy in self.policies:
             known |= policy.find_known_answers(unanswered_ids - known.keys())
         return known
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
-        """Return the smallest number of questions that any policy considers enough."""
+        """Return the smallest number of questions that any of the policies considers enough."""
         return _min_or_none([policy.start(samples) for policy in self.policies])
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
@@ -105,10 +103,10 @@ class CombinedPolicy(Policy):
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
         """Yield the rounds of the first policy, each split by the second policy, and so on."""
-        yield from _nested_rounds(self.policies, requests)
+        yield from _split_by_all_policies(self.policies, requests)
 
     def known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
-        """Return the tokens from the first policy that knows any."""
+        """Return the known answer tokens from the first policy that has any."""
         return next(
             (
                 begun
@@ -119,11 +117,11 @@ class CombinedPolicy(Policy):
         )
 
     def max_in_flight(self, num_ended: int) -> int:
-        """Return the smallest limit of all policies."""
+        """Return the smallest limit of questions in progress among all policies."""
         return min((policy.max_in_flight(num_ended) for policy in self.policies), default=sys.maxsize)
 
     def on_answer(self, sample: Sample) -> int | None:
-        """Return the smallest number of questions that any policy considers enough."""
+        """Return the smallest number of questions that any of the policies considers enough."""
         return _min_or_none([policy.on_answer(sample) for policy in self.policies])
 
     def progress_fields(self) -> dict[str, str]:
@@ -138,7 +136,7 @@ class CombinedPolicy(Policy):
         return further
 
     def on_extra_answer(self, *completions: Completion) -> None:
-        """Pass the completions to the policy that requested them."""
+        """Pass the completions to the policy that sent the extra request."""
         self._further.pop(completions[0].id).on_extra_answer(*completions)
 
     def finish(self, samples: Iterable[Sample]) -> None:
@@ -154,10 +152,10 @@ def _min_or_none(numbers: Iterable[int | None]) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
 
 
-def _nested_rounds(policies: Sequence[Policy], requests: list[Request]) -> Iterator[list[Request]]:
+def _split_by_all_policies(policies: Sequence[Policy], requests: list[Request]) -> Iterator[list[Request]]:
     if not policies:
         yield requests
         return
     first, *rest = policies
     for some in first.split_into_rounds(requests):
-        yield from _nested_rounds(rest, some)
+        yield from _split_by_all_policies(rest, some)

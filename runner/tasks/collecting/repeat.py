@@ -1,4 +1,4 @@
-"""task.repeat: every run of a job but the first sends its questions in another order."""
+"""task.repeat: each repeat of a job except the first sends its questions in another order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from runner_engine import Request
 
 
 class RepeatOrder(Policy):
-    """Shuffles the questions with the repeat's number as seed. Repeat 0 keeps their order."""
+    """Policy that shuffles the questions with the repeat number as seed. Repeat 0 keeps their order."""
 
     def __init__(self, repeat: int) -> None:
         self.repeat = repeat
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield all requests as one round, in this repeat's order."""
+        """Yield all requests as one round, shuffled for this repeat."""
         yield Random(self.repeat).sample(requests, len(requests)) if self.repeat else requests

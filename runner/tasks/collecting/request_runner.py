@@ -1,4 +1,4 @@
-"""Sends a job's unanswered requests to a loaded engine, and records each answer immediately."""
+"""Sends a job's unanswered requests to a loaded engine, and records each answer at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def answer_requests(
     earlier_measured: EngineMeasurements | None,
     num_questions: int | None = None,
 ) -> tuple[int | None, EngineMeasurements]:
-    """Send unanswered requests. Returns how many questions were enough (None: all) and the
+    """Send all unanswered requests. Returns how many questions were enough (None: all) and the engine
     measurements.
     """
     task, recorder, engine = context.config.task.name, context.recorder, context.engine
@@ -51,7 +51,7 @@ def answer_requests(
 
 
 class RequestRunner:
-    """Sends a job's requests round by round, records answers and updates the progress bar."""
+    """Sends a job's requests round by round, records each answer and updates the progress bar."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class RequestRunner:
         self._news: dict[str, str] = {}
 
     def run_all(self) -> None:
-        """Send requests round by round, until all are answered or enough questions are."""
+        """Send requests round by round until every question, or enough questions, have an answer."""
         self.show_progress()
         with report_saved_on_interrupt(self.recorder.done):
             for requests in self.policy.split_into_rounds(self.kept.todo):
@@ -87,14 +87,16 @@ class RequestRunner:
             requests,
             self.record_answer,
             on_step=self.show_progress,
-            ahead=self.policy.max_in_flight,
+            max_in_flight=self.policy.max_in_flight,
             extra_source=self.policy,
             on_interrupt=self.save_unfinished,
             answered_requests=[request for request in self.kept.requests if request.id not in to_come],
         )
 
     def _with_known_tokens(self, request: Request) -> Request:
-        """Return a request with the answer tokens already known from an interrupted start or a policy."""
+        """Return the request, extended by answer tokens that are known from an interrupted start or from a
+        policy.
+        """
         return replace(
             request,
             begun=self.partial.get_answer_prefix(request.id, self.engine)
@@ -107,7 +109,7 @@ class RequestRunner:
         self.bar.set_position_with_pending(ended, under_way, **self._news, **self.measuring.progress_fields())
 
     def record_answer(self, *completions: Completion) -> bool:
-        """Record the answer to a question, and return whether further answers are needed."""
+        """Record the answer to a question. Returns True while more answers are needed."""
         sample = self.judge(build_sample(*completions), *completions)
         self.recorder.append_sample(sample)
         self.measuring.write_if_due()
@@ -118,6 +120,6 @@ class RequestRunner:
         return self.enough is None
 
     def save_unfinished(self, unfinished: list[Completion]) -> str:
-        """Save unfinished answers at an interrupt, and return a message about them."""
+        """Save the unfinished answers after an interrupt, and return a message on how many were saved."""
         self.measuring.write_now()
         return self.partial.save_unfinished(unfinished, self.engine, lambda name: name in self.recorder.done)

@@ -1,4 +1,4 @@
-"""Converts completions to samples, and defines how a task judges them."""
+"""Converts completions to samples, and defines the interface by which a task judges its samples."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from runner_engine import Completion
 
 
 class Judge(Protocol):
-    """How a task judges its samples and recognizes its own samples on disk."""
+    """Interface by which a task judges its samples and checks which stored samples belong to the job."""
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
-        """Return the new sample, made from these completions, with its verdict."""
+        """Return the new sample with its verdict."""
         ...
 
     def rejection_reason(self, sample: Sample) -> Note | str | None:
-        """Return why a sample on disk does not belong to this job, or None if it does."""
+        """Return why a stored sample does not belong to this job. None if the sample is valid."""
         ...
 
     def adopt_sample(self, sample: Sample) -> Sample | None:
-        """Convert another job's sample to one of this job. Returns None if that is impossible."""
+        """Convert another job's sample to a sample of this job. Returns None if that is impossible."""
         ...
 
 
 class NoJudge:
-    """Judge for tasks without verdicts: accepts every sample, and none of another job."""
+    """Judge for tasks without verdicts, which accepts every stored sample and reuses none of other jobs."""
 
     def __call__(self, sample: Sample, *_completions: Completion) -> Sample:
         return sample
@@ -43,7 +43,7 @@ UNJUDGED = NoJudge()
 
 
 def build_sample(*completions: Completion) -> Sample:
-    """Return all completions of a request as a sample without a verdict."""
+    """Return all completions of one request as a sample without a verdict."""
     first = next((completion for completion in completions if completion.error is not None), completions[0])
     costs = [completion.cost_usd for completion in completions if completion.cost_usd is not None]
     several = len(completions) > 1

@@ -1,4 +1,4 @@
-"""Sends many requests to an engine, and reports at an interrupt which answers are saved."""
+"""Sends many requests to an engine, and reports at an interrupt how many answers are saved."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from runner_engine import Completion, Engine, Event, Request, RequestId, run_req
 
 
 class ExtraRequestSource(Protocol):
-    """Source of extra requests, submitted while some of the job's questions are queued."""
+    """Interface of a source of extra requests, which are submitted while a job's questions are queued."""
 
     def next_extra_requests(self) -> list[Request]:
-        """Return the next extra requests. Their ids differ from the questions' ids."""
+        """Return the next extra requests. Their ids must differ from question ids."""
         ...
 
     def on_extra_answer(self, *completions: Completion) -> None:
-        """Process all completions of an extra request."""
+        """Process the completions of an extra request after all of them have ended."""
         ...
 
 
@@ -29,12 +29,13 @@ def send_requests(
     on_completions: Callable[..., bool | None],
     batch_size: int | None = None,
     on_step: Callable[[], None] = lambda: None,
-    ahead: Callable[[int], int] | None = None,
+    max_in_flight: Callable[[int], int] | None = None,
     extra_source: ExtraRequestSource | None = None,
     on_interrupt: Callable[[list[Completion]], str] = lambda _: "",
     answered_requests: Sequence[Request] = (),
 ) -> None:
-    """Send requests, and pass the completions of each to `on_completions`. False cancels the rest.
+    """Send requests, and pass the completions of each request to `on_completions`. If that returns
+    False, cancel the rest.
 
     Requests that earlier starts have answered are only mentioned to the session. At a signal,
     `on_interrupt` gets the unfinished completions and returns a message about them.
@@ -68,7 +69,7 @@ def send_requests(
     with engine.open(batch_size) as session:
         session.announce_prompts(answered_requests)
         try:
-            run_requests(session, requests, on_events, ahead)
+            run_requests(session, requests, on_events, max_in_flight)
         except signals.BetweenSteps:
             choices = [*session.cancel_and_collect(), *chain(*arrived.values())]
             raise signals.Interrupted(
@@ -77,9 +78,11 @@ def send_requests(
 
 
 @contextmanager
-def report_saved_on_interrupt(saved: Sized, unit: str = "") -> Iterator[None]:
-    """Add the number of saved items to the message of an interrupt in this block."""
+def report_saved_on_interrupt(saved_items: Sized, unit: str = "") -> Iterator[None]:
+    """Append the number of saved items to the message of an interrupt that occurs in this block."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise signals.Interrupted(", ".join(filter(None, (f"{len(saved)}{unit} kept", str(stop))))) from None
+        raise signals.Interrupted(
+            ", ".join(filter(None, (f"{len(saved_items)}{unit} kept", str(stop))))
+        ) from None

@@ -1,4 +1,4 @@
-"""Answers to a job's requests that exist already, and the requests that have none.
+"""A job's requests, split into those with a stored answer and those without.
 
 A sample with an error has no answer. It stays on disk, and the next start sends the request
 again. After a permanent error, such as a prompt longer than the context, only rerun=failed
@@ -17,10 +17,10 @@ from runner_engine import Engine, Request, request_sha256
 
 
 class StoredAnswers:
-    """A job's requests, the answers that exist, and the requests without an answer."""
+    """A job's requests, the stored answers, and the requests that are still unanswered."""
 
     def __init__(self, requests: list[Request], recorder: Recorder, judge: Judge, rerun: bool | str) -> None:
-        """Reject answers on disk that belong to another job or would get another verdict."""
+        """Reject stored answers that belong to another job or would get another verdict now."""
         self.requests, self.recorder = requests, recorder
         self._reject_foreign_answers(judge)
         self.todo = self._unanswered_requests(retry_permanent_errors=rerun == "failed")
@@ -35,43 +35,43 @@ class StoredAnswers:
 
     @property
     def answered_samples(self) -> dict[int, Sample]:
-        """The answers that exist, including those of other jobs."""
+        """All stored answers by question index, including answers reused from other jobs."""
         return {**self.settled, **self.reused}
 
     @property
     def num_retried(self) -> int:
-        """How many unanswered requests ended in an error before."""
+        """Number of unanswered requests that ended in an error in an earlier start."""
         return sum(request.id in self.recorder.failed for request in self.todo)
 
     def use_reused(self, samples: Mapping[int, Sample]) -> None:
-        """Treat other jobs' answers as answers of this job."""
+        """Add other jobs' answers to the answers of this job."""
         self.reused = samples
         self.todo = [request for request in self.todo if request.id not in samples]
 
     def truncate_requests(self, num_questions: int) -> None:
-        """Drop all requests after the first questions, because these are enough."""
+        """Drop all requests after the first `num_questions` questions, because these are enough."""
         first = {int(request.id) for request in self.requests[:num_questions]}
         self.reused = {index: sample for index, sample in self.reused.items() if index in first}
         self.todo = []
 
     def record_reused(self) -> None:
-        """Record other jobs' answers in the order of the questions."""
+        """Record the answers reused from other jobs, in the order of the questions."""
         for index in sorted(self.reused):
             self.recorder.append_sample(self.reused[index])
 
     def reject_changed_prompts(self, engine: Engine) -> None:
-        """Reject answers on disk to a prompt that differs from the current one. Drops such answers of
-        other jobs.
+        """Raise an error for a stored answer to a prompt that has changed. Such answers of other jobs are
+        only dropped.
         """
         for request in self.requests:
             sample = self.recorder.done.get(int(request.id))
-            if sample is not None and not _prompt_matches(sample, request, engine):
+            if sample is not None and not _has_current_prompt(sample, request, engine):
                 self.recorder.raise_if_rejected(sample.index, note("other_prompt", index=sample.index))
         reusable = [request for request in self.requests if request.id in self.reused]
         others = [
             request
             for request in reusable
-            if not _prompt_matches(self.reused[int(request.id)], request, engine)
+            if not _has_current_prompt(self.reused[int(request.id)], request, engine)
         ]
         self.todo += others
         self.reused = {
@@ -94,6 +94,6 @@ class StoredAnswers:
         return [request for request in self.requests if request.id not in ended]
 
 
-def _prompt_matches(sample: Sample, request: Request, engine: Engine) -> bool:
-    """Return whether a sample's prompt equals the current prompt of the request."""
+def _has_current_prompt(sample: Sample, request: Request, engine: Engine) -> bool:
+    """Return whether a stored sample was generated from the request's current prompt."""
     return sample.prompt_sha256 == request_sha256(engine.encode(request)[0], request)

@@ -1,5 +1,5 @@
-"""Reuse of another job's thinking: greedy jobs that differ in the thinking budget think alike
-until the smaller one ends.
+"""Reuses another job's thinking: greedy jobs with different thinking budgets think the same until
+the smaller budget ends.
 
 So a sweep over `generation.thinking_tokens` thinks once. A job starts its answers with the
 tokens of the job with the largest budget, and the engine truncates them at the own budget. A
@@ -14,7 +14,7 @@ from itertools import takewhile
 from runner.records.jobs import OLD, Job, read_samples
 from runner.tasks.base import TaskContext
 from runner.tasks.collecting.policy import Policy
-from runner_base import Answer, RunRecordError, Sample, write_error
+from runner_base import Answer, RunRecordError, Sample, convert_write_error
 from runner_base.notes import Note, note
 from runner_engine import PartialAnswers, Request, RequestId
 
@@ -23,18 +23,20 @@ WITHOUT_BUDGET = "all"
 DIRECT = 3  # questions that are asked directly
 
 
-def mark_thinking(job: Job, thinking_budget: int | None, samples: Iterable[Sample]) -> None:
-    """Create a file by which jobs with a smaller budget find this job's thinking, if it has any."""
+def mark_reusable_thinking(job: Job, thinking_budget: int | None, samples: Iterable[Sample]) -> None:
+    """Create a marker file by which jobs with a smaller thinking budget find this job, if it has any
+    thinking.
+    """
     if job.thoughts_key and any(sample.answer.thinking for sample in samples):
         name = f"{MARK}{job.thoughts_key}-{WITHOUT_BUDGET if thinking_budget is None else thinking_budget}"
         try:
             (job.folder / name).touch()
         except OSError as error:
-            raise write_error(job.folder, error) from error
+            raise convert_write_error(job.folder, error) from error
 
 
 class ThinkingReuse(Policy):
-    """Starts answers with another job's thinking about the same question."""
+    """Policy that starts answers with another job's thinking about the same question."""
 
     def __init__(self, context: TaskContext) -> None:
         self.context, self.budget = context, context.config.generation.thinking_tokens
@@ -45,20 +47,20 @@ class ThinkingReuse(Policy):
         self._note: Note | None = None
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield the few questions that are answered directly as a check, then the rest."""
+        """Yield a few questions that are answered from scratch to check the reuse, then all others."""
         if self.budget is not None:
-            self._source, self._samples = _find_largest_budget(self.context.recorder.job, self.budget)
+            self._source, self._samples = _find_job_with_thinking(self.context.recorder.job, self.budget)
         thought = [request for request in requests if request.id in self._samples and request.n == 1]
         self._direct = thought[:DIRECT] if len(thought) > DIRECT else []
         rest = [request for request in requests if request not in self._direct]
         if self._direct:
             yield self._direct
-            self._check_direct_answers()
+            self._allow_reuse_if_answers_equal()
         if rest:
             yield rest
 
     def known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
-        """Return the tokens with which an answer begins, or None if it is generated from the start."""
+        """Return the reused thinking tokens of an answer. None if the answer is generated from scratch."""
         sample = self._samples.get(int(request_id)) if self._is_checked else None
         if sample is None:
             return None
@@ -70,14 +72,14 @@ class ThinkingReuse(Policy):
 
     def finish(self, samples: Iterable[Sample]) -> None:
         """Mark this job's thinking for jobs with a smaller budget."""
-        mark_thinking(self.context.recorder.job, self.budget, samples)
+        mark_reusable_thinking(self.context.recorder.job, self.budget, samples)
 
     def notes(self) -> list[Note]:
-        """Return a note on the reused thinking, or on why none was reused."""
+        """Return a note on the reused thinking, or on the reason why none was reused."""
         return [] if self._note is None else [self._note]
 
-    def _check_direct_answers(self) -> None:
-        """Compare the direct answers with those of the other job, to decide whether reuse is allowed."""
+    def _allow_reuse_if_answers_equal(self) -> None:
+        """Allow reuse only if the answers generated from scratch equal the other job's answers."""
         done = self.context.recorder.done
         asked = [sample for request in self._direct if (sample := done.get(int(request.id))) is not None]
         differing = [
@@ -96,8 +98,8 @@ class ThinkingReuse(Policy):
             )
 
 
-def _find_largest_budget(job: Job, thinking_budget: int) -> tuple[str, dict[int, Sample]]:
-    """Return the finished job with the largest sufficient thinking budget, and its samples with
+def _find_job_with_thinking(job: Job, thinking_budget: int) -> tuple[str, dict[int, Sample]]:
+    """Return the finished job with the largest sufficient thinking budget, and its samples that contain
     thinking.
     """
     prefix = f"{MARK}{job.thoughts_key}-"
@@ -125,7 +127,7 @@ def _find_largest_budget(job: Job, thinking_budget: int) -> tuple[str, dict[int,
 
 
 def _has_same_thinking(answer: Answer, other: Answer) -> bool:
-    """Return whether two answers begin with the same tokens up to the shorter thinking."""
+    """Return whether two answers begin with the same tokens, up to the end of the shorter thinking."""
     pairs = zip(answer.token_ids, other.token_ids, strict=False)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return alike >= min(answer.thinking_tokens or 0, other.thinking_tokens or 0)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.prompts import PromptsConfig
-from runner.config.task import absolute_path
+from runner.config.task import to_absolute_path
 from runner_base import NotInIdentity, Text, check_value, config_field, not_blank
 
 
 @dataclass
 class GenerateConfig(PromptsConfig):
-    """Config for completions of the user's own prompts."""
+    """Config of task=generate, which completes the user's own prompts."""
 
     module: ClassVar[str] = "runner.tasks.generate.task"
     name: ClassVar[str] = "generate"
@@ -38,5 +38,5 @@ class GenerateConfig(PromptsConfig):
 
     @property
     def output_file(self) -> str | None:
-        """The user's file that receives the completions, or None."""
-        return None if self.output is None else absolute_path(self.output)
+        """The user's file to which completions are written. None if no file is configured."""
+        return None if self.output is None else to_absolute_path(self.output)

@@ -1,4 +1,4 @@
-"""task=generate: complete the user's prompts, and write the completions in the order of the
+"""task=generate: completes the user's prompts, and writes the completions in the order of the
 prompts.
 
 `samples.jsonl` in the job folder grows as completions end; an interrupted job resumes from it.
@@ -26,17 +26,17 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
-    build_prompt,
     collect_answers,
-    count_completions,
+    completion_counts,
+    completions_to_jsonl,
     describe_prompts,
-    format_completions,
+    get_model_kind,
     hash_prompts,
-    load_prompts,
-    model_kind,
-    prompt_file,
+    load_user_prompts,
+    parse_prompt_file,
     read_samples,
     sample_scaling_notes,
+    to_chat_or_raw_prompt,
     typed_task_config,
 )
 from runner.tasks.generate.keys import GenerateConfig
@@ -48,11 +48,11 @@ from runner_base import (
     RunRecordError,
     Sample,
     check_value,
+    convert_write_error,
     thinking_metrics,
-    write_error,
     write_text_atomically,
 )
-from runner_engine import Attention, Request, to_local_config
+from runner_engine import Attention, Request, to_local_model_config
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class GenerateInputs(TaskInputs):
-    """The prompts of the job, in order."""
+    """The user's prompts, in order."""
 
     task: GenerateConfig
     prompts: list[GivenPrompt]
@@ -72,11 +72,11 @@ class GenerateInputs(TaskInputs):
 
 def prepare(config: RunnerConfig) -> GenerateInputs:
     task = typed_task_config(config, GenerateConfig)
-    path = output_path(task)
+    path = resolve_output_path(task)
     if path is not None:
         usable = path.is_file() or not path.exists()
         check_value(usable, "task.output", task.output, f"{path} is not a file that can be written")
-        given = prompt_file(task.prompt) or Path(task.prompts or STDIN).expanduser()
+        given = parse_prompt_file(task.prompt) or Path(task.prompts or STDIN).expanduser()
         clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
         check_value(
             not clash,
@@ -85,7 +85,7 @@ def prepare(config: RunnerConfig) -> GenerateInputs:
             "this is the file with the prompts. Give another one",
             code="conflict",
         )
-    prompts = load_prompts(task)
+    prompts = load_user_prompts(task)
     if any(isinstance(given, BranchedPrompt) for given in prompts):
         reject_branch_conflicts(config)
     sha256 = hash_prompts(prompts)
@@ -95,7 +95,9 @@ def prepare(config: RunnerConfig) -> GenerateInputs:
 
 
 def reject_branch_conflicts(config: RunnerConfig) -> None:
-    """Reject a model without RoPE for branches, or an attention backend without masks for them."""
+    """Raise ConfigError for branches with a model without RoPE, or with an attention backend that has no
+    masks.
+    """
     if not config.rope.has_branches:
         raise ConfigError(
             (
@@ -105,7 +107,7 @@ def reject_branch_conflicts(config: RunnerConfig) -> None:
             ),
             code="conflict",
         )
-    if to_local_config(config.model).attention is Attention.flash_attention_2:
+    if to_local_model_config(config.model).attention is Attention.flash_attention_2:
         raise ConfigError(
             (
                 "model.attention=flash_attention_2 supports no attention mask, which branches "
@@ -116,18 +118,18 @@ def reject_branch_conflicts(config: RunnerConfig) -> None:
 
 
 def run(inputs: GenerateInputs, context: TaskContext) -> Result:
-    """Complete the unfinished prompts, then write all completions in order."""
+    """Complete all unfinished prompts, then write all completions in the order of the prompts."""
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
-    written = check_output_file(task, prompts, recorder.samples)
-    requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
+    written = reject_unsafe_output_file(task, prompts, recorder.samples)
+    requests = [build_prompt_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
         log_prompt(context.resolved, requests[0])
     done = collect_answers(requests, context)
     if task.debug:
         log_completions(recorder.samples[0])
-    write_text_atomically(recorder.folder / COMPLETIONS, format_completions(prompts, recorder.samples))
+    write_text_atomically(recorder.folder / COMPLETIONS, completions_to_jsonl(prompts, recorder.samples))
     notes = render_notes([*done.note_values, *sample_scaling_notes(context.resolved, done.samples)])
-    metrics = count_completions(done.samples) | thinking_metrics(done.samples) | done.metrics
+    metrics = completion_counts(done.samples) | thinking_metrics(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=notes, problems=done.problems, tables=done.tables)
     write_completions(
         task, prompts, recorder.samples, result, context.config.print is PrintMode.full, written
@@ -140,9 +142,9 @@ def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Res
     task, prompts, samples = inputs.task, inputs.prompts, read_samples(job.samples_path)
     if len(samples) == len(prompts):
         if task.debug:
-            log_prompt(resolved, build_request(task, 0, prompts[0]))
+            log_prompt(resolved, build_prompt_request(task, 0, prompts[0]))
             log_completions(samples[0])
-        check_output_file(task, prompts, samples)
+        reject_unsafe_output_file(task, prompts, samples)
         write_completions(task, prompts, samples, result, resolved.config.print is PrintMode.full)
     elif task.output is not None:
         raise RunRecordError(
@@ -155,15 +157,15 @@ def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Res
         )
 
 
-def build_request(task: GenerateConfig, index: int, prompt: GivenPrompt) -> Request:
-    """Return the request that continues a prompt, or each of its branches."""
+def build_prompt_request(task: GenerateConfig, index: int, prompt: GivenPrompt) -> Request:
+    """Return the request that continues a prompt, or each branch of the prompt."""
     branches = prompt.branches if isinstance(prompt, BranchedPrompt) else ()
-    return Request(index, build_prompt(task, prompt), tuple(task.stop), branches=branches)
+    return Request(index, to_chat_or_raw_prompt(task, prompt), tuple(task.stop), branches=branches)
 
 
 def log_prompt(resolved: ResolvedJob, request: Request) -> None:
     """Log a prompt in the form that the model sees, with special tokens. Only the tokenizer is loaded."""
-    ((text, ids),) = model_kind(resolved.config.model).encode_prompts(resolved, [request.prompt])
+    ((text, ids),) = get_model_kind(resolved.config.model).encode_prompts(resolved, [request.prompt])
     log.info("prompt %s after the chat template: %r", request.id, text)
     log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
     for number, beginning in enumerate(request.branches, start=1):
@@ -171,7 +173,7 @@ def log_prompt(resolved: ResolvedJob, request: Request) -> None:
 
 
 def log_completions(sample: Sample) -> None:
-    """Log the completions of a prompt with their tokens."""
+    """Log the completions of a prompt with their token ids."""
     for choice in sample.answers:
         log.info("completion %s, token ids: %s", sample.index, choice.token_ids)
         parts = choice.parts
@@ -184,19 +186,19 @@ def log_completions(sample: Sample) -> None:
 # and showing
 
 
-def check_output_file(
+def reject_unsafe_output_file(
     task: GenerateConfig,
     prompts: list[GivenPrompt],
     samples: dict[int, Sample],
     known_content: bytes | None = None,
 ) -> bytes | None:
-    """Reject an output folder without write access, and a file with other content than this job's
+    """Reject an unwritable output folder, and an existing file with other content than this job's
     completions.
 
     Returns the file's content if it holds those completions: errors among them may become answers
     while the job runs.
     """
-    path = output_path(task)
+    path = resolve_output_path(task)
     if path is None:
         return None
     try:
@@ -204,12 +206,12 @@ def check_output_file(
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise write_error(path, error, "task.output") from error
+        raise convert_write_error(path, error, "task.output") from error
     if task.overwrite or not path.exists():
         return None
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
     if content != known_content and not (
-        is_whole and content == format_completions(prompts, samples).encode()
+        is_whole and content == completions_to_jsonl(prompts, samples).encode()
     ):
         raise ConfigError(
             (
@@ -231,42 +233,42 @@ def write_completions(
     show_thinking: bool,
     known_content: bytes | None = None,
 ) -> None:
-    """Write task.output and add the table of completions to the result. `show_thinking` includes the
-    thinking.
-    """
-    path = output_path(task)
+    """Write task.output, and add a table of completions to the job's result."""
+    path = resolve_output_path(task)
     if path is not None:
-        check_output_file(task, prompts, samples, known_content)  # the file may have appeared meanwhile
-        write_text_atomically(path, format_completions(prompts, samples), "task.output", durable=True)
+        reject_unsafe_output_file(
+            task, prompts, samples, known_content
+        )  # the file may have appeared meanwhile
+        write_text_atomically(path, completions_to_jsonl(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
         result.text = format_completion(prompts[0], samples[0], show_thinking)
         return
     result.rows = [
         row
         for index, given in enumerate(prompts[: task.show])
-        for row in completion_rows(index, given, samples[index], show_thinking)
+        for row in completion_table_rows(index, given, samples[index], show_thinking)
     ]
 
 
 def format_completion(prompt: GivenPrompt, sample: Sample, show_thinking: bool) -> str:
-    """Return a whole completion as text. Branches follow one another, each from its beginning."""
+    """Return a prompt's completion as text. Branches follow one another, each with its own beginning."""
     if not isinstance(prompt, BranchedPrompt):
-        thinking, text = trimmed_parts(sample.answer)
+        thinking, text = trim_thinking_and_answer(sample.answer)
         return f"[thinking] {thinking}\n\n{text}" if thinking and show_thinking else text
     pairs = zip(prompt.branches, sample.answers, strict=True)
     texts = (f"{beginning}{choice.parts.answer}" for beginning, choice in pairs)
     return "\n\n".join(f"[branch {number}] {text}" for number, text in enumerate(texts, start=1))
 
 
-def completion_rows(
+def completion_table_rows(
     index: int, prompt: GivenPrompt, sample: Sample, show_thinking: bool
 ) -> list[dict[str, object]]:
-    """Return the table rows of one prompt: one, or one per branch."""
+    """Return the table rows of one prompt: a single row, or one row per branch."""
     return [
         {
             "": index,
             **({"branch": number} if sample.branches else {}),
-            "prompt": prompt_head(prompt, number),
+            "prompt": format_prompt_beginning(prompt, number),
             **({"thinking": thinking} if thinking and show_thinking else {}),
             "completion": sample.error or text,
             "ended by": f"{choice.finish_reason.value}{(', still thinking' if choice.parts.is_open else '')}",
@@ -274,24 +276,26 @@ def completion_rows(
             **({} if sample.by is None else {"by": sample.by}),
         }
         for number, choice in enumerate(sample.answers, start=1)
-        for thinking, text in [trimmed_parts(choice)]
+        for thinking, text in [trim_thinking_and_answer(choice)]
     ]
 
 
-def trimmed_parts(answer: Answer) -> tuple[str, str]:
-    """Return thinking and answer without the blank lines that models put around their tags."""
+def trim_thinking_and_answer(answer: Answer) -> tuple[str, str]:
+    """Return thinking and answer without the blank lines that models write around thinking tags."""
     parts = answer.parts
     return (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
 
 
-def prompt_head(prompt: GivenPrompt, branch: int = 0) -> str:
-    """Return the beginning of a prompt, and of a branch, on one line."""
+def format_prompt_beginning(prompt: GivenPrompt, branch: int = 0) -> str:
+    """Return the beginning of a prompt, and of one of its branches, on one line."""
     if isinstance(prompt, BranchedPrompt):
-        return f"{prompt_head(prompt.main)} | {prompt_head(prompt.branches[branch - 1])}"
+        return (
+            f"{format_prompt_beginning(prompt.main)} | {format_prompt_beginning(prompt.branches[branch - 1])}"
+        )
     text = " ".join((prompt if isinstance(prompt, str) else prompt[-1].content).split())
     return text if len(text) <= HEAD_CHARACTERS else f"{text[: HEAD_CHARACTERS - 1]}…"
 
 
-def output_path(task: GenerateConfig) -> Path | None:
-    """Return the path of task.output with links resolved, because the file behind a link is replaced."""
+def resolve_output_path(task: GenerateConfig) -> Path | None:
+    """Return task.output with symbolic links resolved, because the file behind a link is replaced."""
     return None if task.output is None else Path(task.output).expanduser().resolve()

@@ -1,5 +1,5 @@
-"""task.early_stop_vs: compares a running job with a baseline and stops once the difference is
-decided.
+"""task.early_stop_vs: compares a running job with a baseline job, and stops it once the difference
+is decided.
 
 The jobs of a grid with this key share an error rate of 5 %: each decides at its share, and
 runner-compare keeps its verdict. With task.early_stop_margin a job stops once it is decided
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.datasets.question_subsets import question_numbers
+from runner.datasets.question_subsets import list_question_numbers
 from runner.records.flat_config import flatten_config
 from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, read_samples, typed_task_config
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -41,8 +41,10 @@ ALIKE = tuple(f"task.{key}" for key in ("prompt", "template", "shots", "system",
 MIN_AHEAD = 32  # at least so many questions are under way, so that an engine has rows to decode together
 
 
-def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
-    """Return the baseline, finished or not. None without one, or if the job is its own baseline."""
+def find_baseline_job(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
+    """Return the baseline job, finished or not. None without a baseline, or if the job is its own
+    baseline.
+    """
     task = typed_task_config(config, Gsm8kConfig)
     named = task.early_stop_vs
     return (
@@ -52,8 +54,10 @@ def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) ->
     )
 
 
-def is_compared(config: RunnerConfig) -> bool:
-    """Return whether the config names a baseline, from its keys alone: the input files may be missing."""
+def names_baseline(config: RunnerConfig) -> bool:
+    """Return whether the config names a baseline. Only config keys are read, because input files may be
+    missing.
+    """
     task = typed_task_config(config, Gsm8kConfig)
     named = task.early_stop_vs
     if named is None or named_job.is_job_id(named, task):
@@ -62,30 +66,34 @@ def is_compared(config: RunnerConfig) -> bool:
 
 
 def hash_comparison(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
-    """Return the hashes that identify the comparison: its share of the 5 % and its margin decide where
-    it stops.
+    """Return the hashes that identify a comparison. Its share of the 5 % error rate and its margin
+    determine where it stops.
     """
     margin = [] if task.early_stop_margin is None else [str(float(task.early_stop_margin))]
     return dict(zip(HASHES, [baseline.job_id, str(num_comparisons(task)), *margin], strict=False))
 
 
 def num_comparisons(task: Gsm8kConfig) -> int:
-    """Return how many comparisons share the 5 %: counted by the grid, or 1 for a single job."""
+    """Return how many comparisons share the 5 % error rate: all comparisons of a grid, or 1 for a single
+    job.
+    """
     return task.early_stop_comparisons or 1
 
 
 def margin_fraction(task: Gsm8kConfig) -> float | None:
-    """Return the margin as a fraction, or None."""
+    """Return the loss of accuracy that the user accepts, as a fraction. None without a margin."""
     return None if task.early_stop_margin is None else task.early_stop_margin / 100
 
 
 def baseline_note(task: Gsm8kConfig, baseline: Job, num_questions: int) -> Note:
-    """Return a note for a plan: the baseline, the level, and how many questions the decision may take."""
+    """Return a plan's note with the baseline, the significance level, and how many questions the
+    decision may take.
+    """
     return note(
         "stops_early_against",
         named_as=task.early_stop_vs,
         job=baseline.job_id,
-        state=named_job.describe_state(baseline),
+        state=named_job.describe_job_state(baseline),
         margin=margin_fraction(task),
         count=num_questions,
         comparisons=num_comparisons(task),
@@ -94,7 +102,7 @@ def baseline_note(task: Gsm8kConfig, baseline: Job, num_questions: int) -> Note:
 
 @dataclass
 class EarlyStop(Policy):
-    """Compares the job with its baseline's verdicts and stops it when the test decides."""
+    """Policy that compares a job with its baseline, and stops the job once the statistical test decides."""
 
     named_as: str  # how the user has named the baseline
     job: Job
@@ -110,10 +118,12 @@ class EarlyStop(Policy):
 
     @classmethod
     def read_baseline(cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item]) -> EarlyStop:
-        """Read the finished baseline. Raises ConfigError if it is unfinished or has other questions."""
+        """Create the policy from a finished baseline. Raises ConfigError for an unfinished one or other
+        questions.
+        """
         task = typed_task_config(config, Gsm8kConfig)
         named_as = task.early_stop_vs or ""
-        record = named_job.require_finished(job, KEY, named_as)
+        record = named_job.wait_for_finished_record(job, KEY, named_as)
         if FACT in record.result.facts:
             raise ConfigError(
                 f"{job.job_id} itself uses {KEY}. Name a job that answers all of its questions",
@@ -145,7 +155,7 @@ class EarlyStop(Policy):
             sample = samples.get(item.number)
             if sample is None or (sample.question, sample.gold) != (item.question, item.gold):
                 raise named_job.missing_question_error(KEY, named_as, job, item.number)
-        numbers = question_numbers(items)
+        numbers = list_question_numbers(items)
         solved = [samples[number].solved for number in numbers]
         cut_off = [samples[number].answer.verdict is Verdict.cut_off for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
@@ -156,18 +166,22 @@ class EarlyStop(Policy):
     def start(self, samples: Mapping[int, Sample]) -> int | None:
         self.bets = InterimComparison(self.comparisons, self.margin)
         self.asked, self._waiting = 0, dict(samples)
-        return self._test_ready_pairs()
+        return self._test_paired_verdicts()
 
     def on_answer(self, sample: Sample) -> int | None:
         self._waiting[sample.index] = sample
-        return self._test_ready_pairs()
+        return self._test_paired_verdicts()
 
     def max_in_flight(self, num_ended: int) -> int:
-        """Return as many as have ended, so that no more answers are discarded at the end than were needed."""
+        """Return the number of questions that have ended, so that at most as many answers are discarded as
+        were needed.
+        """
         return max(self.min_ahead, num_ended)
 
-    def _test_ready_pairs(self) -> int | None:
-        """Test pairs up to the first unanswered question. Errors and omitted questions make no pairs."""
+    def _test_paired_verdicts(self) -> int | None:
+        """Test pairs of verdicts up to the first unanswered question. Errors and excluded questions form no
+        pairs.
+        """
         while not self.bets.is_decided and self.asked < len(self.numbers):
             if (sample := self._waiting.pop(self.numbers[self.asked], None)) is None:
                 break
@@ -186,13 +200,13 @@ class EarlyStop(Policy):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The job's metrics. The difference is this job's accuracy minus the baseline's."""
+        """Metrics of the comparison. The difference is this job's accuracy minus the baseline's accuracy."""
         figures = {f"early_stop_{name}": value for name, value in self.bets.to_metrics.items()}
         return {"questions_asked": self.asked, "questions_left": len(self.solved) - self.asked, **figures}
 
     @property
     def facts(self) -> dict[str, str]:
-        """Facts about the baseline, the significance level and the decision."""
+        """Recorded facts: the baseline, the significance level and the decision."""
         verdict = f"{interim_verdict(self.bets)} after {self.asked:,} of {len(self.solved):,} questions"
         return {
             FACT: JobReference(

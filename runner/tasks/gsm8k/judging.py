@@ -1,4 +1,4 @@
-"""Judges each answer of task=gsm8k once: when its completion ends, or when it is read from disk."""
+"""Judges each answer of task=gsm8k once: when it is complete, or when it is read from disk."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from runner.datasets.question_subsets import ClusterConfig, with_recorded_cluster
-from runner.scorers import WHY_NOT, Judgement, VoteResult, count_votes, judge, load_scorer
+from runner.datasets.question_subsets import ClusterConfig, restore_recorded_cluster
+from runner.scorers import WHY_NOT, Judgement, VoteResult, count_majority_votes, judge_answer, load_scorer
 from runner_base import FinishReason, Sample
 from runner_base.notes import Note, note
 
 
 class Question(Protocol):
-    """What a judge needs to know of a question."""
+    """Protocol of a question with the attributes that a judge needs."""
 
     @property
     def question(self) -> str: ...
@@ -24,34 +24,34 @@ class Question(Protocol):
 
     @property
     def cluster(self) -> str | None:
-        """The cluster of dependent questions that it belongs to, if any."""
+        """The cluster of dependent questions to which this question belongs. None without clusters."""
 
     @property
     def left_out(self) -> bool:
-        """Whether the question is excluded from the score."""
+        """Whether this question is excluded from the score."""
 
 
 class JudgingConfig(ClusterConfig, Protocol):
-    """The task's config keys that control how answers are judged."""
+    """Protocol of the task's config keys that control how answers are judged."""
 
     samples: int  # answers to each question
 
     @property
     def gold_scorer(self) -> str | None:
-        """The scorer that judges, or None if the extractors do."""
+        """Name of the scorer that judges answers. None if extractors judge."""
 
     @property
     def judged_by(self) -> str:
-        """The extractor or scorer whose verdict counts."""
+        """Name of the extractor or scorer whose verdict counts."""
 
     @property
     def verdict_sources(self) -> list[str]:
-        """Names of the extractors or the scorer whose results are stored with the answers."""
+        """Names of all extractors, or of the scorer, whose results are stored with each answer."""
 
 
 @dataclass(frozen=True)
 class JudgedSample:
-    """A sample with its verdict, the extracted answers and their votes."""
+    """A sample with its verdict, the extracted answers and the majority votes."""
 
     sample: Sample
     answers: Sequence[Judgement]
@@ -59,24 +59,24 @@ class JudgedSample:
 
 
 class Judge:
-    """Gives samples their verdicts, and caches extracted answers for the reports."""
+    """Adds verdicts to samples of task=gsm8k, and caches the extracted answers for the metrics."""
 
     def __init__(self, task: JudgingConfig, items: Mapping[int, Question]) -> None:
         self.task, self.items = task, items
         self._judged: dict[int, JudgedSample] = {}  # by the number of the question: what was judged last
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
-        """Return a new sample with its question and its verdict."""
+        """Return the new sample with its question and verdict."""
         return self.judge_sample(sample).sample
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a sample does not belong to this job, or None if it does."""
+        """Return why a stored sample does not belong to this job. None if the sample is valid."""
         item = self.items.get(sample.index)
         if item is None or (sample.question, sample.gold) != (item.question, item.gold):
             return note("other_question", index=sample.index)
         if len(sample.answers) != self.task.samples:
             return note("other_count", answers=len(sample.answers), wanted=self.task.samples)
-        today = with_recorded_cluster(self.task, self.judge_sample(sample).sample, sample)
+        today = restore_recorded_cluster(self.task, self.judge_sample(sample).sample, sample)
         # whether an expression can be compared in time may depend on what else the machine does
         is_uncertain = any(
             WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers)
@@ -84,7 +84,7 @@ class Judge:
         return None if today == sample or is_uncertain else note("judged_differently")
 
     def adopt_sample(self, sample: Sample) -> Sample | None:
-        """Judge another job's sample again as one of this job. Returns None if it answers another
+        """Judge another job's sample again as a sample of this job. Returns None if it answers another
         question.
 
         The other job may use other extractors, and other clusters of questions.
@@ -95,13 +95,15 @@ class Judge:
         return self.judge_sample(sample).sample
 
     def judge_sample(self, sample: Sample) -> JudgedSample:
-        """Return a sample with its question and its verdict. Several answers vote on one verdict."""
+        """Return a sample with its question and verdict. Several answers to one question vote on the
+        verdict.
+        """
         known = self._judged.get(sample.index)
         if known is not None and known.sample == sample:
             return known
         item, way = self.items[sample.index], self.task.judged_by
-        judgements = [judge(answer, item.gold, self.task.gold_scorer) for answer in sample.answers]
-        votes = self._count_votes(judgements)
+        judgements = [judge_answer(answer, item.gold, self.task.gold_scorer) for answer in sample.answers]
+        votes = self._count_votes_by_source(judgements)
         answers = [
             replace(
                 answer,
@@ -126,12 +128,12 @@ class Judge:
         self._judged[sample.index] = judged = JudgedSample(sample, judgements, votes)
         return judged
 
-    def _count_votes(self, judgements: Sequence[Judgement]) -> dict[str, VoteResult]:
-        """Return the votes of a question's answers, by extractor or scorer."""
+    def _count_votes_by_source(self, judgements: Sequence[Judgement]) -> dict[str, VoteResult]:
+        """Return the vote results of a question's answers, by extractor or scorer."""
         scorer = self.task.gold_scorer
         if scorer is None:
-            return {way: count_votes(judgements, way) for way in self.task.verdict_sources}
+            return {way: count_majority_votes(judgements, way) for way in self.task.verdict_sources}
         return {
-            way: count_votes(judgements, way, load_scorer(scorer).find_equal_answer)
+            way: count_majority_votes(judgements, way, load_scorer(scorer).find_equal_answer)
             for way in self.task.verdict_sources
         }

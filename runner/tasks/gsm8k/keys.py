@@ -44,8 +44,8 @@ FIXED_SHOTS = 5  # of task.prompt=lm_eval_5shot
 
 @dataclass
 class Gsm8kConfig(ExamplesConfig):
-    """Config for grade-school word problems: generate, extract the number, compare with the gold
-    answer.
+    """Config of task=gsm8k: generate answers to word problems, extract the number, compare it with the
+    gold answer.
     """
 
     module: ClassVar[str] = "runner.tasks.gsm8k.task"
@@ -128,7 +128,9 @@ class Gsm8kConfig(ExamplesConfig):
         self.check_wording()
 
     def _check_scorer(self) -> None:
-        """Reject an unknown scorer, keys that it would ignore, and an extractor that reads no expressions."""
+        """Raise ConfigError for an unknown scorer, for keys that the scorer ignores, and for an extractor
+        that reads no expressions.
+        """
         is_math, is_expression = self.extractor is Extractor.math, self.gold is GoldKind.expression
         need = "only task.extractor=math reads expressions. Give it, or another kind of gold answer"
         check_value(
@@ -161,26 +163,30 @@ class Gsm8kConfig(ExamplesConfig):
 
     @property
     def without_auto_repeats(self) -> Gsm8kConfig:
-        """The config without the automatic check that would change answers. An explicit number stays."""
+        """This config without automatically repeated questions. An explicit number of repeated questions
+        stays.
+        """
         return replace(self, check_invariance=0) if self.check_invariance == AUTO else self
 
     @property
     def gold_scorer(self) -> str | None:
-        """The scorer from task.scorer, or else the scorer for expressions."""
+        """Name of the scorer: from task.scorer, or the scorer for mathematical expressions. None if
+        extractors judge.
+        """
         return self.scorer or super().gold_scorer
 
     @property
     def judged_by(self) -> str:
-        """The extractor or scorer whose verdict counts."""
+        """Name of the extractor or scorer whose verdict counts."""
         return self.scorer or self.extractor.value
 
     @property
     def verdict_sources(self) -> list[str]:
-        """Names of the extractors or the scorer whose results are stored with the answers."""
+        """Names of all extractors, or of the scorer, whose results are stored with each answer."""
         return [self.judged_by] if self.gold_scorer else [each.value for each in OF_NUMBERS]
 
     def _check_early_stop(self) -> None:
-        """Reject a margin or an error share without task.early_stop_vs."""
+        """Raise ConfigError for a margin or an error rate share without task.early_stop_vs."""
         need = "no baseline is given. Give task.early_stop_vs, or omit this key"
         for key in ("early_stop_margin", "early_stop_comparisons"):
             value = getattr(self, key)
@@ -203,8 +209,8 @@ class Gsm8kConfig(ExamplesConfig):
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return the amounts, if the number of questions is known. All prompts share the same worked
-        examples.
+        """Return the work amount of all questions. Empty if their number is unknown. All prompts share the
+        worked examples.
         """
         shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
         # what was read are prompts
@@ -216,20 +222,20 @@ class Gsm8kConfig(ExamplesConfig):
 
     @property
     def expected_completions(self) -> int:
-        """The number of answers, including those of the checks."""
+        """The number of answers to generate, including those of the reliability checks."""
         questions = super().expected_completions * self.rotate
         return (questions + self.num_repeated(questions) + self.check_contamination) * self.samples
 
     def num_repeated(self, num_questions: int) -> int:
-        """Return how many questions are repeated. With auto: none if the job may stop early."""
+        """Return how many questions are asked twice. With `auto`, a job that may stop early repeats none."""
         if isinstance(self.check_invariance, int):
             return self.check_invariance
         is_checked = self.early_stop_vs is None and num_questions >= MIN_QUESTIONS_CHECKED
         return num_questions // QUESTIONS_A_CHECK if is_checked else 0
 
     def adapt_to_generation(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
-        """Return the task with one answer per question if decoding is greedy, because all answers would be
-        equal.
+        """Return the config with one answer per question if decoding is greedy, because more answers would
+        be equal.
         """
         if self.samples == 1 or generation.temperature != 0:
             return self, ""

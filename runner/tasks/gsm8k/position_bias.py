@@ -1,4 +1,4 @@
-"""task.rotate: position bias of the model, from the same questions with their choices in several
+"""task.rotate: measures a model's position bias from questions whose choices are asked in several
 orders.
 """
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:  # imports numpy
 TITLE = "choices by position"
 
 
-def report(
+def report_position_bias(
     judged_samples: Sequence[JudgedSample], items: Mapping[int, Item], task: Gsm8kConfig
 ) -> tuple[CheckOutcome, list[dict[str, float | str]]]:
-    """Return position preference, consistency across orders, and a table by position.
+    """Return metrics and notes on position preference and consistency across orders, and a table by
+    position.
 
     Questions with an unanswered order are omitted.
     """
@@ -35,19 +36,19 @@ def report(
     whole = [
         some
         for some in by_question.values()
-        if len(some) == _num_orders(some, items, task)
+        if len(some) == _count_choice_orders(some, items, task)
         and not any(judgement.sample.failed for judgement in some)
     ]
     if not whole:
         return CheckOutcome(), []
-    asked = [_picks_by_order(some, items, task) for some in whole]
+    asked = [_collect_picks_by_order(some, items, task) for some in whole]
     from runner_compare.statistics import measure_position_bias  # imports numpy, which a plan does not need
 
     bias = measure_position_bias(asked)
     at = bias.most_preferred
     most = bias.positions[at]
     ends = (most.share - most.expected, most.low - most.expected, most.high - most.expected)
-    same = [_picked_choices(question) for question in asked]
+    same = [_distinct_picked_choices(question) for question in asked]
     metrics = {
         "questions_in_all_orders": len(whole),
         **{f"position_bias_points{end}": 100 * value for end, value in zip(ENDS, ends, strict=True)},
@@ -82,11 +83,13 @@ def report(
     return CheckOutcome(metrics, notes), rows
 
 
-def _num_orders(judged_samples: Sequence[JudgedSample], items: Mapping[int, Item], task: Gsm8kConfig) -> int:
+def _count_choice_orders(
+    judged_samples: Sequence[JudgedSample], items: Mapping[int, Item], task: Gsm8kConfig
+) -> int:
     return min(task.rotate, len(items[judged_samples[0].sample.index].choices))
 
 
-def _picks_by_order(
+def _collect_picks_by_order(
     judged_samples: Sequence[JudgedSample], items: Mapping[int, Item], task: Gsm8kConfig
 ) -> QuestionInOrders:
     asked_items = [items[judgement.sample.index] for judgement in judged_samples]
@@ -101,6 +104,6 @@ def _picks_by_order(
     return QuestionInOrders(choices, tuple(item.shift for item in asked_items), tuple(picks))
 
 
-def _picked_choices(question: QuestionInOrders) -> set[int | None]:
+def _distinct_picked_choices(question: QuestionInOrders) -> set[int | None]:
     pairs = zip(question.picks, question.shifts, strict=True)
     return {None if pick is None else (pick - shift) % question.choices for pick, shift in pairs}

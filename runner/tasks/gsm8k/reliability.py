@@ -1,4 +1,4 @@
-"""Reliability of the accuracy of task=gsm8k: metrics, warnings and two checks.
+"""Reliability of task=gsm8k's accuracy: metrics, warnings, and two checks with further requests.
 
 Not a task. The report costs nothing and comes with every score. The checks send more questions:
 `task.check_invariance` repeats the first ones, a few next to the others
@@ -40,7 +40,9 @@ class CheckOutcome:
 
 
 def reliability_metrics(judged_samples: Sequence[JudgedSample], facts: Mapping[str, str]) -> dict[str, float]:
-    """Return the accuracy by extractor, their disagreement, and counts of hidden problems."""
+    """Return the accuracy by extractor, the disagreement between extractors, and counts of problems with
+    the answers.
+    """
     ways = judged_samples[0].votes if judged_samples else ()
     verdicts = {way: [judgement.votes[way].verdict for judgement in judged_samples] for way in ways}
     report: dict[str, float] = {
@@ -62,8 +64,8 @@ def reliability_metrics(judged_samples: Sequence[JudgedSample], facts: Mapping[s
 
 
 def _extraction_rates(judged_samples: Sequence[JudgedSample]) -> dict[str, float]:
-    """Return how many answers ended by themselves, and in how many of these each extractor found a
-    result.
+    """Return the share of answers that ended by themselves, and in how many of these each extractor
+    found a result.
     """
     pairs = [
         (text, judgement)
@@ -78,7 +80,7 @@ def _extraction_rates(judged_samples: Sequence[JudgedSample]) -> dict[str, float
 
 
 def reliability_warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[Note]:
-    """Return warnings about the prompts and answers behind the score."""
+    """Return warnings about prompts and answers that make the score unreliable."""
     warned = []
     if metrics.get("double_bos"):
         warned.append(note("two_bos", "warning"))
@@ -94,7 +96,7 @@ def reliability_warnings(metrics: Mapping[str, float], facts: Mapping[str, str])
 
 
 def uncompared_answer_notes(judged_samples: Sequence[JudgedSample]) -> list[Note]:
-    """Return a note on answers that could not be compared with the gold answers, with reasons."""
+    """Return a note on answers that could not be compared with their gold answers, with reasons."""
     found = tuple(
         (judgement.sample.index, answer.why_not)
         for judgement in judged_samples
@@ -104,11 +106,11 @@ def uncompared_answer_notes(judged_samples: Sequence[JudgedSample]) -> list[Note
     return [note("answers_not_compared", "warning", reasons=found)] if found else []
 
 
-def sample_count_metrics(
+def metrics_by_answer_count(
     judged_samples: Sequence[JudgedSample], task: Gsm8kConfig
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return metrics and a table of pass@k, maj@k and pass^k for the first 1, 2, 4 … answers per
-    question.
+    """Return pass@k, maj@k and pass^k for the first 1, 2, 4 … answers per question, as metrics and as a
+    table.
     """
     if task.samples == 1:
         return {}, []
@@ -142,12 +144,14 @@ def check_invariance(
 
 
 def count_changed_answers(
-    samples: Sequence[Sample], repeated: Sequence[Sample], condition: str
+    first_samples: Sequence[Sample], repeated_samples: Sequence[Sample], condition: str
 ) -> CheckOutcome:
-    """Count the answers that changed when their questions were repeated."""
-    before = {sample.index: sample for sample in samples if not sample.failed}
+    """Count the questions whose answer changed when they were repeated under this condition."""
+    before = {sample.index: sample for sample in first_samples if not sample.failed}
     pairs = [
-        (before[sample.index], sample) for sample in repeated if not sample.failed and sample.index in before
+        (before[sample.index], sample)
+        for sample in repeated_samples
+        if not sample.failed and sample.index in before
     ]
     if not pairs:
         return CheckOutcome()
@@ -175,7 +179,7 @@ def count_changed_answers(
 def check_contamination(
     requests: list[Request], samples: Sequence[Sample], context: TaskContext, judge: Judge, num_perturbed: int
 ) -> CheckOutcome:
-    """Send perturbed questions, and compare which question of each pair is solved."""
+    """Answer perturbed questions, and test whether the original questions are solved more often."""
     twins, problems = collect_extra_answers("asking twins", requests, context, TWINS, judge)
     before = {sample.index: sample for sample in samples if not sample.failed}
     answered = [(before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed]

@@ -1,4 +1,4 @@
-"""task.check_invariance=auto: repeats a few questions in the same session as the others.
+"""task.check_invariance=auto: asks a few questions twice in the same session.
 
 In bfloat16 a greedy answer can change with the other sequences of the batch. The repeated
 sequence of a question enters after its first answer, next to other questions, so it takes as
@@ -29,7 +29,7 @@ PREFIX = "again "
 
 
 class RepeatedQuestions(Policy):
-    """Repeats some questions, and stores the second answers in a file of their own."""
+    """Policy that asks some questions twice, and stores the second answers in a separate file."""
 
     def __init__(self, requests: list[Request], context: TaskContext, judge: Judge) -> None:
         self.requests, self.first = requests, context.recorder
@@ -42,11 +42,11 @@ class RepeatedQuestions(Policy):
         self.depends_on_others = False  # a row of this engine: so nothing was asked again
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Reject stored second answers to other prompts, once the engine can encode them."""
+        """Reject stored second answers to changed prompts, which only a loaded engine can encode."""
         self.kept.reject_changed_prompts(engine)
 
     def next_extra_requests(self) -> list[Request]:
-        """Return the repeated requests of questions that have been answered meanwhile."""
+        """Return repeated requests for questions that have been answered since the last call."""
         ready = [request for request in self.waiting if request.id in self.first.done]
         if ready and not self.context.engine.stats.rows_are_independent:
             self.waiting, self.depends_on_others = [], True
@@ -64,7 +64,7 @@ class RepeatedQuestions(Policy):
         self.recorder.append_sample(self.judge(build_sample(*answers)))
 
     def recorded_answers(self) -> list[Sample]:
-        """Return the second answers recorded so far, including those of earlier starts."""
+        """Return all recorded second answers, including those of earlier starts."""
         return [
             self.recorder.done[number]
             for request in self.requests
@@ -76,16 +76,16 @@ class RepeatedQuestions(Policy):
 
 
 class SecondAnswerJudge(NoJudge):
-    """Judges second answers. Each must have the same question and prompt as the first answer."""
+    """Judge for second answers, whose question and prompt must equal those of the first answer."""
 
-    def __init__(self, judge: Judge, first: Mapping[int, Sample]) -> None:
-        self.judge, self.first = judge, first
+    def __init__(self, judge: Judge, first_samples: Mapping[int, Sample]) -> None:
+        self.judge, self.first = judge, first_samples
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
         return self.judge(sample)
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a second answer does not belong to the question's first answer, or None if it does."""
+        """Return why a second answer does not fit the question's first answer. None if it is valid."""
         first = self.first.get(sample.index)
         if first is None:
             return None

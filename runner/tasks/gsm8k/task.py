@@ -1,4 +1,4 @@
-"""task=gsm8k: send word problems to the engine, extract the number, compare it with the gold
+"""task=gsm8k: sends word problems to the engine, extracts the number, and compares it with the gold
 answer.
 """
 
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from runner.config.extractors import Extractor
-from runner.core.finishing import FinishingCurve, answer_lengths
+from runner.core.finishing import FinishingCurve, measure_answer_lengths
 from runner.datasets.perturbed_questions import perturb_questions
 from runner.datasets.question_prompts import (
-    build_prompt,
+    build_question_prompt,
+    few_shot_stop_strings,
     lm_eval_difference_notes,
     load_few_shot_examples,
-    stop_strings,
 )
 from runner.datasets.question_subsets import (
-    choice_notes,
-    hash_question_choice,
-    index_by_number,
-    question_numbers,
+    hash_question_subset,
+    index_questions_by_number,
+    list_question_numbers,
+    question_subset_notes,
 )
 from runner.datasets.rotations import rotate_choices, same_letter_notes
-from runner.records.unanswered_count import count_unanswered
+from runner.records.unanswered_count import count_unanswered_questions
 from runner.render.notes import render_notes
 from runner.scorers import PACKAGE, load_scorer, require_math_verify, score_counted_samples
 from runner.tasks import (
@@ -43,26 +43,26 @@ from runner.tasks import (
     collect_answers,
     context_length,
     describe_dataset,
-    hash_items,
+    hash_questions,
     load_questions,
     render_prompts,
     typed_task_config,
 )
 from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
-from runner.tasks.gsm8k.early_stop import EarlyStop, baseline_note, find_baseline, hash_comparison
-from runner.tasks.gsm8k.early_stop import is_compared as is_compared  # for the plan of a grid
+from runner.tasks.gsm8k.early_stop import EarlyStop, baseline_note, find_baseline_job, hash_comparison
+from runner.tasks.gsm8k.early_stop import names_baseline as names_baseline  # for the plan of a grid
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import AUTO, Gsm8kConfig
 from runner.tasks.gsm8k.position_bias import TITLE as BY_POSITION
-from runner.tasks.gsm8k.position_bias import report as report_of_orders
+from runner.tasks.gsm8k.position_bias import report_position_bias as report_of_orders
 from runner.tasks.gsm8k.reliability import (
     CheckOutcome,
     check_contamination,
     check_invariance,
     count_changed_answers,
+    metrics_by_answer_count,
     reliability_metrics,
     reliability_warnings,
-    sample_count_metrics,
     uncompared_answer_notes,
 )
 from runner.tasks.gsm8k.repeated_questions import RepeatedQuestions
@@ -97,7 +97,7 @@ NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all p
 
 @dataclass
 class Gsm8kInputs(TaskInputs):
-    """The questions of the job, their worked examples, perturbed questions, and the baseline."""
+    """Inputs of task=gsm8k: questions, worked examples, perturbed questions, and the baseline job."""
 
     task: Gsm8kConfig
     items: list[Item]
@@ -111,7 +111,7 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
     task = typed_task_config(config, Gsm8kConfig)
     items = rotate_choices(load_questions(task), task.rotate)
     shots, shots_sha256 = load_few_shot_examples(task, items)
-    hashes = {"data": hash_items(items), "shots": shots_sha256} | hash_question_choice(task, items)
+    hashes = {"data": hash_questions(items), "shots": shots_sha256} | hash_question_subset(task, items)
     if task.extractor is Extractor.math:
         hashes[PACKAGE] = require_math_verify()
     first = items[: task.check_contamination]
@@ -121,8 +121,8 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
         check_value(
             bool(twins), "task.check_contamination", task.check_contamination, why, code="unsupported"
         )
-        hashes["twins"] = hash_items(list(twins.values()))
-    baseline = find_baseline(config, VERSION, hashes)
+        hashes["twins"] = hash_questions(list(twins.values()))
+    baseline = find_baseline_job(config, VERSION, hashes)
     if baseline is not None:
         hashes |= hash_comparison(task, baseline)
     source = describe_dataset(task.data, task.split, hashes["data"])
@@ -131,7 +131,7 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
         hashes,
         task,
         items,
-        dict(zip(question_numbers(items), shots, strict=True)),
+        dict(zip(list_question_numbers(items), shots, strict=True)),
         twins,
         baseline,
         data=source,
@@ -145,21 +145,21 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
 
 
 def run(inputs: Gsm8kInputs, context: TaskContext) -> Result:
-    """Run the job. A scorer may have its own process, which ends with the job."""
+    """Run the job, then end the scorer's own process if there is one."""
     scorer = inputs.task.gold_scorer
     with closing(load_scorer(scorer)) if scorer is not None else nullcontext():
         return generate_and_judge(inputs, context)
 
 
 def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
-    """Generate missing answers, judge them, compute the metrics and check the score's reliability."""
-    task, items = inputs.task, index_by_number(inputs.items)
+    """Generate the missing answers, judge them, compute metrics and check the score's reliability."""
+    task, items = inputs.task, index_questions_by_number(inputs.items)
     if task.show_prompt:
-        log.info("%s", render_prompts(context.resolved, preview_requests(inputs)))
+        log.info("%s", render_prompts(context.resolved, first_prompt_requests(inputs)))
     early_stop = None
     if inputs.baseline is not None:
         early_stop = EarlyStop.read_baseline(inputs.baseline, context.config, VERSION, inputs.items)
-    requests = build_requests(inputs, items)
+    requests = build_question_requests(inputs, items)
     context_length.print_notes_early(context_length.scaling_notes_for_requests(context.resolved, requests))
     again, judge = create_repeated_questions(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
@@ -171,7 +171,7 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
-    by_answers, rows = sample_count_metrics(counted, task)
+    by_answers, rows = metrics_by_answer_count(counted, task)
     metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, problems=done.problems, tables=done.tables)
     notes = done.note_values
@@ -181,20 +181,25 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
         notes += of_orders.notes
         result.tables[BY_POSITION] = by_position
     notes += same_letter_notes(inputs.items, task.rotate)
-    notes += [*choice_notes(task, inputs.items), *lm_eval_difference_notes(task, context.config.generation)]
+    notes += [
+        *question_subset_notes(task, inputs.items),
+        *lm_eval_difference_notes(task, context.config.generation),
+    ]
     limit = context.config.generation.max_new_tokens
     params = {LIMIT: str(limit), EXTRACTOR: task.extractor.value, SCORER: task.scorer or "null"}
     notes += filter(None, [cut_off_message(metrics, params), unread_answers_message([("", metrics, params)])])
     if any(judged.sample.num_cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
         has_budget = context.config.generation.thinking_tokens is not None
         finishing = FinishingCurve.from_lengths(
-            answer_lengths((answer for judged in counted for answer in judged.sample.answers), has_budget)
+            measure_answer_lengths(
+                (answer for judged in counted for answer in judged.sample.answers), has_budget
+            )
         )
         result.metrics |= finishing.metrics
         notes.append(finishing.advice_note(limit, metrics.get("decode_tok_per_s")))
     notes += [*reliability_warnings(metrics, facts), *uncompared_answer_notes(counted)]
     notes += context_length.sample_scaling_notes(context.resolved, done.samples)
-    for outcome in run_checks(inputs, requests, done.samples, context, again):
+    for outcome in run_reliability_checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
         notes += outcome.notes
         result.problems += outcome.problems
@@ -219,15 +224,15 @@ def create_policies(
 
 
 class PromptFacts(Policy):
-    """Adds facts about the prompts, in the form that the model sees."""
+    """Policy that adds facts about the prompts, in the form that the model sees, to the engine report."""
 
-    def __init__(self, inputs: Gsm8kInputs, first: Request) -> None:
-        self.inputs, self.first = inputs, first
+    def __init__(self, inputs: Gsm8kInputs, first_request: Request) -> None:
+        self.inputs, self.first = inputs, first_request
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
         """Add the prompt facts to the engine report."""
         number = self.inputs.items[0].number
-        (form,) = build_requests(self.inputs, {number: NO_QUESTION})
+        (form,) = build_question_requests(self.inputs, {number: NO_QUESTION})
         examples = len(self.inputs.shots[number])
         plural = "" if examples == 1 else "s"
         description = [self.inputs.task.prompt.value, f"{examples} worked example{plural}"]
@@ -235,7 +240,7 @@ class PromptFacts(Policy):
 
 
 class RunningAccuracy(Policy):
-    """Shows the accuracy so far in the progress bar."""
+    """Policy that shows the current accuracy in the progress bar."""
 
     def __init__(self, context: TaskContext) -> None:
         self._shares = [sample.accuracy() for sample in context.recorder.done.values() if not sample.left_out]
@@ -251,13 +256,11 @@ class RunningAccuracy(Policy):
 def create_repeated_questions(
     inputs: Gsm8kInputs, requests: list[Request], context: TaskContext
 ) -> RepeatedQuestions | None:
-    """Return the policy that repeats some questions next to the others, or None if check_invariance is
-    not auto.
-    """
+    """Return the policy that asks some questions twice. None unless task.check_invariance=auto."""
     task = inputs.task
     count = task.num_repeated(len(requests)) if task.check_invariance == AUTO else 0
     return (
-        RepeatedQuestions(requests[:count], context, Judge(task, index_by_number(inputs.items)))
+        RepeatedQuestions(requests[:count], context, Judge(task, index_questions_by_number(inputs.items)))
         if count
         else None
     )
@@ -266,34 +269,36 @@ def create_repeated_questions(
 def deliver(inputs: Gsm8kInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
     """Print the prompts of a recorded job if task.show_prompt is set."""
     if inputs.task.show_prompt:
-        log.info("%s", render_prompts(resolved, preview_requests(inputs)))
+        log.info("%s", render_prompts(resolved, first_prompt_requests(inputs)))
 
 
 def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
-    """Return notes on the questions and the baseline for a plan, with the first prompts if requested."""
-    notes = choice_notes(inputs.task, inputs.items)
+    """Return a plan's notes on questions and baseline, and the first prompts if requested."""
+    notes = question_subset_notes(inputs.task, inputs.items)
     notes += context_length.scaling_notes_for_requests(
-        resolved, build_requests(inputs, index_by_number(inputs.items))
+        resolved, build_question_requests(inputs, index_questions_by_number(inputs.items))
     )
     if inputs.baseline is not None:
         notes.append(baseline_note(inputs.task, inputs.baseline, len(inputs.items)))
-    shown = render_prompts(resolved, preview_requests(inputs))
+    shown = render_prompts(resolved, first_prompt_requests(inputs))
     return "\n".join(filter(None, (*render_notes(notes), shown)))
 
 
 def questions_left(inputs: Gsm8kInputs, job: Job) -> int:
-    """Return how many questions have no answer on disk. At least 1 if checks send further questions."""
+    """Return how many questions have no stored answer, and at least 1 if checks send further questions."""
     task = inputs.task
     has_checks = bool(inputs.twins) or task.check_invariance not in (0, AUTO)
-    left = count_unanswered(job, {item.number: item.question for item in inputs.items}, task.samples)
+    left = count_unanswered_questions(
+        job, {item.number: item.question for item in inputs.items}, task.samples
+    )
     return max(left, int(has_checks))
 
 
-def preview_requests(inputs: Gsm8kInputs) -> list[Request]:
-    return build_requests(inputs, index_by_number(inputs.items[: inputs.task.show_prompt]))
+def first_prompt_requests(inputs: Gsm8kInputs) -> list[Request]:
+    return build_question_requests(inputs, index_questions_by_number(inputs.items[: inputs.task.show_prompt]))
 
 
-def run_checks(
+def run_reliability_checks(
     inputs: Gsm8kInputs,
     requests: list[Request],
     samples: list[Sample],
@@ -307,25 +312,35 @@ def run_checks(
         )
         yield CheckOutcome(notes=[note("not_asked_again")] * repeated_questions.depends_on_others)
     elif isinstance(task.check_invariance, int) and task.check_invariance:
-        first, items = requests[: task.check_invariance], index_by_number(inputs.items)
+        first, items = requests[: task.check_invariance], index_questions_by_number(inputs.items)
         yield check_invariance(first, samples, context, Judge(task, items))
     if task.check_contamination:
         wanted = min(task.check_contamination, len(inputs.items))
-        yield check_contamination(build_requests(inputs, twins), samples, context, Judge(task, twins), wanted)
+        yield check_contamination(
+            build_question_requests(inputs, twins), samples, context, Judge(task, twins), wanted
+        )
 
 
-def build_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> list[Request]:
-    """Return the request of each question, by question number."""
+def build_question_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> list[Request]:
+    """Return one request for each question, by question number."""
     task = inputs.task
-    prompts = {number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()}
+    prompts = {
+        number: build_question_prompt(task, item, inputs.shots[number]) for number, item in items.items()
+    }
     return [
-        Request(number, prompt, stop_strings(task), n=task.samples, random_id=random_seed_id(task, number))
+        Request(
+            number,
+            prompt,
+            few_shot_stop_strings(task),
+            n=task.samples,
+            random_id=sampling_seed_id(task, number),
+        )
         for number, prompt in prompts.items()
     ]
 
 
-def random_seed_id(task: Gsm8kConfig, number: int) -> RequestId | None:
-    """Return the id that seeds a question's random numbers. A repeat has other numbers than the first
-    job.
+def sampling_seed_id(task: Gsm8kConfig, question_number: int) -> RequestId | None:
+    """Return the id that seeds the random numbers of a question's answer. Repeats of a job use other
+    ids.
     """
-    return f"{number}, repeat {task.repeat}" if task.repeat else None
+    return f"{question_number}, repeat {task.repeat}" if task.repeat else None

@@ -1,1 +1,1 @@
-"""The task likelihood: log-likelihoods, and the reference job that they are compared with."""
+"""The task likelihood: scores log-likelihoods of texts, and compares them with a reference job."""

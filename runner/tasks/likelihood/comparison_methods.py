@@ -1,5 +1,5 @@
-"""Chooses how a job is compared with its reference: whole distributions, or stored top-k tokens.
-Not a task.
+"""Chooses whether a job is compared with its reference by whole distributions or by stored top-k
+tokens. Not a task.
 
 If task.exact is not set, whole distributions are compared if both models are predicted to fit
 into the free memory together. Free memory changes from hour to hour, but a job's id must not: a
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from runner.estimates.fit import MemoryFit, free_mib_by_device, predict_fit
-from runner.tasks import Job, RunnerConfig, model_kind, resolve_job, typed_task_config
+from runner.tasks import Job, RunnerConfig, get_model_kind, resolve_job, typed_task_config
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
 from runner.tasks.likelihood.paired_engine import EXACT, EXACT_HASH, reference_config
-from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find_reference
+from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find_reference_job
 from runner.tasks.named_job import SCORING, apply_named_overrides, build_job, is_job_id
 from runner_base import ConfigError, RunnerError
 from runner_base.notes import Note, note
@@ -26,7 +26,9 @@ ROOM = 0.8  # of the free memory that both models may take by prediction
 
 @dataclass(frozen=True)
 class ComparisonMethod:
-    """Whole distributions or stored top-k tokens, with the hashes that identify such a job."""
+    """Comparison by whole distributions or by stored top-k tokens, with the hashes that identify such a
+    job.
+    """
 
     is_exact: bool
     hashes: dict[str, str]
@@ -38,34 +40,34 @@ class ComparisonMethod:
     why: Note | None = None  # why it is not exact, where that was left open
 
 
-def choose_method(
+def choose_comparison_method(
     config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
 ) -> ComparisonMethod:
-    """Choose how a job is compared with its reference. `categories` are the hashes of the text
+    """Choose how a job is compared with its reference. `categories` contains hashes of the text
     categories.
     """
     task = typed_task_config(config, LikelihoodConfig)
     if task.reference is None:
         return ComparisonMethod(False, hashes, keep_top_k=task.keep_top_k)
     if task.exact:
-        return _whole_distributions(config, version, hashes, categories, reference_config(config))
-    kept = _stored_top_k(config, version, hashes, categories)
+        return _whole_distribution_method(config, version, hashes, categories, reference_config(config))
+    kept = _stored_top_k_method(config, version, hashes, categories)
     if task.exact is False:
         return kept
-    why, second = _load_reference_or_reason(config)
+    why, second = _reference_config_or_reason(config)
     if second is None:
         assert why is not None
-        return _add_reason(kept, why, can_be_exact=False)
-    whole = _whole_distributions(config, version, hashes, categories, second)
-    if _has_begun(config, version, whole):
+        return _add_inexactness_note(kept, why, can_be_exact=False)
+    whole = _whole_distribution_method(config, version, hashes, categories, second)
+    if _has_partial_results(config, version, whole):
         return whole
-    if _has_begun(config, version, kept):
-        return _add_reason(kept, note("has_begun"))
+    if _has_partial_results(config, version, kept):
+        return _add_inexactness_note(kept, note("has_begun"))
     too_large = _memory_shortage_note(config, second)
-    return whole if too_large is None else _add_reason(kept, too_large)
+    return whole if too_large is None else _add_inexactness_note(kept, too_large)
 
 
-def _whole_distributions(
+def _whole_distribution_method(
     config: RunnerConfig,
     version: int,
     hashes: dict[str, str],
@@ -73,7 +75,7 @@ def _whole_distributions(
     reference_config: RunnerConfig,
 ) -> ComparisonMethod:
     task = typed_task_config(config, LikelihoodConfig)
-    reference = find_reference(config, version, hashes, is_exact=True)
+    reference = find_reference_job(config, version, hashes, is_exact=True)
     if reference is None:
         # the job would be compared with itself
         return ComparisonMethod(True, hashes, keep_top_k=task.keep_top_k)
@@ -81,14 +83,14 @@ def _whole_distributions(
     return ComparisonMethod(True, found, second=reference_config, keep_top_k=task.keep_top_k)
 
 
-def _stored_top_k(
+def _stored_top_k_method(
     config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
 ) -> ComparisonMethod:
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
     if not is_job_id(named, task):
         check_can_be_reference(apply_named_overrides(config, KEY, named, SCORING), f"{KEY}={named}")
-    reference = find_reference(config, version, hashes, is_exact=False)
+    reference = find_reference_job(config, version, hashes, is_exact=False)
     if reference is None:  # the job is the reference: it keeps what the others are compared with
         keep_top_k = task.keep_top_k or KEPT
         return ComparisonMethod(False, hashes | {TOP_K_HASH: str(keep_top_k)}, keep_top_k=keep_top_k)
@@ -97,8 +99,8 @@ def _stored_top_k(
     )
 
 
-def check_token_scores(capabilities: frozenset[Capability], error_subject: str) -> None:
-    """Raise ConfigError if an engine cannot score the tokens that a reference stores."""
+def require_token_scores(capabilities: frozenset[Capability], error_subject: str) -> None:
+    """Raise ConfigError if an engine cannot score the tokens that a reference job has stored."""
     if Capability.token_scores not in capabilities:
         raise ConfigError(
             (
@@ -110,8 +112,8 @@ def check_token_scores(capabilities: frozenset[Capability], error_subject: str) 
 
 
 def check_can_be_reference(config: RunnerConfig, error_subject: str) -> None:
-    """Raise ConfigError if a model cannot store the drawn tokens that a comparison needs."""
-    if Capability.drawn_tokens not in model_kind(config.model).capabilities(config):
+    """Raise ConfigError if a model cannot store the randomly drawn tokens that a comparison needs."""
+    if Capability.drawn_tokens not in get_model_kind(config.model).capabilities(config):
         raise ConfigError(
             (
                 "a reference needs tokens sampled from whole distributions, which this model's "
@@ -123,7 +125,9 @@ def check_can_be_reference(config: RunnerConfig, error_subject: str) -> None:
         )
 
 
-def _add_reason(method: ComparisonMethod, reason: Note, can_be_exact: bool = True) -> ComparisonMethod:
+def _add_inexactness_note(
+    method: ComparisonMethod, reason: Note, can_be_exact: bool = True
+) -> ComparisonMethod:
     """Add a note on why the comparison is not exact. Without a reference, nothing is added."""
     if method.reference is None:
         return method
@@ -132,19 +136,19 @@ def _add_reason(method: ComparisonMethod, reason: Note, can_be_exact: bool = Tru
     return replace(method, why=why)
 
 
-def _has_begun(config: RunnerConfig, version: int, method: ComparisonMethod) -> bool:
+def _has_partial_results(config: RunnerConfig, version: int, method: ComparisonMethod) -> bool:
     return build_job(config, version, method.hashes).samples_path.exists()
 
 
-def _load_reference_or_reason(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
-    """Return the config of the reference to load, or a note on why it cannot be loaded."""
+def _reference_config_or_reason(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
+    """Return the config of the reference model to load, or a note on why the reference cannot be loaded."""
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
     if is_job_id(named, task):
         return note("reference_is_job", key=KEY, named_as=named), None
     other = apply_named_overrides(config, KEY, named, SCORING)
     for each in (config, other):
-        if Capability.distributions not in model_kind(each.model).capabilities(each):
+        if Capability.distributions not in get_model_kind(each.model).capabilities(each):
             return note("no_distributions", is_own=each is config), None
     own_size, reference_size = (resolve_job(each).model.files.shape["vocab"] for each in (config, other))
     if own_size != reference_size:
@@ -153,7 +157,7 @@ def _load_reference_or_reason(config: RunnerConfig) -> tuple[Note | None, Runner
 
 
 def _memory_shortage_note(config: RunnerConfig, second: RunnerConfig) -> Note | None:
-    """Return a note if the two models do not fit into memory together, by the prediction."""
+    """Return a note if both models together are predicted to exceed the memory. None if they fit."""
     both, alone = resolve_job(config).with_second_model(second), resolve_job(second)
     devices = [resolved.model.files.device for resolved in (both, alone)]
     for resolved in (both,) if devices[0] == devices[1] else (both, alone):
@@ -162,7 +166,7 @@ def _memory_shortage_note(config: RunnerConfig, second: RunnerConfig) -> Note | 
         )
         room = ROOM * sum(free_mib.values())
         try:
-            found: MemoryFit | None = predict_fit(resolved, free_mib, find_fix=False)
+            found: MemoryFit | None = predict_fit(resolved, free_mib, should_find_fix=False)
         except RunnerError:  # errors in its files are reported by the load
             found = None
         if found is None or not room:

@@ -1,4 +1,4 @@
-"""task.contexts: score the last tokens of each document after several context lengths.
+"""task.contexts: scores the last tokens of each document after several context lengths.
 
 Not a task. A longer context contains the tokens of the shorter ones, but not their keys and
 values, which depend on all tokens before them. So each context is computed anew and nothing is
@@ -18,8 +18,8 @@ from runner_base.notes import Note, note
 from runner_engine import Request
 
 
-def check_are_documents(task: LikelihoodConfig, items: Sequence[ScoredItem]) -> None:
-    """Raise ConfigError for task.contexts with data that are not documents."""
+def require_documents(task: LikelihoodConfig, items: Sequence[ScoredItem]) -> None:
+    """Raise ConfigError if task.contexts is set but the data are not documents."""
     need = (
         f"this key scores the last tokens of documents, but task.data={task.data} has "
         "documents after questions or prompts"
@@ -38,17 +38,17 @@ def split_by_context(
     task: LikelihoodConfig,
     text: str,
     ids: list[int],
-    special_tokens: list[int],
+    special_token_ids: list[int],
     document_index: int,
     first_index: int,
 ) -> list[Continuation]:
-    """Return a document's last tokens after each context length. Empty if it is too short for the
-    longest.
+    """Return one continuation per context length with a document's last tokens. Empty if it is shorter
+    than the longest context.
 
     A token that the tokenizer puts before a document stands before each context too, and is not
     counted in it.
     """
-    begin = ids[:1] if ids[:1] == special_tokens[:1] else []
+    begin = ids[:1] if ids[:1] == special_token_ids[:1] else []
     own = ids[len(begin) :]
     scored_from = len(own) - task.scored_tokens
     if scored_from < max(task.context_lengths):
@@ -71,9 +71,9 @@ def split_by_context(
     ]
 
 
-def check_not_empty(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> None:
-    """Raise ConfigError if all documents are too short."""
-    if task.contexts and not pieces:
+def require_continuations(task: LikelihoodConfig, continuations: Sequence[Continuation]) -> None:
+    """Raise ConfigError if all documents are shorter than the longest context."""
+    if task.contexts and not continuations:
         raise ConfigError(
             (
                 f"no document of task.data={task.data} has {task.max_piece_tokens:,} tokens. Give "
@@ -86,10 +86,10 @@ def check_not_empty(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> N
 
 
 def short_document_notes(
-    task: LikelihoodConfig, items: Sequence[ScoredItem], pieces: Sequence[Continuation]
+    task: LikelihoodConfig, items: Sequence[ScoredItem], continuations: Sequence[Continuation]
 ) -> list[Note]:
-    """Return a note that names the documents that are too short."""
-    units = {piece.unit for piece in pieces}
+    """Return a note that names the documents that are shorter than the longest context."""
+    units = {piece.unit for piece in continuations}
     missing = [unit for unit in range(len(items)) if unit not in units]
     if not task.contexts or not missing:
         return []
@@ -97,5 +97,5 @@ def short_document_notes(
 
 
 def context_notes(task: LikelihoodConfig) -> list[Note]:
-    """Return a note on scored tokens and the longest context, for readers of the result."""
+    """Return a note on the number of scored tokens and the longest context, for readers of the result."""
     return [note("contexts", tokens=task.last_tokens, longest=max(task.context_lengths))]

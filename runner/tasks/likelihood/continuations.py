@@ -1,4 +1,6 @@
-"""Continuations, the scored units: an answer, a choice, or one window of a document. Not a task."""
+"""Continuations, which are the scored units: an answer, a choice, or one window of a document. Not a
+task.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from runner_engine import Request
 
 @dataclass(frozen=True)
 class Continuation:
-    """One scored continuation: a request of the job, with its sizes in bytes and characters."""
+    """One scored text with its request, its number of bytes and its number of characters."""
 
     request: Request
     unit: int
@@ -30,7 +32,7 @@ class Continuation:
 
     @property
     def num_tokens(self) -> int:
-        """The number of tokens in a document's window."""
+        """The number of tokens in this window of a document."""
         return len(self.request.prompt) + len(self.request.continuation or "")
 
 
@@ -38,13 +40,13 @@ def split_into_windows(
     task: LikelihoodConfig,
     text: str,
     ids: list[int],
-    special_tokens: list[int],
+    special_token_ids: list[int],
     document_index: int,
     first_index: int,
     is_per_window: bool,
 ) -> list[Continuation]:
-    """Cut a document into overlapping windows. Each window scores the tokens that the previous one has
-    not.
+    """Split a document into overlapping windows, each of which scores the tokens that earlier windows
+    have not scored.
 
     The first token of the document has no context and is not scored, unless the tokenizer puts a
     token before it. The bytes and characters of the document are divided among its windows in
@@ -57,7 +59,7 @@ def split_into_windows(
             value=task.data,
             code="empty",
         )
-    has_begin = ids[:1] == special_tokens[:1]  # the tokenizer puts a token before the text
+    has_begin = ids[:1] == special_token_ids[:1]  # the tokenizer puts a token before the text
     of_text = len(ids) - has_begin
     pieces: list[Continuation] = []
     scored_to = 1
@@ -79,7 +81,7 @@ def split_into_windows(
 
 
 def proportional_share(total: int, part_tokens: int, all_tokens: int) -> int:
-    """Return total × part_tokens / all_tokens, rounded so that the shares of a document add up to the
+    """Return total × part_tokens / all_tokens, rounded so that all shares of a document add up to the
     total.
     """
     return round(total * part_tokens / all_tokens)

@@ -1,4 +1,4 @@
-"""Config keys of task=likelihood: which documents are scored, their windows, and the reference."""
+"""Config keys of task=likelihood: which texts are scored, window lengths, and the reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
 from runner.config.task import QUESTION_TOKENS, WorkAmount
-from runner.config.token_counts import parse_token_counts, require_token_count, token_count_of_at_least
+from runner.config.token_counts import min_token_count_constraint, parse_token_counts, parse_valid_token_count
 from runner.config.wording import PromptStyle, WordingConfig
 from runner_base import UNLESS_DEFAULT, NotInIdentity, at_least, check_value, config_field
 from runner_engine import GenerationConfig, Workload
@@ -23,7 +23,7 @@ BYTES_A_TOKEN = 3.8  # of long texts, with a large vocabulary
 
 @dataclass
 class LikelihoodConfig(WordingConfig, QuestionsConfig):
-    """Config for the likelihood of given texts: gold answers, documents, choices; and the divergence
+    """Config of task=likelihood: scores given texts (answers, documents, choices), and the divergence
     from a reference.
     """
 
@@ -31,13 +31,13 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     name: ClassVar[str] = "likelihood"
     sized_by: ClassVar[tuple[str, ...]] = ("contexts", "last_tokens")
     window: int | str = config_field(
-        WINDOW, constraint=token_count_of_at_least(2, ": each token is scored after another one")
+        WINDOW, constraint=min_token_count_constraint(2, ": each token is scored after another one")
     )
     stride: int | str | None = config_field(
-        None, constraint=token_count_of_at_least(1, ", or null for half of task.window")
+        None, constraint=min_token_count_constraint(1, ", or null for half of task.window")
     )
     contexts: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
-    last_tokens: int | str = config_field(LAST_TOKENS, UNLESS_DEFAULT, token_count_of_at_least(1))
+    last_tokens: int | str = config_field(LAST_TOKENS, UNLESS_DEFAULT, min_token_count_constraint(1))
     keep_top_k: int = config_field(
         0,
         NotInIdentity("adds evidence and changes no number; it counts among the hashes"),
@@ -54,9 +54,9 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         super().__post_init__()
         self.text_bytes: list[int] | None = None  # no key: of each text that is cut, once the texts are read
         # 4k and 4096 are one job
-        self.window = self.window_tokens = require_token_count(self.window)
-        self.stride = None if self.stride is None else require_token_count(self.stride)
-        self.last_tokens = self.scored_tokens = require_token_count(self.last_tokens)
+        self.window = self.window_tokens = parse_valid_token_count(self.window)
+        self.stride = None if self.stride is None else parse_valid_token_count(self.stride)
+        self.last_tokens = self.scored_tokens = parse_valid_token_count(self.last_tokens)
         # from a window to the next
         self.step = self.window_tokens // 2 if self.stride is None else self.stride
         need = (
@@ -90,7 +90,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         check_value(not self.exact or self.reference is not None, "task.exact", "true", need, code="missing")
 
     def _check_contexts(self) -> None:
-        """Raise ConfigError for keys that have no effect together with the others."""
+        """Raise ConfigError for keys that have no effect together with task.contexts."""
         if not self.contexts:
             need = (
                 "sets the number of tokens scored by task.contexts. Give task.contexts, such as "
@@ -106,22 +106,24 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     @property
     def max_piece_tokens(self) -> int:
-        """The most tokens that the model reads at once."""
+        """The largest number of tokens that the model reads in one pass."""
         return max(self.context_lengths) + self.scored_tokens if self.context_lengths else self.window_tokens
 
     @property
     def uses_chat_template(self) -> bool:
-        """Whether answers are scored after a question in a chat. Files of documents may have no questions."""
+        """Whether scored answers follow a question in the chat template. Files of documents may contain no
+        questions.
+        """
         return self.prompt is PromptStyle.chat and not self.data.endswith((".txt", ".jsonl"))
 
     @property
     def num_loads(self) -> int:
-        """The number of loaded models: 2 with a reference in memory, else 1."""
+        """The number of models to load: 2 with a reference in memory, otherwise 1."""
         return 1 + bool(self.exact)
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return batch size and lengths for scoring; nothing is generated. No document has more tokens
-        than bytes.
+        """Return batch size and token counts for scoring, where nothing is generated. Bytes limit the tokens
+        of a document.
         """
         _, prompt_tokens, _ = super().workload(generation, batch_size)
         longest = None if self.text_bytes is None else max(self.text_bytes, default=0)
@@ -131,8 +133,8 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return the documents, if their number is known. A continuation after a question counts as a
-        short document.
+        """Return the work amount of all documents. Empty if their number is unknown. A question's
+        continuation counts as a short document.
         """
         count, rows = self.limit if num_questions is None else num_questions, generation.batch_size
         if count is None:
@@ -144,12 +146,12 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
             ] * self.num_loads
         if self.text_bytes:
             return [
-                self._windows_amount(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)
+                self._document_work_amount(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)
             ] * self.num_loads
         return [WorkAmount(rows, 2 * QUESTION_TOKENS, 1, count)] * self.num_loads
 
-    def _windows_amount(self, batch_size: int | None, count: int, tokens: float) -> WorkAmount:
-        """Return the amount for documents of about `tokens` tokens. Each window but the first reads some
+    def _document_work_amount(self, batch_size: int | None, num_documents: int, tokens: float) -> WorkAmount:
+        """Return the work amount for documents of about `tokens` tokens. Overlapping windows read some
         tokens twice.
         """
         further = max(0.0, (tokens - self.window_tokens) / self.step)
@@ -158,6 +160,6 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
             batch_size,
             max(1, round(read)),
             1,
-            count,
+            num_documents,
             piece_tokens=min(self.window_tokens, max(1, round(tokens))),
         )

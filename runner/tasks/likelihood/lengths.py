@@ -1,4 +1,4 @@
-"""Checks whether the windows of documents fit the model's context, before and after the load.
+"""Checks that document windows fit the model's context length, before and after the model is loaded.
 
 Not a task. Before the load, a document with no more bytes than the context length needs no
 counting. Longer ones are counted with tokenizer.json from the checkpoint by the tokenizers
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.tasks import ResolvedJob, beyond_hint, model_kind
+from runner.tasks import ResolvedJob, exceed_context_hint, get_model_kind
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import ConfigError
 from runner_base.notes import Note, note
@@ -40,17 +40,20 @@ def check_window_fits(task: LikelihoodConfig, longest_tokens: int, max_tokens: f
     raise ConfigError(f"{need}, or less{hint}", key="task.window", value=task.window, code="too_large")
 
 
-def check_before_load(task: LikelihoodConfig, documents: Sequence[str], resolved: ResolvedJob) -> list[Note]:
-    """Reject windows that the model cannot read. Returns a note if only the loaded model can tell.
+def check_windows_before_load(
+    task: LikelihoodConfig, documents: Sequence[str], resolved: ResolvedJob
+) -> list[Note]:
+    """Raise ConfigError for windows longer than the model's context length. Returns a note if only the
+    loaded model knows it.
 
     The longest window is stored in the task config, so that memory is predicted for it.
     """
-    room = model_kind(resolved.config.model).positions(resolved).room
+    room = get_model_kind(resolved.config.model).positions(resolved).room
     if task.max_piece_tokens + SPECIAL - 1 <= room:
         return []  # however long the texts are
-    longest = longest_in_tokens(documents, resolved, room)
+    longest = longest_document_tokens(documents, resolved, room)
     if longest is not None:
-        check_window_fits(task, longest, room, beyond_hint(resolved))
+        check_window_fits(task, longest, room, exceed_context_hint(resolved))
         return []
     if task.max_piece_tokens - 1 <= room:
         return []
@@ -58,28 +61,30 @@ def check_before_load(task: LikelihoodConfig, documents: Sequence[str], resolved
     return [note("lengths_unknown", "warning", key=key, room=room)]
 
 
-def longest_in_tokens(documents: Sequence[str], resolved: ResolvedJob, max_tokens: float) -> int | None:
-    """Return the tokens of the longest document, or its bytes if these fit. None if unknown."""
+def longest_document_tokens(documents: Sequence[str], resolved: ResolvedJob, max_tokens: float) -> int | None:
+    """Return the number of tokens in the longest document, or its bytes if even these fit. None if
+    unknown.
+    """
     most = max((len(text.encode()) for text in documents), default=0) + SPECIAL
     if most - 1 <= max_tokens:
         return most
-    tokenizer = _load_tokenizer(resolved)
+    tokenizer = _load_tokenizer_or_none(resolved)
     if tokenizer is None:
         return None
     return max(len(tokenizer.encode(text).ids) for text in documents)
 
 
-def _load_tokenizer(resolved: ResolvedJob) -> Any:
-    """Return the tokenizer from the checkpoint folder. None if it cannot be read without the model."""
+def _load_tokenizer_or_none(resolved: ResolvedJob) -> Any:
+    """Load the tokenizer from the checkpoint folder. Returns None if the tokenizer needs the model."""
     files = resolved.model.files
     if files.model.random_weights or not files.path.is_dir() or not (files.path / TOKENIZER).is_file():
         return None
     from tokenizers import Tokenizer
 
-    return _from_file(Tokenizer, files.path / TOKENIZER)
+    return _load_tokenizer_file(Tokenizer, files.path / TOKENIZER)
 
 
-def _from_file(tokenizer_class: Any, path: Path) -> Any:
+def _load_tokenizer_file(tokenizer_class: Any, path: Path) -> Any:
     try:
         return tokenizer_class.from_file(str(path))
     except Exception:  # noqa: BLE001  # the library raises a plain Exception; the load names the file and the damage

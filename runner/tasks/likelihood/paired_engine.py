@@ -1,5 +1,5 @@
-"""task.exact=true: compares whole next-token distributions of a model and its reference. Not a
-task.
+"""task.exact=true: compares whole next-token distributions of a model with those of a reference
+model. Not a task.
 
 An engine on top of two engines. The reference scores a batch of documents first, and its
 distributions stay in memory; this model's distributions are compared on arrival. The memory
@@ -16,7 +16,14 @@ from functools import partial
 from typing import Any
 
 from runner.scorers import Divergence, exact_divergence
-from runner.tasks import RunnerConfig, TaskContext, model_kind, open_engine, resolve_job, typed_task_config
+from runner.tasks import (
+    RunnerConfig,
+    TaskContext,
+    create_lazy_engine,
+    get_model_kind,
+    resolve_job,
+    typed_task_config,
+)
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import SCORING, apply_named_overrides, is_job_id
@@ -36,7 +43,7 @@ from runner_engine import (
     require_capabilities,
     run_requests,
 )
-from runner_engine.checkpoints import max_waiting_distributions
+from runner_engine.checkpoints import compute_max_queued_distributions
 from runner_engine.models.load_summary import summarize_load
 from runner_engine.render.notes import render_engine_note
 
@@ -47,8 +54,8 @@ NOTHING = Divergence(0.0, 0.0, 0)
 
 
 def reference_config(config: RunnerConfig) -> RunnerConfig:
-    """Return the config of the reference model, which is loaded next to the job's model. Raises
-    ConfigError if impossible.
+    """Return the config of the reference model, to be loaded next to the job's model. Raises ConfigError
+    if that is impossible.
     """
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
@@ -62,7 +69,7 @@ def reference_config(config: RunnerConfig) -> RunnerConfig:
         )
     other = apply_named_overrides(config, KEY, named, SCORING)
     for what, each in ((EXACT, config), (f"{KEY}={named} with {EXACT}", other)):
-        require_capabilities(model_kind(each.model).capabilities(each), what, {Capability.distributions})
+        require_capabilities(get_model_kind(each.model).capabilities(each), what, {Capability.distributions})
     vocabulary, reference_vocabulary = (
         resolve_job(each).model.files.shape["vocab"] for each in (config, other)
     )
@@ -70,8 +77,8 @@ def reference_config(config: RunnerConfig) -> RunnerConfig:
     return other
 
 
-def check_vocab_sizes(named: str, vocab_size: int, reference_vocab_size: int) -> None:
-    """Raise ConfigError if the two vocabularies differ in size."""
+def check_vocab_sizes(reference_name: str, vocab_size: int, reference_vocab_size: int) -> None:
+    """Raise ConfigError if the vocabularies of model and reference differ in size."""
     if vocab_size != reference_vocab_size:
         raise ConfigError(
             (
@@ -80,14 +87,16 @@ def check_vocab_sizes(named: str, vocab_size: int, reference_vocab_size: int) ->
                 "compare the most probable tokens"
             ),
             key=KEY,
-            value=named,
+            value=reference_name,
             code="mismatch",
         )
 
 
 @dataclass
 class ReferenceDistributions:
-    """The reference's distributions for at most `most` positions of a document, from `begin` on."""
+    """Next-token distributions of the reference for up to `most` positions of a document, starting at
+    `begin`.
+    """
 
     begin: int
     most: int
@@ -106,16 +115,20 @@ class ReferenceDistributions:
             self.rows[at : at + end - begin] = distributions[begin:end]
             self.count = at + end - begin
 
-    def positions_within(self, first_position: int, count: int, max_positions: int) -> tuple[int, int]:
-        """Return which of `count` distributions from `first_position` on belong to this object's
-        positions.
+    def positions_within(
+        self, first_position: int, num_distributions: int, max_positions: int
+    ) -> tuple[int, int]:
+        """Return begin and end of the stored positions within `num_distributions` distributions that start
+        at `first_position`.
         """
-        return max(self.begin - first_position, 0), min(self.begin + max_positions - first_position, count)
+        return max(self.begin - first_position, 0), min(
+            self.begin + max_positions - first_position, num_distributions
+        )
 
 
 @dataclass
 class DocumentProgress:
-    """A document in comparison: the position reached and the divergence so far."""
+    """Progress of comparing one document: the position reached and the divergence so far."""
 
     request: Request
     size: int  # positions; an estimate until the text has been read
@@ -127,7 +140,7 @@ class DocumentProgress:
     latest: Divergence = NOTHING  # of the current reading
 
     def compare(self, reference_name: str, first_position: int, distributions: Any) -> None:
-        """Compare this model's distributions with the stored ones of the reference."""
+        """Add the divergence between this model's distributions and the stored reference distributions."""
         if first_position == 0:
             self.latest = NOTHING
         begin, end = self.waiting.positions_within(first_position, len(distributions), self.waiting.count)
@@ -140,33 +153,35 @@ class DocumentProgress:
             )
 
     def advance(self, completion: Completion, reference: Completion) -> None:
-        """Add the divergence of the positions that both models have read in this pass."""
+        """Add the divergence of all positions that both models have read in this pass, and move on."""
         self.completion, self.reference = self.completion or completion, reference.logprobs or []
         self.divergence += self.latest
         self.at, self.size = self.at + self.waiting.count, len(completion.answer.token_ids)
 
 
 class PairedEngine:
-    """Engine that replaces the model's own engine and compares each scored document with the
-    reference.
+    """Engine that runs a model together with a reference model, and compares their distributions on each
+    document.
     """
 
-    def __init__(self, context: TaskContext, named: str, sizes: Mapping[RequestId, int]) -> None:
+    def __init__(
+        self, context: TaskContext, reference_name: str, num_positions: Mapping[RequestId, int]
+    ) -> None:
         assert context.resolved.second is not None
         self.own = context.engine
-        self.reference = open_engine(context.resolved.second, folder=context.recorder.folder)
-        self.named, self.sizes = named, sizes
+        self.reference = create_lazy_engine(context.resolved.second, folder=context.recorder.folder)
+        self.named, self.sizes = reference_name, num_positions
         self.capabilities = self.own.capabilities
         self.reports: list[EngineReport] = []  # of this model and of its reference, once they are loaded
         self._divergences: dict[RequestId, DocumentProgress] = {}
 
     @property
     def stats(self) -> EngineStats:
-        """Totals of this model alone, without the reference."""
+        """Statistics of the job's model alone, without the reference model."""
         return self.own.stats
 
     def load(self) -> EngineReport:
-        """Load both models, this one first, and return this model's report."""
+        """Load the job's model, then the reference model, and return the report of the job's model."""
         own, reference = self.reports = [self.own.load(), self.reference.load()]
         loaded = summarize_load(reference.metrics, reference.facts).get("loaded", "")
         notes = [
@@ -179,15 +194,15 @@ class PairedEngine:
         return replace(own, facts=own.facts | facts, notes=own.notes + notes)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Encode with this model's tokenizer."""
+        """Encode a request with the tokenizer of the job's model."""
         return self.own.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode with this model's tokenizer."""
+        """Decode token ids with the tokenizer of the job's model."""
         return self.own.decode(ids)
 
     def open(self, batch_size: int | None = None) -> PairedSession:
-        """Open a session of both engines."""
+        """Open a session that runs both models."""
         return PairedSession(self, batch_size)
 
     def arithmetic(self) -> ModelArithmetic | None:
@@ -198,27 +213,27 @@ class PairedEngine:
         self.own.close()
 
     def store_progress(self, progress: DocumentProgress) -> None:
-        """Keep the divergence of a document until `divergence` reads it."""
+        """Store a document's divergence until `divergence` reads it, and free its distributions."""
         progress.waiting = ReferenceDistributions(0, 0)  # frees its distributions
         self._divergences[progress.request.id] = progress
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence from the reference over a scored document."""
+        """Return the divergence between model and reference over a scored document."""
         return self._divergences[completion.id].divergence
 
     def pop_reference_logprobs(self, index: int) -> Sequence[float]:
-        """Return the reference's log-probabilities of a document's tokens, and forget the document."""
+        """Return the reference's log-probabilities of a document's tokens, and delete the document's data."""
         return self._divergences.pop(index).reference
 
 
 class PairedSession(Session):
-    """Session that scores each batch of documents with the reference and then with this model."""
+    """Session that scores each batch of documents with the reference model, then with the job's model."""
 
     def __init__(self, engine: PairedEngine, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
         self.engine = engine
         self.own, self.reference = engine.own.open(batch_size), engine.reference.open(batch_size)
-        self.places = max_waiting_distributions(int(engine.own.load().metrics["vocab_size"]))
+        self.places = compute_max_queued_distributions(int(engine.own.load().metrics["vocab_size"]))
         self.courses: deque[DocumentProgress] = deque()
 
     def _admit(self, request: Request) -> DocumentProgress:
@@ -228,9 +243,9 @@ class PairedSession(Session):
         self.courses.extend(arrived)
         ended = [course.request for course in self.courses if course.request.id in cancelled]
         self.courses = deque(course for course in self.courses if course.request.id not in cancelled)
-        events: list[Event] = [*_run_requests(self.own, ended, cancel=True).values()]
+        events: list[Event] = [*_run_requests_to_completion(self.own, ended, cancel=True).values()]
         batch = self._next_batch()
-        reference_completions = _run_requests(
+        reference_completions = _run_requests_to_completion(
             self.reference,
             [
                 replace(course.request, top_logprobs=0, drawn_tokens=0, on_logprobs=course.waiting.store)
@@ -244,7 +259,7 @@ class PairedSession(Session):
         ]
         batch = [course for course in batch if course.request.id not in failed]
         named = self.engine.named
-        completions = _run_requests(
+        completions = _run_requests_to_completion(
             self.own,
             [replace(course.request, on_logprobs=partial(course.compare, named)) for course in batch],
         )
@@ -255,7 +270,7 @@ class PairedSession(Session):
                 events.append(own)
                 continue
             if (own.prompt_sha256, own.answer.token_ids) != (other.prompt_sha256, other.answer.token_ids):
-                raise _different_tokens_error(named, course.request.id)
+                raise _different_tokenization_error(named, course.request.id)
             course.advance(own, other)
             if course.at < course.size:
                 unfinished.append(course)
@@ -271,7 +286,9 @@ class PairedSession(Session):
         self.reference.close()
 
     def _next_batch(self) -> list[DocumentProgress]:
-        """Return the documents whose distributions fit into memory together. Of a longer one, a part."""
+        """Return the next documents whose distributions fit into memory together. A longer document is
+        compared in parts.
+        """
         batch: list[DocumentProgress] = []
         room = self.places
         while self.courses and room > 0 and len(batch) < TEXTS_AT_ONCE:
@@ -285,10 +302,10 @@ class PairedSession(Session):
         return batch
 
 
-def _run_requests(
+def _run_requests_to_completion(
     session: Session, requests: Iterable[Request], cancel: bool = False
 ) -> dict[RequestId, Completion]:
-    """Run requests as the only ones of a session, and return their completions."""
+    """Run requests in an otherwise empty session, and return their completions by request id."""
     for request in requests:
         session.submit(request)
         if cancel:
@@ -305,7 +322,8 @@ def _run_requests(
 def count_continuation_tokens(
     requests: Sequence[Request], documents: Sequence[str], context: TaskContext, reference_name: str
 ) -> dict[RequestId, int]:
-    """Return the number of tokens of each continuation; estimated for one that begins a document.
+    """Return the number of tokens of each continuation. For one that begins a document, it is an
+    estimate.
 
     Raises ConfigError if the two models would read different tokens. Only their tokenizers are
     loaded.
@@ -314,7 +332,7 @@ def count_continuation_tokens(
     continuations = [request.continuation or "" for request in requests]
     everything: list[Prompt] = [*(request.prompt for request in requests), *continuations, *documents]
     encoded, reference_encoded = (
-        model_kind(resolved.config.model).encode_prompts(resolved, everything)
+        get_model_kind(resolved.config.model).encode_prompts(resolved, everything)
         for resolved in (context.resolved, context.resolved.second)
     )
     differing = next(
@@ -327,14 +345,14 @@ def count_continuation_tokens(
     )
     if differing is not None:
         is_text = differing >= 2 * len(requests)
-        raise _different_tokens_error(
+        raise _different_tokenization_error(
             reference_name, differing - 2 * len(requests) if is_text else differing % len(requests)
         )
     counts = (len(ids) for _, ids in encoded[len(requests) : 2 * len(requests)])
     return {request.id: count for request, count in zip(requests, counts, strict=True)}
 
 
-def _different_tokens_error(reference_name: str, index: RequestId) -> ConfigError:
+def _different_tokenization_error(reference_name: str, index: RequestId) -> ConfigError:
     return ConfigError(
         (
             f"the reference tokenizes document {index} differently or has another prompt, so the "

@@ -1,4 +1,4 @@
-"""Sums of log-probability and divergence by position in the window. Not a task."""
+"""Sums log-probabilities and divergences by position in the context. Not a task."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ LEAST = 512  # tokens of the longest window: of shorter ones nothing is kept by 
 
 
 def sum_by_position(
-    num_before: int, logprobs: Sequence[float], divergences: Sequence[float] = ()
+    num_context_tokens: int, logprobs: Sequence[float], divergences: Sequence[float] = ()
 ) -> list[list[float]]:
-    """Return sums per position bin: bin, tokens, nats, and KL if known. `num_before` tokens precede
-    the window.
+    """Return sums per bin of positions: bin, tokens, log-probability in nats, and KL divergence if
+    given.
 
     Bin b holds the tokens with 2**b to 2**(b + 1) - 1 tokens before them.
     """
     sums: list[list[float]] = []
     begin = 0
     while begin < len(logprobs):
-        number = (num_before + begin).bit_length() - 1
-        end = min(len(logprobs), 2 ** (number + 1) - num_before)
+        number = (num_context_tokens + begin).bit_length() - 1
+        end = min(len(logprobs), 2 ** (number + 1) - num_context_tokens)
         of_bin = [number, end - begin, math.fsum(logprobs[begin:end])]
         sums.append([*of_bin, math.fsum(divergences[begin:end])] if divergences else of_bin)
         begin = end

@@ -1,22 +1,22 @@
-"""Prompts that precede scored texts, in the form that the model sees. Not a task."""
+"""Builds the prompts before scored texts, in the form that the model sees. Not a task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runner.datasets.question_prompts import build_prompt, format_continuation
+from runner.datasets.question_prompts import build_question_prompt, format_continuation
 from runner.datasets.scored_texts import ScoredItem, TextContext
-from runner.render.notes import note_text
-from runner.tasks import Item, ResolvedJob, add_prompt_facts, model_kind, render_prompts
+from runner.render.notes import format_note
+from runner.tasks import Item, ResolvedJob, add_prompt_facts, get_model_kind, render_prompts
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.notes import note
 from runner_engine import Engine, EngineReport, Prompt, Request
-from runner_engine.sessions import check_scorable
+from runner_engine.sessions import check_scorable_prompt
 
 
 def render_first_prompts(task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob) -> str:
-    """Return the first task.show_prompt prompts in the form that the model sees, each with its
+    """Return the first task.show_prompt prompts in the form that the model sees, each with the scored
     continuation.
     """
     lines = []
@@ -26,25 +26,29 @@ def render_first_prompts(task: LikelihoodConfig, items: Sequence[ScoredItem], re
             form = note(
                 "text_without_prompt", number=number, window=task.window, last=last, contexts=task.contexts
             )
-            lines.append(note_text(form))
+            lines.append(format_note(form))
             continue
         prompt = build_item_prompt(task, given)
-        scored = " | ".join(build_continuation(prompt, given, text) for text in given.texts)
+        scored = " | ".join(format_scored_text(prompt, given, text) for text in given.texts)
         lines += [render_prompts(resolved, [Request(number, prompt)]), f"scored after it: {scored}"]
     return "\n".join(lines)
 
 
-def check_not_thinking(task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob) -> None:
-    """Reject questions after which a continuation would be scored as thinking, before the load."""
+def reject_thinking_prompts(
+    task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob
+) -> None:
+    """Raise ConfigError, before the model is loaded, if continuations of questions would be scored as
+    thinking.
+    """
     asked = next((given for given in items if given.form is TextContext.asked), None)
     if asked is not None and not isinstance(prompt := build_item_prompt(task, asked), str):
-        check_scorable(prompt, model_kind(resolved.config.model).render_prompt(resolved, prompt))
+        check_scorable_prompt(prompt, get_model_kind(resolved.config.model).render_prompt(resolved, prompt))
 
 
-def add_facts(
+def add_question_prompt_facts(
     task: LikelihoodConfig, items: Sequence[ScoredItem], engine: Engine, report: EngineReport
 ) -> None:
-    """Add facts about the prompts of questions, if there are any, to the engine report."""
+    """Add facts about the questions' prompts to the engine report, if there are questions."""
     asked = next((given for given in items if given.form is TextContext.asked), None)
     if asked is not None:
         form, first = (
@@ -55,16 +59,16 @@ def add_facts(
 
 
 def build_item_prompt(task: LikelihoodConfig, item: ScoredItem) -> Prompt:
-    """Return the prompt before the scored texts: a question in the task's style, or the item's own
+    """Return the prompt before a scored text: a question in the task's prompt style, or the item's own
     prompt.
     """
     return (
-        build_prompt(task, Item(item.question, "", ""), [])
+        build_question_prompt(task, Item(item.question, "", ""), [])
         if item.form is TextContext.asked
         else item.question
     )
 
 
-def build_continuation(prompt: Prompt, item: ScoredItem, text: str) -> str:
-    """Return a scored text in the form in which it follows its prompt."""
+def format_scored_text(prompt: Prompt, item: ScoredItem, text: str) -> str:
+    """Return a scored text in the form in which it follows the prompt."""
     return format_continuation(prompt, text) if item.form is TextContext.asked else text

@@ -1,4 +1,4 @@
-"""The finished reference job of task=likelihood, and the top-k tokens that it stored.
+"""Reads the finished reference job of task=likelihood and the top-k tokens that it has stored.
 
 Not a task. A job that is its own reference is compared with nothing.
 """
@@ -20,8 +20,11 @@ KEY = "task.reference"
 TOP_K_HASH = "keep_top_k"  # its name among the hashes
 
 
-def find_reference(config: RunnerConfig, version: int, hashes: dict[str, str], is_exact: bool) -> Job | None:
-    """Return the reference job, finished or not. None without one, or if it is the job itself.
+def find_reference_job(
+    config: RunnerConfig, version: int, hashes: dict[str, str], is_exact: bool
+) -> Job | None:
+    """Return the reference job, finished or not. None without a reference, or if the job is its own
+    reference.
 
     `hashes` are the job's own. A reference keeps as many tokens as the job itself, or 64; so does
     the job itself where it is the reference. A reference in memory need not keep any.
@@ -35,7 +38,7 @@ def find_reference(config: RunnerConfig, version: int, hashes: dict[str, str], i
 
 @dataclass
 class ReferenceJob:
-    """A finished reference job: its samples, and the most probable tokens that it stored."""
+    """A finished reference job with its samples and the most probable tokens that it has stored."""
 
     named_as: str  # how the user has named it
     job: Job
@@ -43,30 +46,30 @@ class ReferenceJob:
     kept: dict[int, TopK]
 
     @classmethod
-    def load(cls, job: Job, named_as: str) -> ReferenceJob:
-        """Wait for the reference job if it is running, and read it. ConfigError says which command runs
+    def load(cls, job: Job, reference_name: str) -> ReferenceJob:
+        """Wait until a running reference job ends, then read it. A ConfigError names the command that runs
         it.
         """
         if named_job.wait_for_record(job) is None:
-            if named_as == job.job_id:
+            if reference_name == job.job_id:
                 usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"such jobs are {join_first_names(usable, 6)}" if usable else "there is none yet"
                 raise ConfigError(f"no completed job in {job.folder.parent}. Run the reference with "
                                   f"task.keep_top_k={KEPT}: {known}",
-                                  key=KEY, value=named_as, code="not_found")  # fmt: skip
-            raise named_job.not_finished_error(KEY, named_as, job, f" task.keep_top_k={KEPT}")
+                                  key=KEY, value=reference_name, code="not_found")  # fmt: skip
+            raise named_job.not_finished_error(KEY, reference_name, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
             raise ConfigError(
                 f"{job.job_id} has no file {TOP_K}. Run that job with task.keep_top_k={KEPT}",
                 key=KEY,
-                value=named_as,
+                value=reference_name,
                 code="missing",
             )
-        return cls(named_as, job, read_samples(job.samples_path), read_top_k(path))
+        return cls(reference_name, job, read_samples(job.samples_path), read_top_k(path))
 
     def with_stored_tokens(self, request: Request, question: str | None, gold: str | None) -> Request:
-        """Return a request that also scores the tokens that the reference has stored for this text."""
+        """Return the request, extended to also score the tokens that the reference has stored for this text."""
         index = int(request.id)
         sample, kept = self.samples.get(index), self.kept.get(index)
         if (
@@ -93,7 +96,9 @@ class ReferenceJob:
         )
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence from the reference over one text. Raises ConfigError if the tokens differ."""
+        """Return the divergence from the reference over one text. Raises ConfigError if the text's tokens
+        differ.
+        """
         index = int(completion.id)
         sample, kept = self.samples[index], self.kept[index]
         if (sample.prompt_sha256, sample.answer.token_ids) != (
@@ -123,5 +128,7 @@ class ReferenceJob:
         return replace(found, firsts=firsts)
 
     def pop_reference_logprobs(self, index: int) -> Sequence[float]:
-        """Return the reference's log-probabilities of a text's tokens. Empty if it did not store them."""
+        """Return the reference's log-probabilities of a text's tokens, and delete them. Empty if none are
+        stored.
+        """
         return self.kept[index].scored

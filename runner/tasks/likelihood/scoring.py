@@ -1,5 +1,5 @@
-"""Converts completions to likelihood samples, and checks which samples on disk belong to a job.
-Not a task.
+"""Converts completions to likelihood samples, and checks which stored samples belong to a job. Not a
+task.
 """
 
 from __future__ import annotations
@@ -23,41 +23,53 @@ from runner_engine import Completion, EngineReport
 
 
 class Reference(Protocol):
-    """The reference model of a job: its stored tokens, or an engine in memory."""
+    """Protocol of a job's reference model: tokens stored by a finished job, or a second engine in
+    memory.
+    """
 
     def divergence(self, completion: Completion) -> Divergence:
         """Return the divergence from the reference over one text."""
 
     def pop_reference_logprobs(self, index: int) -> Sequence[float]:
-        """Return the reference's log-probabilities of the text's tokens. Empty if unknown."""
+        """Return the reference's log-probabilities of a text's tokens. Empty if they are unknown."""
 
 
 class LikelihoodJudge(NoJudge):
-    """Converts completions to samples, and checks which samples on disk belong to this job."""
+    """Judge that converts completions to likelihood samples, and checks which stored samples belong to
+    this job.
+    """
 
     def __init__(
         self,
-        pieces: dict[int, Continuation],
+        continuations: dict[int, Continuation],
         task: LikelihoodConfig,
         reference: Reference | None,
-        kept: TopKFile | None,
-        apart: DivergenceFile | None,
+        top_k_file: TopKFile | None,
+        divergence_file: DivergenceFile | None,
     ) -> None:
-        self.pieces, self.task, self.reference, self.kept, self.apart = (pieces, task, reference, kept, apart)
+        self.pieces, self.task, self.reference, self.kept, self.apart = (
+            continuations,
+            task,
+            reference,
+            top_k_file,
+            divergence_file,
+        )
         windows_of_texts = [
-            piece for piece in pieces.values() if piece.question is None and piece.context is None
+            piece for piece in continuations.values() if piece.question is None and piece.context is None
         ]
         self.sums_by_position = max((piece.num_tokens for piece in windows_of_texts), default=0) > LEAST
 
     def check_report(self, report: EngineReport) -> None:
-        """Reject windows that exceed the context length of the loaded model."""
+        """Raise ConfigError for windows longer than the context length that the loaded model reports."""
         longest = max(
             (piece.num_tokens for piece in self.pieces.values() if piece.question is None), default=0
         )
         check_window_fits(self.task, longest, report.metrics.get("max_positions", math.inf))
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
-        """Return the sample of a continuation. The tokens of a reference are written to disk first."""
+        """Return the likelihood sample of a continuation, after the tokens for a reference have been written
+        to disk.
+        """
         (completion,) = completions
         piece = self.pieces[sample.index]
         sample = replace(
@@ -105,7 +117,7 @@ class LikelihoodJudge(NoJudge):
         return replace(sample, likelihood=scored)
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a sample on disk does not belong to this job, or None if it does."""
+        """Return why a stored sample does not belong to this job. None if the sample is valid."""
         piece, scored = self.pieces[sample.index], sample.likelihood
         if (sample.question, sample.gold) != (piece.question, piece.gold):
             return note("other_text", index=sample.index)

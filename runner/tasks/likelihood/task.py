@@ -1,4 +1,4 @@
-"""task=likelihood: score given texts instead of generating, and measure the divergence from a
+"""task=likelihood: scores given texts instead of generating, and measures the divergence from a
 reference.
 
 Scores gold answers after their questions, windows of documents, and multiple choice. Each
@@ -17,7 +17,7 @@ from runner.datasets.scored_texts import (
     ScoredItem,
     TextContext,
     hash_categories,
-    hash_items,
+    hash_scored_items,
     load_scored_items,
 )
 from runner.records.divergences import DivergenceFile, read_divergences
@@ -35,18 +35,18 @@ from runner.tasks import (
     collect_answers,
     context_length,
     describe_dataset,
-    model_kind,
+    get_model_kind,
     typed_task_config,
 )
 from runner.tasks.likelihood import comparison_methods, contexts, prompts
 from runner.tasks.likelihood.continuations import Continuation, split_into_windows
 from runner.tasks.likelihood.keys import DRAWN, LikelihoodConfig
-from runner.tasks.likelihood.lengths import check_before_load
+from runner.tasks.likelihood.lengths import check_windows_before_load
 from runner.tasks.likelihood.paired_engine import PairedEngine, count_continuation_tokens
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.scoring import LikelihoodJudge, Reference
-from runner.tasks.likelihood.token_divergences import add_token_metrics, write_worst_tokens
-from runner.tasks.named_job import describe_state, parse_named_overrides
+from runner.tasks.likelihood.token_divergences import add_token_divergence_metrics, write_worst_tokens
+from runner.tasks.named_job import describe_job_state, parse_named_overrides
 from runner_base import Result, Sample
 from runner_base.named_jobs import JobReference
 from runner_base.notes import Note, note
@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class LikelihoodInputs(TaskInputs):
-    """The texts of the job, and its reference job."""
+    """Inputs of task=likelihood: the texts to score, and the reference job."""
 
     task: LikelihoodConfig
     given: list[ScoredItem]
@@ -75,14 +75,14 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
     """Read and hash the texts, and find the reference job."""
     task = typed_task_config(config, LikelihoodConfig)
     given = load_scored_items(task)
-    contexts.check_are_documents(task, given)
+    contexts.require_documents(task, given)
     task.text_bytes = [
         len(given_text.texts[0].encode()) for given_text in given if given_text.form is TextContext.text
     ]
     needed = {Capability.logprobs} | (
         {Capability.token_ids} if any(given_text.form is TextContext.text for given_text in given) else set()
     )
-    capabilities = model_kind(config.model).capabilities(config)
+    capabilities = get_model_kind(config.model).capabilities(config)
     require_capabilities(capabilities, "task=likelihood", needed)
     if task.keep_top_k or task.reference is not None:
         what = (
@@ -90,12 +90,12 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
             if task.reference is None
             else f"task.reference={task.reference}"
         )
-        comparison_methods.check_token_scores(capabilities, what)
+        comparison_methods.require_token_scores(capabilities, what)
     # With task.only, the data are the rows that it names.
-    hashes = {"data": hash_items(given)} | hash_clusters([given_text.cluster for given_text in given])
+    hashes = {"data": hash_scored_items(given)} | hash_clusters([given_text.cluster for given_text in given])
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
-    way = comparison_methods.choose_method(config, VERSION, hashes, hash_categories(given))
+    way = comparison_methods.choose_comparison_method(config, VERSION, hashes, hash_categories(given))
     if way.keep_top_k:
         comparison_methods.check_can_be_reference(config, f"task.keep_top_k={way.keep_top_k}")
     after = way.reference.job_id if way.reference is not None else ""
@@ -116,18 +116,18 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
 
 
 def check_lengths(inputs: LikelihoodInputs, resolved: ResolvedJob) -> list[Note]:
-    """Reject windows that exceed the context length, from the checkpoint's files alone."""
-    return check_before_load(inputs.task, windowed_documents(inputs), resolved)
+    """Raise ConfigError for windows longer than the context length, which the checkpoint's files state."""
+    return check_windows_before_load(inputs.task, list_windowed_documents(inputs), resolved)
 
 
 def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
-    """Score what is not on disk yet, and compute the metrics."""
+    """Score all texts that have no stored sample, and compute the metrics."""
     task, named = inputs.task, inputs.task.reference or ""
     if task.show_prompt:
         log.info("%s", prompts.render_first_prompts(task, inputs.given, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.load(inputs.reference, named)
     pieces = [
-        replace(piece, request=_request_top_k(piece.request, task.keep_top_k))
+        replace(piece, request=_with_top_k_to_store(piece.request, task.keep_top_k))
         for piece in split_into_continuations(inputs, context)
     ]
     compared_with: Reference | None = reference
@@ -139,11 +139,11 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         ]
     elif inputs.second is not None:
         counts = count_continuation_tokens(
-            [piece.request for piece in pieces], windowed_documents(inputs), context, named
+            [piece.request for piece in pieces], list_windowed_documents(inputs), context, named
         )
         compared_with = pair = both = PairedEngine(context, named, counts)
         context = replace(context, engine=both)
-    prompts.check_not_thinking(task, inputs.given, context.resolved)
+    prompts.reject_thinking_prompts(task, inputs.given, context.resolved)
     context_length.print_notes_early(
         context_length.scaling_notes_for_documents(context.resolved, inputs.given, task.max_piece_tokens)
     )
@@ -163,7 +163,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         if found is not None:
             by_index = {piece.sample_index: piece.request for piece in pieces}
             # all may be on disk, and nothing loaded
-            decode = model_kind(context.config.model).create_decoder(context.resolved)
+            decode = get_model_kind(context.config.model).create_decoder(context.resolved)
             write_worst_tokens(
                 folder, [sample for sample in done.samples if not sample.failed], found, by_index, decode
             )
@@ -176,7 +176,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     whole = [part for part in parts if part.unit not in failed]
     families = {pieces[sample.index].unit: sample.cluster for sample in done.samples}
     errors = {"errors": float(sum(sample.failed for sample in done.samples))}
-    facts = done.facts | ({"samples": WINDOWS} if is_single_document(inputs) else {})
+    facts = done.facts | ({"samples": WINDOWS} if is_single_windowed_document(inputs) else {})
     if reference is not None:
         facts["reference"] = JobReference(reference.named_as, reference.job.job_id).to_fact()
     # nothing is decoded
@@ -189,7 +189,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         series=found_of_texts.series,
     )
     if found is not None:
-        done.note_values += add_token_metrics(result, done.samples, found)
+        done.note_values += add_token_divergence_metrics(result, done.samples, found)
     result.problems = done.problems
     done.note_values += [
         *([] if inputs.why_kept is None else [inputs.why_kept]),
@@ -208,13 +208,13 @@ def deliver(inputs: LikelihoodInputs, resolved: ResolvedJob, job: Job, result: R
 
 
 def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
-    """Return notes on the reference and the RoPE scaling for a plan, with prompts if requested."""
+    """Return a plan's notes on reference and RoPE scaling, and the first prompts if requested."""
     lines = context_length.scaling_notes_for_documents(resolved, inputs.given, inputs.task.max_piece_tokens)
     if inputs.second is not None:
         lines.append(note("reference_beside", named_as=inputs.task.reference))
     elif (job := inputs.reference) is not None:
         lines.append(
-            note("reference", named_as=inputs.task.reference, job=job.job_id, state=describe_state(job))
+            note("reference", named_as=inputs.task.reference, job=job.job_id, state=describe_job_state(job))
         )
         lines += [] if inputs.why_kept is None else [inputs.why_kept]
     shown = prompts.render_first_prompts(inputs.task, inputs.given, resolved)
@@ -230,7 +230,7 @@ def result_notes(inputs: LikelihoodInputs) -> list[Note]:
     window, step = inputs.task.window_tokens, inputs.task.step
     return [
         note("windows", window=window, step=step),
-        *([note("one_text", "warning")] if is_single_document(inputs) else []),
+        *([note("one_text", "warning")] if is_single_windowed_document(inputs) else []),
     ]
 
 
@@ -238,9 +238,9 @@ def result_notes(inputs: LikelihoodInputs) -> list[Note]:
 
 
 def split_into_continuations(inputs: LikelihoodInputs, context: TaskContext) -> list[Continuation]:
-    """Return every continuation of the job in order: answers, choices, and windows of documents."""
-    texts = ["", *windowed_documents(inputs)]  # the empty one gives the special tokens
-    kind = model_kind(context.config.model)
+    """Return all continuations of the job in order: answers, choices, and windows of documents."""
+    texts = ["", *list_windowed_documents(inputs)]  # the empty one gives the special tokens
+    kind = get_model_kind(context.config.model)
     encoded = iter([ids for _, ids in kind.encode_prompts(context.resolved, texts)] if texts[1:] else [[]])
     special = next(encoded)
     pieces: list[Continuation] = []
@@ -250,49 +250,55 @@ def split_into_continuations(inputs: LikelihoodInputs, context: TaskContext) -> 
             if inputs.task.contexts:
                 cut_text = contexts.split_by_context(inputs.task, *of_text)
             else:
-                cut_text = split_into_windows(inputs.task, *of_text, is_single_document(inputs))
+                cut_text = split_into_windows(inputs.task, *of_text, is_single_windowed_document(inputs))
             pieces += [replace(piece, cluster=given.cluster, category=given.category) for piece in cut_text]
             continue
         prompt = prompts.build_item_prompt(inputs.task, given)
         for number, text in enumerate(given.texts):
-            continuation = prompts.build_continuation(prompt, given, text)
+            continuation = prompts.format_scored_text(prompt, given, text)
             request = Request(len(pieces), prompt, continuation=continuation)
             size, is_other = len(continuation.encode()), number != given.gold
             kinds = given.cluster, given.category
             pieces.append(
                 Continuation(request, unit, size, len(text), given.question, text, is_other, *kinds)
             )
-    contexts.check_not_empty(inputs.task, pieces)
+    contexts.require_continuations(inputs.task, pieces)
     return pieces
 
 
-def _request_top_k(request: Request, keep_top_k: int) -> Request:
-    """Return the request with the tokens to store: the most probable ones, and some drawn at random."""
+def _with_top_k_to_store(request: Request, keep_top_k: int) -> Request:
+    """Return the request, extended to report the tokens to store: the most probable ones and randomly
+    drawn ones.
+    """
     return replace(request, top_logprobs=keep_top_k, drawn_tokens=DRAWN) if keep_top_k else request
 
 
-def is_single_document(inputs: LikelihoodInputs) -> bool:
-    """Return whether the windows of a single document are the samples of the statistics."""
+def is_single_windowed_document(inputs: LikelihoodInputs) -> bool:
+    """Return whether the only document is split into windows, which then are the statistical samples."""
     return len(inputs.given) == 1 and inputs.given[0].form is TextContext.text and not inputs.task.contexts
 
 
-def windowed_documents(inputs: LikelihoodInputs) -> list[str]:
-    """Return the documents that are cut into windows."""
+def list_windowed_documents(inputs: LikelihoodInputs) -> list[str]:
+    """Return the documents that are split into windows."""
     return [given.texts[0] for given in inputs.given if given.form is TextContext.text]
 
 
 class LikelihoodProgress(Policy):
-    """Checks windows and prompts after the load, and shows the log-likelihood so far."""
+    """Policy that checks windows and prompts after the load, and shows the log-likelihood so far."""
 
-    def __init__(self, inputs: LikelihoodInputs, scoring: LikelihoodJudge, pair: PairedEngine | None) -> None:
-        self.inputs, self.scoring, self.pair = inputs, scoring, pair
+    def __init__(
+        self, inputs: LikelihoodInputs, judge: LikelihoodJudge, paired_engine: PairedEngine | None
+    ) -> None:
+        self.inputs, self.scoring, self.pair = inputs, judge, paired_engine
         self._nats, self._tokens = 0.0, 0
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Reject windows that exceed the context length, and add facts about the prompts to the report."""
+        """Raise ConfigError for windows longer than the context length, and add facts about the prompts to
+        the report.
+        """
         for loaded in [report] if self.pair is None else self.pair.reports:
             self.scoring.check_report(loaded)
-        prompts.add_facts(self.inputs.task, self.inputs.given, engine, report)
+        prompts.add_question_prompt_facts(self.inputs.task, self.inputs.given, engine, report)
 
     def on_answer(self, sample: Sample) -> None:
         if sample.likelihood is not None and not sample.likelihood.is_other:

@@ -1,4 +1,6 @@
-"""Token-level results: percentiles of the divergence, and the worst tokens in context. Not a task."""
+"""Divergence per token: percentiles as metrics, and the tokens with the largest divergence in
+context. Not a task.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from runner.records.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
-from runner_base import Result, Sample, write_error
+from runner_base import Result, Sample, convert_write_error
 from runner_base.notes import Note, note
 from runner_compare.statistics import TextTokens, token_divergence_metrics
 from runner_engine import Request
@@ -35,10 +37,12 @@ class WorstToken:
     reference_first: str
 
 
-def add_token_metrics(
+def add_token_divergence_metrics(
     result: Result, samples: Sequence[Sample], divergences: Mapping[int, TokenDivergences]
 ) -> list[Note]:
-    """Add token-level metrics to a job's result. A note explains missing metrics."""
+    """Add percentiles of the divergence per token to a job's result. A returned note explains missing
+    metrics.
+    """
     texts = collect_text_tokens([sample for sample in samples if not sample.failed], divergences)
     if texts is None:
         return [note("no_percentiles", "warning", file=DIVERGENCES)]
@@ -50,7 +54,9 @@ def add_token_metrics(
 def collect_text_tokens(
     samples: Sequence[Sample], divergences: Mapping[int, TokenDivergences]
 ) -> list[TextTokens] | None:
-    """Return the tokens of each text or cluster, without wrong choices. None if some were not stored."""
+    """Return the divergences per token of each text or cluster, without wrong choices. None if some are
+    not stored.
+    """
     scored = [
         sample for sample in samples if sample.likelihood is not None and not sample.likelihood.is_other
     ]
@@ -85,21 +91,21 @@ def collect_text_tokens(
 def write_worst_tokens(
     folder: Path,
     samples: Sequence[Sample],
-    by_sample: Mapping[int, TokenDivergences],
+    divergences_by_sample: Mapping[int, TokenDivergences],
     requests: Mapping[int, Request],
     decode: Callable[[Sequence[int]], str],
 ) -> None:
-    """Write the tokens with the largest divergence, each with its context, to the folder."""
+    """Write a file with the tokens of the largest divergence, each with the text around it."""
     by_index = {sample.index: sample for sample in samples}
     places = (
         (nats, index, at)
-        for index, divergences in by_sample.items()
+        for index, divergences in divergences_by_sample.items()
         if index in by_index
         for at, nats in enumerate(divergences.least)
     )
     worst = sorted(places, key=lambda found_at: (-found_at[0], found_at[1:]))[:WORST]
     lines = [
-        describe_token(by_index[index], by_sample[index], at, requests[index], decode)
+        describe_divergent_token(by_index[index], divergences_by_sample[index], at, requests[index], decode)
         for nats, index, at in worst
         if nats > 0
     ]
@@ -109,17 +115,17 @@ def write_worst_tokens(
             "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
         )
     except OSError as error:
-        raise write_error(path, error) from error
+        raise convert_write_error(path, error) from error
 
 
-def describe_token(
+def describe_divergent_token(
     sample: Sample,
     divergences: TokenDivergences,
     position: int,
     request: Request,
     decode: Callable[[Sequence[int]], str],
 ) -> WorstToken:
-    """Return a token of a sample with the text around it."""
+    """Return a token of a sample with its divergence and the text around it."""
     ids = sample.answer.token_ids
     earlier, prompt = ids[max(0, position - BEFORE) : position], request.prompt
     if request.continuation is not None and not isinstance(request.continuation, str):  # a window of a text

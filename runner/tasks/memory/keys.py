@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from runner.config.measures import FROM_THE_SECOND, MAX_REPEATS, check_batch_size
+from runner.config.measures import FROM_THE_SECOND, MAX_REPEATS, reject_huge_batches
 from runner.config.task import TaskConfig, WorkAmount
 from runner_base import NotInIdentity, at_least, check_value, config_field, in_range
 from runner_engine import GenerationConfig, Workload
@@ -13,8 +13,8 @@ from runner_engine import GenerationConfig, Workload
 
 @dataclass
 class MemoryConfig(TaskConfig):
-    """Config for memory of import, load, prefill and decode in a fresh process, predicted and
-    measured.
+    """Config of task=memory: predicted and measured memory of import, load, prefill and decode in a
+    fresh process.
     """
 
     module: ClassVar[str] = "runner.tasks.memory.task"
@@ -52,12 +52,12 @@ class MemoryConfig(TaskConfig):
             "context_lengths" if self.context_lengths else "prompt_tokens",
         )
         settings = " with ".join(f"task.{key}={getattr(self, key)}" for key in keys)
-        check_batch_size(settings, max(rows * prompt for rows, prompt, _ in self.measured_points))
+        reject_huge_batches(settings, max(rows * prompt for rows, prompt, _ in self.measured_points))
 
     @property
     def measured_points(self) -> list[Workload]:
-        """The measured points, smallest first: batch × context, or the single point that the other keys
-        define.
+        """The batch sizes and context lengths to measure, smallest first, or a single point from the other
+        keys.
         """
         prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
         points = [
@@ -68,7 +68,7 @@ class MemoryConfig(TaskConfig):
         return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest point. If larger points fail, the result has a note."""
+        """Return the smallest measured point. Larger points may fail, which the result notes."""
         return self.measured_points[0]
 
     @property
@@ -79,7 +79,7 @@ class MemoryConfig(TaskConfig):
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return one batch of each point for each repeat."""
+        """Return the work amount of one batch per measured point and repeat."""
         return [
             WorkAmount(rows, prompt, new, rows * self.repeats, True)
             for rows, prompt, new in self.measured_points

@@ -1,5 +1,5 @@
-"""Metrics from the stages of the memory task: attribution, medians over repeats, predictions, KV
-slope.
+"""Metrics of task=memory: memory by cause, medians over repeats, predictions, and growth of the KV
+cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Figures = dict[str, float]
 
 @dataclass
 class MemoryRepeat:
-    """Results of one repeat: each stage, each point, and the points that failed."""
+    """Measurements of one repeat: every stage, every measured point, and the points that failed."""
 
     start: dict[str, Figures] = field(default_factory=dict)
     stages: dict[tuple[int, str], Figures] = field(default_factory=dict)
@@ -40,7 +40,9 @@ class MemoryRepeat:
         return point in self.speeds or point in self.failed
 
     def add_event(self, event: dict[str, Any]) -> None:
-        """Add a stage, a point or the engine's report. Of two starts, the first one counts."""
+        """Add an event of the measuring process: a stage, a point or the engine report. The first start's
+        values count.
+        """
         if "stage" in event:
             self.peak_since_start |= event["peak_since_start"]
             if event["point"] is None:
@@ -58,23 +60,23 @@ class MemoryRepeat:
 
     @property
     def is_on_gpu(self) -> bool:
-        """Whether the measurements come from a GPU's allocator."""
+        """Whether the memory was measured by a GPU's allocator."""
         return any("cuda_peak_mib" in figures for figures in self.stages.values())
 
-    def peak_over_import_mib(self, figures: Figures) -> float:
-        """Return a stage's peak above the memory after the imports, in MiB; on a GPU, the allocator's
+    def peak_over_import_mib(self, stage_metrics: Figures) -> float:
+        """Return a stage's peak in MiB above the memory after the imports. On a GPU, return the allocator's
         peak.
 
         While a checkpoint is read, its pages do not count, because the system can drop them at any
         time.
         """
         if self.is_on_gpu:
-            return figures.get("cuda_peak_mib", 0.0)
-        kind = "anon" if "peak_anon_mib" in figures else "rss"
-        return figures[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
+            return stage_metrics.get("cuda_peak_mib", 0.0)
+        kind = "anon" if "peak_anon_mib" in stage_metrics else "rss"
+        return stage_metrics[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
 
     def attribute_peak(self, stage: str, point: int | None = None) -> Figures:
-        """Split a stage's peak into resident weights, KV cache, activations and the rest, in MiB."""
+        """Split a stage's peak memory into weights, KV cache, activations and the rest, in MiB."""
         figures = self.start[stage] if point is None else self.stages[point, stage]
         peak_mib = self.peak_over_import_mib(figures)
         is_anonymous = "peak_anon_mib" in figures
@@ -92,18 +94,20 @@ class MemoryRepeat:
         return dict(zip(PARTS, values, strict=True))
 
     def largest_point(self) -> int:
-        """Return the largest completely measured point."""
+        """Return the number of the largest point whose stages are all measured."""
         return max(self.speeds)
 
     def kv_mib_per_1000_tokens(self) -> float | None:
-        """Return the slope of the KV cache in MiB per 1,000 tokens. None with fewer than two lengths."""
+        """Return the growth of the KV cache in MiB per 1,000 tokens. None with fewer than two sequence
+        lengths.
+        """
         points = [(tokens / 1000, mib) for mib, tokens in self.kv.values()]
         if len({tokens for tokens, _ in points}) < 2:
             return None
         return linear_regression(*zip(*points, strict=True)).slope
 
     def metrics(self) -> dict[str, float]:
-        """Return the repeat's metrics: engine report, stages, and the largest point."""
+        """Return this repeat's metrics: engine report, all stages, and the largest measured point."""
         start, at = self.start["import"], self.largest_point()
         stages = {"load": self.start["load"]} | {stage: self.stages[at, stage] for stage in IN_POINTS}
         every = [*self.start.values(), *self.stages.values()]
@@ -138,9 +142,9 @@ class MemoryRepeat:
 
 
 def summarize_repeats(
-    repeats: list[MemoryRepeat], points: list[Workload], predicted: list[Footprint | None]
+    repeats: list[MemoryRepeat], measured_points: list[Workload], predicted_footprints: list[Footprint | None]
 ) -> tuple[Result, dict[str, Any]]:
-    """Combine repeats into medians, spreads and predictions. Returns the result and the data for
+    """Return medians, spreads and predictions over all repeats as a job's result, and the data for its
     pictures.
     """
     measured = [run.metrics() for run in repeats]
@@ -151,22 +155,22 @@ def summarize_repeats(
             metrics[f"{key}_min"] = min(values[key] for values in measured)
             metrics[f"{key}_max"] = max(values[key] for values in measured)
     metrics["repeats"] = len(repeats)
-    metrics["points"] = len(points)
+    metrics["points"] = len(measured_points)
     failed = {number: why for run in reversed(repeats) for number, why in run.failed.items()}
     metrics["points_not_measured"] = len(failed)
     report = repeats[0].report
     # text: they come from the probe's process
     notes: list[Note | str] = [*dict.fromkeys(text for run in repeats for text in run.report["notes"])]
     at = max(run.largest_point() for run in repeats)
-    prediction = predicted[at]
+    prediction = predicted_footprints[at]
     if prediction is None:
         notes.append(note("no_prediction"))
     else:
-        metrics |= _prediction_metrics(metrics, prediction, points[at])
-    rows = _stage_rows(repeats, points, predicted, failed)
+        metrics |= _prediction_metrics(metrics, prediction, measured_points[at])
+    rows = _stage_table_rows(repeats, measured_points, predicted_footprints, failed)
     notes += _memory_notes(repeats, metrics, failed)
     drawn: dict[str, Any] = {"rows": rows, "kv": [], "bytes_per_token": None}
-    for number, (batch, prompt, new) in enumerate(points):
+    for number, (batch, prompt, new) in enumerate(measured_points):
         kv = [run.kv[number] for run in repeats if number in run.kv]
         if kv:
             values = [mib for mib, _ in kv]
@@ -174,13 +178,13 @@ def summarize_repeats(
                                 "low": min(values), "high": max(values)})  # fmt: skip
     if prediction is not None:
         drawn["bytes_per_token"] = prediction.decode_kv_bytes / (
-            points[at][0] * (points[at][1] + points[at][2])
+            measured_points[at][0] * (measured_points[at][1] + measured_points[at][2])
         )
     return Result(metrics, rows, dict(report["facts"]), render_notes(notes)), drawn
 
 
 def _prediction_metrics(metrics: dict[str, float], predicted: Footprint, point: Workload) -> dict[str, float]:
-    """Return the predictions for the largest point, and their relative errors."""
+    """Return the predicted memory at the largest point, and the relative errors of the predictions."""
     rows, prompt_tokens, new_tokens = point
     values = {
         "predicted_weight_mib": predicted.weight_mib,
@@ -219,37 +223,42 @@ def _memory_notes(
     return notes
 
 
-def _stage_rows(
+def _stage_table_rows(
     repeats: list[MemoryRepeat],
-    points: list[Workload],
-    predicted: list[Footprint | None],
-    failed: dict[int, str],
+    measured_points: list[Workload],
+    predicted_footprints: list[Footprint | None],
+    failure_reasons: dict[int, str],
 ) -> list[dict[str, Any]]:
-    """Return a table row per stage of each point: medians over repeats, and the prediction."""
-    rows = [_stage_row(repeats, None, stage, None, predicted[0]) for stage in AT_START]
-    for number, point in enumerate(points):
+    """Return a table row for each stage of each point, with medians over repeats and the prediction."""
+    rows = [_stage_table_row(repeats, None, stage, None, predicted_footprints[0]) for stage in AT_START]
+    for number, point in enumerate(measured_points):
         measured = [run for run in repeats if number in run.speeds]
         if measured:
-            rows += [_stage_row(measured, number, stage, point, predicted[number]) for stage in IN_POINTS]
+            rows += [
+                _stage_table_row(measured, number, stage, point, predicted_footprints[number])
+                for stage in IN_POINTS
+            ]
         else:
             rows.append({"stage": "not measured", "batch": point[0], "context": point[1] + point[2]})
-    if failed:
-        for row, number in _rows_with_points(rows, points):
-            row["note"] = failed.get(number, "")
+    if failure_reasons:
+        for row, number in _number_rows_by_point(rows, measured_points):
+            row["note"] = failure_reasons.get(number, "")
     return rows
 
 
-def _rows_with_points(rows: list[dict[str, Any]], points: list[Workload]) -> list[tuple[dict[str, Any], int]]:
+def _number_rows_by_point(
+    rows: list[dict[str, Any]], points: list[Workload]
+) -> list[tuple[dict[str, Any], int]]:
     numbers = {(point[0], point[1] + point[2]): number for number, point in enumerate(points)}
     return [(row, numbers[row["batch"], row["context"]]) for row in rows if row.get("batch")]
 
 
-def _stage_row(
+def _stage_table_row(
     repeats: list[MemoryRepeat],
     point_number: int | None,
     stage: str,
     point: Workload | None,
-    predicted: Footprint | None,
+    predicted_footprint: Footprint | None,
 ) -> dict[str, Any]:
     figures = [
         run.start[stage] if point_number is None else run.stages[point_number, stage] for run in repeats
@@ -267,9 +276,9 @@ def _stage_row(
         )
     row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
     by_stage = {}
-    if predicted is not None:
-        by_stage = {"load": predicted.load_mib, "first pass": predicted.first_pass_mib,
-                    "prefill": predicted.prefill_mib, "decode": predicted.decode_mib}  # fmt: skip
+    if predicted_footprint is not None:
+        by_stage = {"load": predicted_footprint.load_mib, "first pass": predicted_footprint.first_pass_mib,
+                    "prefill": predicted_footprint.prefill_mib, "decode": predicted_footprint.decode_mib}  # fmt: skip
     row["predicted_mib"] = row["error"] = None
     if stage in by_stage:
         row["predicted_mib"] = round(by_stage[stage], 1)

@@ -23,19 +23,27 @@ MAX_POINTS = 10  # that bars are drawn of
 MAX_LINES = 8
 
 
-def create_pictures(data: dict[str, Any]) -> list[Picture]:
-    """Return two pictures: the parts of each stage's peak, and KV cache size by number of tokens."""
-    pictures = [Picture("memory", f"Peak memory by stage: {data['title']}", lambda: _draw_stages(data))]
-    if len({point["tokens"] for point in data["kv"]}) > 1:
+def create_pictures(picture_data: dict[str, Any]) -> list[Picture]:
+    """Return two pictures: memory by cause at each stage's peak, and KV cache size by number of tokens."""
+    pictures = [
+        Picture(
+            "memory",
+            f"Peak memory by stage: {picture_data['title']}",
+            lambda: _draw_stage_peaks(picture_data),
+        )
+    ]
+    if len({point["tokens"] for point in picture_data["kv"]}) > 1:
         pictures.append(
             Picture(
-                "context", f"KV cache against context: {data['title']}", lambda: _draw_kv_by_context(data)
+                "context",
+                f"KV cache against context: {picture_data['title']}",
+                lambda: _draw_kv_by_context(picture_data),
             )
         )
     return pictures
 
 
-def _create_axes(title: str, height: float) -> tuple[Figure, Axes]:
+def _create_titled_axes(title: str, height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, height), layout="constrained")
@@ -46,13 +54,17 @@ def _create_axes(title: str, height: float) -> tuple[Figure, Axes]:
     return figure, pane
 
 
-def _draw_stages(data: dict[str, Any]) -> Figure:
-    """Draw a bar per stage with the parts of its peak, and a mark at the predicted peak."""
-    rows = [row for row in data["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"]
+def _draw_stage_peaks(picture_data: dict[str, Any]) -> Figure:
+    """Draw a bar per stage with its peak memory by cause, and a mark at the predicted peak."""
+    rows = [
+        row for row in picture_data["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"
+    ]
     points = list(dict.fromkeys((row["batch"], row["context"]) for row in rows if row["batch"]))
     shown = set(points[:: -(-len(points) // MAX_POINTS)]) | set(points[-1:])
     rows = [row for row in rows if not row["batch"] or (row["batch"], row["context"]) in shown]
-    figure, pane = _create_axes(f"Peak memory by stage: {data['title']}", 1.5 + 0.34 * len(rows))
+    figure, pane = _create_titled_axes(
+        f"Peak memory by stage: {picture_data['title']}", 1.5 + 0.34 * len(rows)
+    )
     for part, colour in PARTS:
         widths = [max(row[f"{part}_mib"], 0.0) for row in rows]
         left = [
@@ -85,20 +97,23 @@ def _draw_stages(data: dict[str, Any]) -> Figure:
     return figure
 
 
-def _draw_kv_by_context(data: dict[str, Any]) -> Figure:
-    """Draw the KV cache size by sequence length, one colour per batch size, with the formula."""
-    figure, pane = _create_axes(f"KV cache against context: {data['title']}", 4.2)
-    batches = sorted({point["batch"] for point in data["kv"]})
+def _draw_kv_by_context(picture_data: dict[str, Any]) -> Figure:
+    """Draw the KV cache size by sequence length, one colour per batch size, with the calculated size."""
+    figure, pane = _create_titled_axes(f"KV cache against context: {picture_data['title']}", 4.2)
+    batches = sorted({point["batch"] for point in picture_data["kv"]})
     for batch, colour, marker in zip(batches, COLOURS, MARKERS, strict=False):
-        points = [point for point in data["kv"] if point["batch"] == batch]
+        points = [point for point in picture_data["kv"] if point["batch"] == batch]
         x = [point["tokens"] / batch for point in points]
         pane.vlines(x, [point["low"] for point in points], [point["high"] for point in points], color=colour)
         pane.plot(x, [point["mib"] for point in points], linestyle="", marker=marker, markersize=6, color=colour,
                   label=f"batch {batch}, measured")  # fmt: skip
-        if data["bytes_per_token"]:
+        if picture_data["bytes_per_token"]:
             ends = [0.0, max(x) * 1.05]
             pane.plot(
-                ends, [at * batch * data["bytes_per_token"] / 2**20 for at in ends], color=colour, linewidth=1
+                ends,
+                [at * batch * picture_data["bytes_per_token"] / 2**20 for at in ends],
+                color=colour,
+                linewidth=1,
             )
     pane.set_xlabel("tokens of each row")
     pane.set_ylabel("KV cache of all rows, MiB")

@@ -1,4 +1,4 @@
-"""Fresh process that measures memory: import, load, a first pass, then prefill and decode of each
+"""Child process of task=memory: measures import, load, a first pass, then prefill and decode of each
 point.
 
 Runs as `python -m runner.tasks.memory.probe`. It reads the job's config and the points to
@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.render.notes import note_text
-from runner.speed.synthetic import check_context_length, create_random_requests, max_positions
-from runner.tasks import ResolvedJob, RunnerConfig, model_kind, open_engine, resolve_job
+from runner.render.notes import format_note
+from runner.speed.synthetic import check_context_length, context_length_of_report, create_random_requests
+from runner.tasks import ResolvedJob, RunnerConfig, create_lazy_engine, get_model_kind, resolve_job
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base import RunnerError, child_process, is_out_of_memory_error, machine, to_one_line
 from runner_base.errors import NOT_GIVEN
@@ -43,7 +43,7 @@ from runner_engine.render.notes import render_engine_note
 
 
 class PointOutOfMemory(Exception):
-    """A measured point does not fit into memory."""
+    """Raised when a measured point does not fit into memory."""
 
     def __init__(self, reason: Note) -> None:
         super().__init__(reason)
@@ -52,7 +52,7 @@ class PointOutOfMemory(Exception):
 
 @dataclass
 class MemoryProbe:
-    """Measures the memory of stages and sends it to the parent process."""
+    """Measures the memory of each stage, and sends the measurements to the parent process."""
 
     channel: TextIO
     engine: Engine
@@ -61,12 +61,12 @@ class MemoryProbe:
     weight_mib: float = 0.0
 
     def send_event(self, **event: Any) -> None:
-        """Send one event to the parent as a JSON line."""
+        """Send one event to the parent process as a JSON line."""
         self.channel.write(json.dumps(event) + "\n")
         self.channel.flush()
 
     def measure_stage(self, name: str, run_stage: Callable[[], Any], point: int | None = None) -> Any:
-        """Run one stage, and send its peak, time, and memory after garbage collection.
+        """Run one stage and send its peak memory, its time, and the memory after garbage collection.
 
         The kernel and the allocator of a GPU keep high-water marks, but the kernel has none for
         anonymous memory alone. It is sampled only while a checkpoint is read, because the checkpoint's
@@ -84,7 +84,7 @@ class MemoryProbe:
         figures |= {
             "steady_rss_mib": machine.rss_mib(),
             "steady_anon_mib": machine.anonymous_rss_mib(),
-            **read_pss_mib(),
+            **read_proportional_memory_mib(),
         }
         figures["peak_rss_mib"] = max(figures["peak_rss_mib"], figures["steady_rss_mib"])
         if anonymous is not None:
@@ -96,13 +96,15 @@ class MemoryProbe:
         return result
 
     def used_mib(self) -> float:
-        """Return the MiB that sequences may use: the allocator's on a GPU, else anonymous memory."""
+        """Return the used memory in MiB: the GPU allocator's, or on a CPU anonymous memory."""
         machine.reset_peak_rss()
         return _cuda_peaks_mib().get("cuda_steady_mib") or machine.anonymous_rss_mib()
 
 
 class AnonymousPeakSampler:
-    """Samples anonymous memory, because the kernel's high-water mark also includes pages of files."""
+    """Samples the peak of anonymous memory, because the kernel's own peak value also includes file
+    pages.
+    """
 
     EVERY_S = 0.005
 
@@ -123,14 +125,14 @@ class AnonymousPeakSampler:
             self.peak_mib = max(self.peak_mib, machine.anonymous_rss_mib())
 
 
-def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], channel: TextIO) -> None:
-    """Measure all stages of a job. The points come smallest first."""
+def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], output_stream: TextIO) -> None:
+    """Measure all stages of a job for each point, smallest first."""
     resolved = resolve_job(config)
-    engine = open_engine(resolved)
+    engine = create_lazy_engine(resolved)
     require_capabilities(engine.capabilities, "task=memory", [Capability.token_ids])
-    probe = MemoryProbe(channel, engine, _weight_files(resolved))
+    probe = MemoryProbe(output_stream, engine, _list_weight_files(resolved))
     machine.reset_peak_rss()
-    probe.measure_stage("import", lambda: model_kind(config.model).import_libraries(resolved))
+    probe.measure_stage("import", lambda: get_model_kind(config.model).import_libraries(resolved))
 
     def load_engine() -> EngineReport:
         report: EngineReport = engine.load()
@@ -141,11 +143,11 @@ def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], cha
     report: EngineReport = probe.measure_stage("load", load_engine)
     vocab_size = int(report.metrics["vocab_size"])
     for _, (_, prompt_tokens, new_tokens) in points:
-        check_context_length(max_positions(report), prompt_tokens, new_tokens)
+        check_context_length(context_length_of_report(report), prompt_tokens, new_tokens)
     probe.send_event(
         metrics=report.metrics, facts=report.facts, notes=[render_engine_note(note) for note in report.notes]
     )
-    first = create_random_requests(1, 8, 2, vocab_size, config.seed, draw_number=-1)
+    first = create_random_requests(1, 8, 2, vocab_size, config.seed, draw_index=-1)
     # packs weights, builds kernels and reads pages of libraries
     probe.measure_stage("first pass", lambda: complete_requests(engine, first, batch_size=1))
     failed: list[Workload] = []
@@ -157,7 +159,7 @@ def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], cha
             _measure_point(probe, number, point, vocab_size, config.seed)
         except Exception as error:
             if isinstance(error, PointOutOfMemory):
-                reason = to_one_line(note_text(error.reason), limit=200)
+                reason = to_one_line(format_note(error.reason), limit=200)
             elif is_out_of_memory_error(error):
                 reason = to_one_line(error, limit=200)
             else:
@@ -175,7 +177,7 @@ def _measure_point(probe: MemoryProbe, number: int, point: Workload, vocab_size:
     before = replace(engine.stats)
     with engine.open(rows) as session:
         steps = _StageStepper(session, engine, shortages)
-        for request in create_random_requests(*point, vocab_size, seed, draw_number=number):
+        for request in create_random_requests(*point, vocab_size, seed, draw_index=number):
             session.submit(request)
         probe.measure_stage("prefill", steps.step_until_prefilled, number)
         last = before.decode_tokens + rows * (new_tokens - 2)
@@ -191,7 +193,7 @@ def _measure_point(probe: MemoryProbe, number: int, point: Workload, vocab_size:
 
 @dataclass
 class _StageStepper:
-    """Steps a session. Raises PointOutOfMemory if its sequences cannot all decode together.
+    """Runs a session step by step. Raises PointOutOfMemory if its sequences cannot all decode together.
 
     It does not use `gather`, which steps to the end: each stage here stops earlier.
     """
@@ -201,13 +203,13 @@ class _StageStepper:
     shortages: int  # how many the engine had before
 
     def step_until_prefilled(self) -> None:
-        """Step until every sequence has its first token."""
+        """Run steps until every sequence has its first token."""
         self._step()
         while not self.session.is_idle and self.engine.stats.rows_waiting:
             self._step()
 
     def step_until_decoded(self, num_tokens: int) -> None:
-        """Step until `num_tokens` tokens have been decoded, or all sequences have ended."""
+        """Run steps until `num_tokens` tokens have been decoded, or all sequences have ended."""
         while not self.session.is_idle and self.engine.stats.decode_tokens < num_tokens:
             self._step()
 
@@ -223,15 +225,17 @@ def _format_point(point: Workload) -> str:
     return f"batch {point[0]}, context {point[1] + point[2]}"
 
 
-def _weight_files(resolved: ResolvedJob) -> list[Path]:
-    """Return the files that the weights may be mapped from."""
-    if not model_kind(resolved.config.model).HAS_WEIGHTS:
+def _list_weight_files(resolved: ResolvedJob) -> list[Path]:
+    """Return the files that may be memory-mapped as weights."""
+    if not get_model_kind(resolved.config.model).HAS_WEIGHTS:
         return []
     return resolved.model.files.weight_files[1]
 
 
-def read_pss_mib() -> dict[str, float]:
-    """Return proportional memory (shared pages divided by their users) in MiB, total and from files."""
+def read_proportional_memory_mib() -> dict[str, float]:
+    """Return this process's proportional set size (shared pages divided by their users) in MiB: total,
+    and of files.
+    """
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -241,7 +245,7 @@ def read_pss_mib() -> dict[str, float]:
 
 
 def _cuda_peaks_mib() -> dict[str, float]:
-    """Return peaks of the CUDA allocator since the last call, summed over devices. Empty without a
+    """Return the CUDA allocator's peaks in MiB since the last call, summed over devices. Empty without a
     GPU.
     """
     torch = sys.modules.get("torch")
@@ -259,7 +263,9 @@ def _cuda_peaks_mib() -> dict[str, float]:
 
 
 def main() -> int:
-    """Read the config, measure and report. Returns exit code 0, or 1 after a reported error."""
+    """Read the config, measure all points and send the results. Returns exit code 0, or 1 after a
+    reported error.
+    """
     child_process.die_with_parent()  # nothing else reads its events
     config, points = pickle.load(sys.stdin.buffer)
     assert isinstance(config.task, MemoryConfig)

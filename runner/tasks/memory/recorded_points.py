@@ -1,6 +1,4 @@
-"""Measurements of earlier starts of a memory task: the stages of each repeat, up to its last
-complete point.
-"""
+"""Reads and extends the measurements that earlier starts of a memory task have left on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from runner.records.measurements import MeasurementFile
 
 
 class RecordedPoints:
-    """Events of the probe on disk, by repeat, extended by new events.
+    """Events of the measuring process on disk, by repeat. New events are appended.
 
     A point that failed is not stored, because memory may be free at the next start.
     """
@@ -31,7 +29,9 @@ class RecordedPoints:
         self.count = len(self.done)  # of earlier starts
 
     def stored_events(self, repeat: int) -> list[dict[str, Any]]:
-        """Return the stored events of a repeat. An incomplete point is measured again."""
+        """Return the stored events of a repeat, without those of an incomplete point, which is measured
+        again.
+        """
         return self._events.get(repeat, [])
 
     def append_event(self, repeat: int, event: dict[str, Any]) -> None:

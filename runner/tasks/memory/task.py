@@ -1,5 +1,5 @@
-"""task=memory: memory of import, load, prefill and decode, predicted and measured, each repeat in
-a fresh process.
+"""task=memory: predicted and measured memory of import, load, prefill and decode, each repeat in a
+fresh process.
 
 This process uses no engine, so it never imports torch. The probe is a fresh process, so it
 measures from the start. A point that runs out of memory is recorded; if it kills the process,
@@ -28,8 +28,8 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
-    beyond_hint,
-    model_kind,
+    exceed_context_hint,
+    get_model_kind,
     report_saved_on_interrupt,
     typed_task_config,
 )
@@ -60,8 +60,8 @@ PROBE = "runner.tasks.memory.probe"
 
 
 def prepare(config: RunnerConfig) -> TaskInputs:  # noqa: ARG001
-    """Return empty inputs, because the job id includes the model. Rejects systems without memory
-    counters.
+    """Return empty inputs, because the model is part of the job id. Systems without memory counters
+    raise an error.
     """
     if not machine.rss_mib():
         raise ConfigError(
@@ -77,25 +77,25 @@ def prepare(config: RunnerConfig) -> TaskInputs:  # noqa: ARG001
 
 
 def check_lengths(inputs: TaskInputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
-    """Reject points that exceed the model's context length."""
-    room = model_kind(resolved.config.model).positions(resolved).room
+    """Raise ConfigError for measured points that exceed the model's context length."""
+    room = get_model_kind(resolved.config.model).positions(resolved).room
     for _, prompt_tokens, new_tokens in typed_task_config(resolved.config, MemoryConfig).measured_points:
-        check_context_length(room, prompt_tokens, new_tokens, beyond_hint(resolved))
+        check_context_length(room, prompt_tokens, new_tokens, exceed_context_hint(resolved))
     return []
 
 
 def run(inputs: TaskInputs, context: TaskContext) -> Result:  # noqa: ARG001
-    """Predict the memory, then measure it in `repeats` fresh processes."""
+    """Predict the memory, then measure it `repeats` times in fresh processes."""
     config, recorder = context.config, context.recorder
     task = typed_task_config(config, MemoryConfig)
-    kind = model_kind(config.model)
+    kind = get_model_kind(config.model)
     needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
     require_capabilities(kind.capabilities(config), "task=memory", needs)
     predicted = [kind.predict_memory(context.resolved, point) for point in task.measured_points]
     runs: list[MemoryRepeat] = []
     kept, total = RecordedPoints(recorder.folder), task.repeats * len(task.measured_points)
     with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
-        _measure_repeats(config, task, kept, runs, recorder)
+        _measure_missing_points(config, task, kept, runs, recorder)
     result, drawn = summarize_repeats(runs, task.measured_points, predicted)
     result.notes += render_notes(recorded_measurement_notes(kept.count, total, kept.outdated))
     write_text_atomically(
@@ -106,14 +106,14 @@ def run(inputs: TaskInputs, context: TaskContext) -> Result:  # noqa: ARG001
     return result
 
 
-def _measure_repeats(
+def _measure_missing_points(
     config: RunnerConfig,
     task: MemoryConfig,
     recorded_points: RecordedPoints,
     repeat_results: list[MemoryRepeat],
     recorder: Recorder,
 ) -> None:
-    """Measure the missing points of each repeat."""
+    """Measure the points that no earlier start has measured, for each repeat."""
     repeats = RepeatLog(recorder.folder)
     stages = len(AT_START) + len(IN_POINTS) * len(task.measured_points)
     with recorder.create_progress_bar(task.repeats * stages, "memory") as bar:
@@ -146,7 +146,7 @@ def _picture_title(config: RunnerConfig) -> str:
 
 @dataclass
 class RepeatRunner:
-    """Measures all points once, in as many fresh processes as needed."""
+    """Measures all points once, in a fresh process or, after a crash, in several."""
 
     config: RunnerConfig
     points: list[Workload]
@@ -160,12 +160,12 @@ class RepeatRunner:
     keep: Callable[[dict[str, Any]], None] = lambda _: None
 
     def measure_all(self) -> MemoryRepeat:
-        """Measure all points. If a process dies at a point, another one measures the remaining smaller
+        """Measure all points. If the process dies at a point, a new process measures the remaining smaller
         points.
         """
         left = self._remaining_points()
         while left:
-            death = self._run_probe(left)
+            death = self._run_probe_process(left)
             if death is None:
                 return self.measured
             at, why = death
@@ -184,10 +184,12 @@ class RepeatRunner:
             if not self.measured.is_measured(number)
         ]
 
-    def _run_probe(self, remaining_points: list[tuple[int, Workload]]) -> tuple[int, str] | None:
-        """Measure in a fresh process. If it dies, return the point and the cause."""
+    def _run_probe_process(self, remaining_points: list[tuple[int, Workload]]) -> tuple[int, str] | None:
+        """Measure the remaining points in a fresh process. If the process dies, return the point and the
+        cause.
+        """
         is_done = False
-        self._set_position("start", None)
+        self._set_current_stage("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
             offset = stderr.tell()
             process = child_process.start_python(
@@ -198,7 +200,7 @@ class RepeatRunner:
                 assert process.stdout is not None
                 child_process.send_pickled_input(process, (self.config, remaining_points))
                 for line in process.stdout:
-                    is_done = self._handle_event(json.loads(line)) or is_done
+                    is_done = self._handle_probe_event(json.loads(line)) or is_done
                 code = process.wait()
             finally:
                 process.kill()  # Ctrl-C here must not leave a model loaded there
@@ -222,18 +224,18 @@ class RepeatRunner:
         )
 
     def add_measurement(self, event: dict[str, Any], is_from_earlier_start: bool = False) -> None:
-        """Add a measured stage or point, and advance the progress bar."""
+        """Add a measured stage or point to the repeat, and advance the progress bar."""
         self.measured.add_event(event)
         step = self.bar.skip if is_from_earlier_start else self.bar.advance
         step(1 if "stage" in event else 0)
 
-    def _set_position(self, stage: str, point: int | None) -> None:
+    def _set_current_stage(self, stage: str, point: int | None) -> None:
         self.stage, self.point = stage, point
 
-    def _handle_event(self, event: dict[str, Any]) -> bool:
-        """Handle an event of the child process, and return whether the child is done."""
+    def _handle_probe_event(self, event: dict[str, Any]) -> bool:
+        """Handle an event of the measuring process. Returns True if the process is done."""
         if "begin" in event:
-            self._set_position(event["begin"], event["point"])
+            self._set_current_stage(event["begin"], event["point"])
             self.bar.set_title(f"memory: {self.stage}, {self.which}")
         elif "error" in event:
             raise getattr(errors, event["error"], JobFailed)(**event["details"])

@@ -1,3 +1,3 @@
-"""The task recall: hide needles in a long text, ask for them at its end, and check the answer
+"""The task recall: hides needles in a long text, asks for them at its end, and checks the answer
 exactly.
 """

@@ -1,4 +1,4 @@
-"""Recall cases: a question about facts hidden in a text of adjustable size."""
+"""Recall cases: questions about facts hidden in a text of adjustable length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 
 class ValueForm(StrEnum):
-    """The form of the requested values, by which they are found in an answer."""
+    """Textual form of the requested values, by which they are found in an answer."""
 
     number = "number"  # of as many digits as the asked ones
     pair = "pair"  # of two words, as amber-kite
@@ -23,7 +23,7 @@ class ValueForm(StrEnum):
 
 @dataclass(frozen=True)
 class RenderedCase:
-    """A case at one size: the text with its needles, and the question at its end."""
+    """A recall case rendered at one length: the text with its needles, and the question at its end."""
 
     before: str  # what the text begins with: what to look for
     context: str
@@ -35,18 +35,18 @@ class RenderedCase:
 
     @property
     def prompt_text(self) -> str:
-        """The whole question as one turn: instructions, context and question."""
+        """The whole prompt as one turn: instructions, text and question."""
         return "\n".join(filter(None, (self.before, self.context, self.question)))
 
     @property
     def has_multiline_answer(self) -> bool:
-        """Whether the answer has several lines, the last of which counts."""
+        """Whether the answer has several lines. Only its last line counts."""
         return self.form is ValueForm.total
 
 
 @dataclass(frozen=True)
 class Case:
-    """A question of one kind, for all sizes and lengths."""
+    """A recall question that can be rendered with a text of any length."""
 
     kind: str
     number: int  # among those of its kind and depth
@@ -59,7 +59,7 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseSettings:
-    """Settings from which the cases of a job are drawn."""
+    """Settings from which the recall cases of a job are drawn."""
 
     kind: str
     seed: int
@@ -74,16 +74,16 @@ class CaseSettings:
 
     @property
     def case_numbers(self) -> range:
-        """The case numbers of this haystack."""
+        """The numbers of the cases that use this haystack."""
         return range(self.text, self.cases, self.texts)
 
     def create_random(self, *names: object) -> Random:
-        """Return the random generator of a case. It is the same in every job with this seed."""
+        """Return the random generator of a case, which is the same in every job with this seed."""
         return Random("/".join(map(str, (self.seed, self.kind, *names))))
 
 
 def hide_needles(filler: Filler, num_units: int, needles: Sequence[tuple[float, str]]) -> str:
-    """Return `num_units` units of filler with needles at depths from 0 (beginning) to 1 (end)."""
+    """Return a text of `num_units` filler units with needles at depths from 0 (beginning) to 1 (end)."""
     ends = sorted(
         (filler.nearest_unit_end(num_units, depth), order, needle)
         for order, (depth, needle) in enumerate(needles)
@@ -95,11 +95,11 @@ def hide_needles(filler: Filler, num_units: int, needles: Sequence[tuple[float, 
     return "".join([*parts, filler.join_units(at, num_units)]).rstrip()
 
 
-def even_depths(count: int) -> list[float]:
-    """Return `count` depths, evenly spread over a text."""
+def evenly_spaced_depths(count: int) -> list[float]:
+    """Return `count` evenly spaced depths between 0 (beginning of the text) and 1 (end)."""
     return [(number + 0.5) / count for number in range(count)]
 
 
 def random_word_pair(random: Random) -> str:
-    """Draw an adjective and a noun, joined by a hyphen."""
+    """Draw a random adjective and noun, joined by a hyphen."""
     return f"{random.choice(ADJECTIVES)}-{random.choice(NOUNS)}"

@@ -1,5 +1,5 @@
-"""Filler texts that hide needles: noise, the included texts, or the user's file, split into units
-with token counts.
+"""Filler texts in which needles are hidden: noise, installed texts, or the user's file, split into
+units.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 from runner.config.choices import CONF
-from runner.datasets.long_texts import DOCUMENTS, generate_text, text_category
+from runner.datasets.long_texts import DOCUMENTS, generate_synthetic_text, text_category
 from runner_base import ConfigError, DataError, read_text, unknown_choice_message
 from runner_base.texts import iter_json_lines
 
@@ -35,43 +35,47 @@ CHARACTERS_A_TOKEN = 8  # more than a token of nearly any text has on average: n
 
 @dataclass(frozen=True)
 class Filler:
-    """A text in units, repeated as often as needed; `tokens` has the token count of each unit."""
+    """A filler text split into units, repeated as often as needed. `tokens` has the token count of each
+    unit.
+    """
 
     units: Sequence[str]
     tokens: Sequence[int]
 
     @cached_property
     def _cumulative_tokens(self) -> list[int]:
-        """Cumulative token counts: of no unit, the first one, the first two …"""
+        """Token counts of the first 0, 1, 2 … units."""
         return [0, *accumulate(self.tokens)]
 
     def count_tokens(self, num_units: int) -> int:
-        """Return the tokens of the first `num_units` units."""
+        """Return the number of tokens in the first `num_units` units."""
         rounds, rest = divmod(num_units, len(self.units))
         return rounds * self._cumulative_tokens[-1] + self._cumulative_tokens[rest]
 
     def units_for_tokens(self, tokens: int) -> int:
-        """Return how many units have about `tokens` tokens."""
+        """Return how many units together have about `tokens` tokens."""
         rounds, rest = divmod(tokens, max(1, self._cumulative_tokens[-1]))
         return rounds * len(self.units) + bisect_left(self._cumulative_tokens, rest)
 
     def nearest_unit_end(self, num_units: int, depth: float) -> int:
-        """Return the end of the unit that is nearest to a depth, measured in tokens."""
+        """Return the number of units before a depth (0 to 1), rounded to the nearest end of a unit in
+        tokens.
+        """
         wanted = depth * self.count_tokens(num_units)
         after = bisect_left(range(num_units), wanted, key=self.count_tokens)
         return min((max(0, after - 1), after), key=lambda end: abs(self.count_tokens(end) - wanted))
 
     def join_units(self, begin: int, end: int) -> str:
-        """Return the units from `begin` to `end` as one text."""
+        """Return the units from `begin` (inclusive) to `end` (exclusive) as one text."""
         return "".join(self.units[at % len(self.units)] for at in range(begin, end))
 
     def separator_after(self, unit_end: int) -> str:
-        """Return the separator between a needle and the next unit: a line break or a space."""
+        """Return the separator between a unit's end and a needle: a line break or a space."""
         before = self.units[(unit_end - 1) % len(self.units)]
         return "\n" if before.endswith("\n") else " "
 
     def __contains__(self, text: str) -> bool:
-        """Return whether the filler contains a text, which could then not be a needle."""
+        """Return whether the filler contains this text, which then cannot serve as a needle."""
         return text in self._joined_units
 
     @cached_property
@@ -79,34 +83,35 @@ class Filler:
         return "".join(self.units)
 
 
-def read_filler_units(name: str, max_tokens: int) -> list[str]:
-    """Return the units of task.filler: a named filler, or a file, read only as far as needed."""
-    if name == "noise":
+def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
+    """Return the units of the configured filler text. A file is read only as far as needed."""
+    if filler_name == "noise":
         return _split_into_units(f"{NOISE}\n")
-    if name in CATEGORIES:
+    if filler_name in CATEGORIES:
         return [
             unit
-            for text in _included_texts(CATEGORIES[name])
+            for text in _read_installed_texts(CATEGORIES[filler_name])
             for unit in _split_into_units(f"{text.strip()}\n\n")
         ]
-    if name == CHRONICLE:
+    if filler_name == CHRONICLE:
         return _split_into_units(_generate_chronicles(max_tokens * CHARACTERS_A_TOKEN))
-    path = Path(name).expanduser()
+    path = Path(filler_name).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"no such file, and {unknown_choice_message('filler', name, NAMES)}",
+            f"no such file, and {unknown_choice_message('filler', filler_name, NAMES)}",
             key="task.filler",
-            value=name,
+            value=filler_name,
             code="unknown_choice",
         )
-    text = read_text(path, f"task.filler={name}").removeprefix("\ufeff").strip()
+    text = read_text(path, f"task.filler={filler_name}").removeprefix("\ufeff").strip()
     if not text:
-        raise DataError(f"{path} holds no text", key="task.filler", value=name, code="empty")
+        raise DataError(f"{path} holds no text", key="task.filler", value=filler_name, code="empty")
     return _split_into_units(f"{text[: max_tokens * CHARACTERS_A_TOKEN]}\n\n")
 
 
-def create_haystack(filler: Filler, haystack_number: int, seed: int) -> Filler:
-    """Return the filler of a haystack. The first haystack starts at the beginning of the filler.
+def select_haystack(filler: Filler, haystack_number: int, seed: int) -> Filler:
+    """Return the filler rotated to the start of a haystack. The first haystack starts at the filler's
+    beginning.
 
     Others begin at a line drawn at random from the whole filler. A filler of less than MIN_UNITS
     units has too few beginnings, so its units are shuffled.
@@ -127,30 +132,30 @@ def hash_units(units: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(units, ensure_ascii=False).encode()).hexdigest()
 
 
-def measure_filler(units: Sequence[str], count_tokens: Callable[[Sequence[str]], list[int]]) -> Filler:
-    """Return a filler with the token count of each unit, from `count_tokens` on plain texts."""
+def build_filler(units: Sequence[str], count_tokens: Callable[[Sequence[str]], list[int]]) -> Filler:
+    """Build a filler from units and their token counts, which `count_tokens` measures on plain texts."""
     empty, *tokens = count_tokens(["", *units])
     return Filler(units, [max(1, tokens_of_unit - empty) for tokens_of_unit in tokens])
 
 
-def _included_texts(category: str | None) -> list[str]:
+def _read_installed_texts(category: str | None) -> list[str]:
     rows = [row for _, row in iter_json_lines(TEXTS)]
     return [row["text"] for row in rows if category in (None, row["category"])]
 
 
 def _generate_chronicles(num_characters: int) -> str:
-    """Return synthetic chronicles, up to `num_characters` or until there are no more."""
+    """Return up to `num_characters` characters of synthetic chronicles, or all that exist."""
     texts: list[str] = []
     for index in range(DOCUMENTS):
         if sum(map(len, texts)) >= num_characters:
             break
         if text_category(index) == "prose":
-            texts.append(f"{generate_text(index).strip()}\n\n")
+            texts.append(f"{generate_synthetic_text(index).strip()}\n\n")
     return "".join(texts)[:num_characters]
 
 
 def _split_into_units(text: str) -> list[str]:
-    """Split a text into sentences and lines, and long ones between words."""
+    """Split a text into sentences and lines. Long ones are split further between words."""
     found = []
     for unit in UNIT.findall(text):
         while len(unit) > MOST:

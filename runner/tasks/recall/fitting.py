@@ -1,4 +1,5 @@
-"""Finds how much filler fits each case's length, with template, question and room for the answer.
+"""Finds how much filler text fits into each requested length together with template, question and
+answer.
 
 The cases of a kind and a length have the same amount of filler, so that they share a prefix. A
 case with its own text has its own size. Sizes are found by counting prompts in the model's own
@@ -20,7 +21,7 @@ NEAR = 0.005  # of the room may stay empty, if that saves counting
 
 @dataclass
 class SizeGroup:
-    """Cases of one length that have the same size, and the size search so far."""
+    """Recall cases of one length with a common text size, and the state of the search for this size."""
 
     length: int
     room: int  # for the prompt
@@ -33,7 +34,7 @@ class SizeGroup:
     high_tokens: int = 0
 
     def record_tokens(self, num_tokens: int) -> None:
-        """Record how many tokens the tested size took."""
+        """Record the number of tokens at the size that was just tested."""
         if num_tokens <= self.room:
             self.low, self.low_tokens = self.size, num_tokens
         else:
@@ -41,29 +42,34 @@ class SizeGroup:
 
     @property
     def is_found(self) -> bool:
-        """Whether no larger size fits, or would add hardly any text."""
+        """Whether the search has ended: no larger size fits, or it would add hardly any text."""
         most = self.cases[0].most
         is_near = self.low_tokens >= self.room * (1 - NEAR)
         return is_near or self.low == most or (self.high is not None and self.high <= self.low + 1)
 
-    def next_size(self, guess: int) -> int:
-        """Return the next size to test, by linear interpolation to the token limit."""
+    def next_size(self, estimated_size: int) -> int:
+        """Return the next size to test, interpolated linearly towards the token limit."""
         most = self.cases[0].most
         if self.high is None:
-            largest = max(guess, self.low + 1) if self.low_tokens == 0 or self.low < guess else 2 * self.low
+            largest = (
+                max(estimated_size, self.low + 1)
+                if self.low_tokens == 0 or self.low < estimated_size
+                else 2 * self.low
+            )
             return min(largest, most) if most is not None else largest
         slope = (self.high_tokens - self.low_tokens) / (self.high - self.low)
         size = self.low + int((self.room - self.low_tokens) / slope)
         return min(max(size, self.low + 1), self.high - 1)
 
 
-def fit_sizes(
+def fit_text_sizes(
     groups: Sequence[SizeGroup],
     estimate_size: Callable[[SizeGroup, int], int],
-    count_tokens: Count,
+    count_case_tokens: Count,
     answer_room_source: str,
 ) -> None:
-    """Find the size of each group. Raises ConfigError where not even the smallest size fits.
+    """Find the largest fitting text size of each group. Raises ConfigError if even the smallest size is
+    too long.
 
     `estimate_size` estimates the size of a text with a given number of tokens.
     """
@@ -72,10 +78,10 @@ def fit_sizes(
     longest: dict[
         int, Case
     ] = {}  # the case of each group with the longest prompt, by which the size is found
-    for number, tokens in enumerate(_count_all_cases(groups, count_tokens)):
+    for number, tokens in enumerate(_count_tokens_of_groups(groups, count_case_tokens)):
         group, most = groups[number], max(tokens)
         if most > group.room:
-            raise too_short_error(group, most, answer_room_source)
+            raise length_too_short_error(group, most, answer_room_source)
         group.record_tokens(most)
         longest[number] = group.cases[tokens.index(most)]
     for _ in range(ROUNDS):
@@ -85,32 +91,32 @@ def fit_sizes(
         for number in open_numbers:
             group = groups[number]
             group.size = group.next_size(group.size + estimate_size(group, group.room - group.low_tokens))
-        counted = count_tokens([longest[number].at(groups[number].size) for number in open_numbers])
+        counted = count_case_tokens([longest[number].at(groups[number].size) for number in open_numbers])
         for number, tokens_of_case in zip(open_numbers, counted, strict=True):
             groups[number].record_tokens(tokens_of_case)
-    _shrink_to_fit(groups, count_tokens)
+    _shrink_to_fit(groups, count_case_tokens)
 
 
-def _shrink_to_fit(groups: Sequence[SizeGroup], count_tokens: Count) -> None:
-    """Apply the found sizes, and reduce them where another case of a group is longer."""
+def _shrink_to_fit(groups: Sequence[SizeGroup], count_case_tokens: Count) -> None:
+    """Set each group's found size, and reduce it while another case of the group is too long."""
     for group in groups:
         group.size = group.low
     left = [*groups]
     while left:
-        tokens = _count_all_cases(left, count_tokens)
+        tokens = _count_tokens_of_groups(left, count_case_tokens)
         left = [group for group, of_cases in zip(left, tokens, strict=True) if max(of_cases) > group.room]
         for group in left:
             group.size -= 1
 
 
-def _count_all_cases(groups: Sequence[SizeGroup], count_tokens: Count) -> list[list[int]]:
-    """Count the tokens of every case of the groups in one batch."""
-    counted = iter(count_tokens([case.at(group.size) for group in groups for case in group.cases]))
+def _count_tokens_of_groups(groups: Sequence[SizeGroup], count_case_tokens: Count) -> list[list[int]]:
+    """Count the prompt tokens of every case of all groups in one batch."""
+    counted = iter(count_case_tokens([case.at(group.size) for group in groups for case in group.cases]))
     return [[next(counted) for _ in group.cases] for group in groups]
 
 
-def too_short_error(group: SizeGroup, tokens: int, answer_room_source: str) -> ConfigError:
-    """Return the error for a length that has no room for a case's question."""
+def length_too_short_error(group: SizeGroup, tokens: int, answer_room_source: str) -> ConfigError:
+    """Build the error for a configured length with no room for even the question of a case."""
     answer = group.length - group.room
     return ConfigError(
         (

@@ -1,5 +1,5 @@
-"""Judges answers of task=recall: whether the first values in an answer are the requested ones, in
-any wording.
+"""Judges answers of task=recall by whether their first values are the requested ones, in any
+wording.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.config.extractors import Extractor
-from runner.scorers import judge
+from runner.scorers import judge_answer
 from runner.tasks.recall.cases import RenderedCase, ValueForm
-from runner.tasks.recall.kinds import shares_text
+from runner.tasks.recall.kinds import kind_shares_text
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 from runner_base import Answer, ClusterUnit, FinishReason, Sample, Verdict
 from runner_base.notes import Note, note
@@ -26,7 +26,7 @@ WORD = re.compile(r"[\w-]+")
 
 @dataclass(frozen=True)
 class PlacedCase:
-    """A case with its kind, length, depth, number and text."""
+    """A rendered recall case with its kind, length, depth and number."""
 
     kind: str
     length: int
@@ -38,7 +38,7 @@ class PlacedCase:
 
     @property
     def question(self) -> str:
-        """The question without the text."""
+        """The question and its instructions, without the long text."""
         return self.asked.question
 
     @property
@@ -47,23 +47,27 @@ class PlacedCase:
 
     @property
     def cluster(self) -> str:
-        """The cluster of the question across lengths and depths; with enough haystacks, the haystack."""
+        """The cluster of dependent questions, across lengths and depths. With enough haystacks, one cluster
+        per haystack.
+        """
         if self.cluster_unit is ClusterUnit.text:
             return f"text {self.text}"
-        names = (self.kind, self.number) if shares_text(self.kind) else (self.kind, self.depth, self.number)
+        names = (
+            (self.kind, self.number) if kind_shares_text(self.kind) else (self.kind, self.depth, self.number)
+        )
         return "/".join(str(name) for name in names if name is not None)
 
 
 class Judge:
-    """Gives recall samples their verdicts and needle depths."""
+    """Adds verdicts and needle depths to recall samples."""
 
-    def __init__(self, placed: Mapping[int, PlacedCase]) -> None:
-        self.placed = placed
+    def __init__(self, placed_cases: Mapping[int, PlacedCase]) -> None:
+        self.placed = placed_cases
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
-        """Return a new sample with its question and its verdict."""
+        """Return the new sample with its question and verdict."""
         case = self.placed[sample.index]
-        found, verdict = judged(sample.answer, case.asked)
+        found, verdict = judge_recall_answer(sample.answer, case.asked)
         answer = replace(sample.answer, extracted={FOUND: found}, verdict=verdict)
         return replace(
             sample,
@@ -80,7 +84,7 @@ class Judge:
         )
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a sample does not belong to this job, or None if it does."""
+        """Return why a stored sample does not belong to this job. None if the sample is valid."""
         case = self.placed[sample.index]
         if (sample.question, sample.gold, sample.recall_length) != (case.question, case.gold, case.length):
             return note("other_question", index=sample.index)
@@ -99,15 +103,15 @@ class Judge:
         return self(sample) if is_same else None
 
 
-def judged(answer: Answer, rendered_case: RenderedCase) -> tuple[str | None, Verdict]:
-    """Return the values found in an answer, and the verdict."""
+def judge_recall_answer(answer: Answer, rendered_case: RenderedCase) -> tuple[str | None, Verdict]:
+    """Return the values found in an answer as text, and the verdict."""
     if rendered_case.form is ValueForm.total:
-        return _judge_total(answer, rendered_case.gold[0])
+        return _judge_number(answer, rendered_case.gold[0])
     parts, is_whole = answer.parts, answer.finish_reason is FinishReason.stop
     if answer.finish_reason is FinishReason.error or parts.is_open:
         return None, Verdict.cut_off
     wanted = len(rendered_case.gold)
-    first = find_values(parts.answer, rendered_case)[:wanted]
+    first = find_distinct_values(parts.answer, rendered_case)[:wanted]
     found = ", ".join(first) or None
     if {*first} == {value.lower() for value in rendered_case.gold}:
         return found, Verdict.correct
@@ -116,7 +120,7 @@ def judged(answer: Answer, rendered_case: RenderedCase) -> tuple[str | None, Ver
     return found, Verdict.wrong if first else Verdict.no_answer
 
 
-def find_values(text: str, rendered_case: RenderedCase) -> list[str]:
+def find_distinct_values(text: str, rendered_case: RenderedCase) -> list[str]:
     """Return the distinct values of the requested form in a text, in order and in lower case."""
     match rendered_case.form:
         case ValueForm.number:
@@ -132,8 +136,8 @@ def find_values(text: str, rendered_case: RenderedCase) -> list[str]:
     return [*dict.fromkeys(value.lower() for value in found)]
 
 
-def _judge_total(answer: Answer, gold: str) -> tuple[str | None, Verdict]:
-    """Judge a number as task=gsm8k does: the marked one, else the last one."""
-    judgement = judge(answer, gold)
+def _judge_number(answer: Answer, gold: str) -> tuple[str | None, Verdict]:
+    """Judge a numeric answer like task=gsm8k: the marked number counts, otherwise the last one."""
+    judgement = judge_answer(answer, gold)
     way = Extractor.strict if judgement.found[Extractor.strict] is not None else Extractor.flexible
     return judgement.found[way], judgement.verdicts[way]

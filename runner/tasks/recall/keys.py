@@ -10,7 +10,13 @@ from typing import ClassVar
 from runner.config.task import TaskConfig, WorkAmount
 from runner.config.token_counts import parse_token_counts
 from runner.config.wording import PromptStyle
-from runner.tasks.recall.kinds import KINDS, has_depth, is_ruler_kind, shared_prefix_fraction, shares_text
+from runner.tasks.recall.kinds import (
+    KINDS,
+    is_ruler_kind,
+    kind_has_depth,
+    kind_shares_text,
+    shared_prefix_fraction,
+)
 from runner_base import (
     HASHED,
     UNLESS_DEFAULT,
@@ -32,7 +38,7 @@ MAX_CASES = 10_000  # of a kind, a length and a depth
 
 
 class NeedleValues(StrEnum):
-    """The type of value that a needle contains and a question asks for."""
+    """Type of the value that a needle contains and a question asks for."""
 
     numbers = "numbers"
     words = "words"
@@ -41,7 +47,7 @@ class NeedleValues(StrEnum):
 
 @dataclass
 class RecallConfig(TaskConfig):
-    """Config for recall from long texts: needles, chains and counts."""
+    """Config of task=recall: needles, chains and counts in long texts."""
 
     module: ClassVar[str] = "runner.tasks.recall.task"
     name: ClassVar[str] = "recall"
@@ -105,7 +111,7 @@ class RecallConfig(TaskConfig):
 
     @property
     def subject(self) -> str:
-        """Return the longest length as text."""
+        """The longest configured text length, as part of a run's display name."""
         return f"up to {max(self.tokens):,} tokens"
 
     @property
@@ -114,23 +120,25 @@ class RecallConfig(TaskConfig):
 
     @property
     def expected_completions(self) -> int:
-        of_kinds = sum(len(self.depths) if has_depth(kind) else 1 for kind in self.kinds)
+        of_kinds = sum(len(self.depths) if kind_has_depth(kind) else 1 for kind in self.kinds)
         return of_kinds * len(self.lengths) * self.cases
 
     @property
     def num_haystacks(self) -> int:
-        """The number of haystacks. Each has at least one case."""
+        """The number of different haystacks, each with at least one case."""
         return min(self.texts, self.cases)
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return batch size and lengths for the longest text, including its answer."""
+        """Return batch size and token counts of the longest text, including the answer."""
         new = generation.max_total_new_tokens
         return generation.batch_size or batch_size, max(1, max(self.tokens) - new), new
 
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return the questions of each length. Text before the needle is computed once for all questions."""
+        """Return the work amount of all questions at each length. The text before a needle is computed once
+        for all questions.
+        """
         new, rows, longest = generation.max_total_new_tokens, generation.batch_size, max(self.tokens)
         amounts = []
         for length in self.tokens:
@@ -138,7 +146,7 @@ class RecallConfig(TaskConfig):
             computed = [
                 tokens
                 for kind in self.kinds
-                for tokens in self._computed_tokens(kind, text, length == longest)
+                for tokens in self._computed_prompt_tokens(kind, text, length == longest)
             ]
             completions = self.expected_completions // len(self.tokens)
             each = max(1, round(sum(computed) / completions))
@@ -146,12 +154,16 @@ class RecallConfig(TaskConfig):
             amounts.append(WorkAmount(rows, each, new, completions, known_tokens=known, counts_tokens=True))
         return amounts
 
-    def _computed_tokens(self, kind: str, text_tokens: int, is_longest: bool) -> Iterator[int]:
-        """Yield the tokens that are computed for the questions of a kind, given the length of their texts."""
-        if shares_text(kind):
+    def _computed_prompt_tokens(self, kind: str, text_tokens: int, is_longest: bool) -> Iterator[int]:
+        """Yield the prompt tokens to compute for each question of a recall kind, where questions may share a
+        prefix.
+        """
+        if kind_shares_text(kind):
             yield self.cases * (text_tokens + (len(self.depths) - 1) * QUESTION)
             return
-        parts = [shared_prefix_fraction(kind, depth) for depth in (self.depths if has_depth(kind) else [1.0])]
+        parts = [
+            shared_prefix_fraction(kind, depth) for depth in (self.depths if kind_has_depth(kind) else [1.0])
+        ]
         yield from (self.cases * max(QUESTION, round((1 - part) * text_tokens)) for part in parts)
         # shorter texts begin as the longest one
         haystacks = 1 if is_ruler_kind(kind) else self.num_haystacks

@@ -1,4 +1,6 @@
-"""Creates all cases of a job, each as long as its length allows in the model's own tokens."""
+"""Creates all cases of a job, each as long as its configured length allows in the model's own
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from runner.config.wording import PromptStyle
-from runner.tasks import ResolvedJob, model_kind
+from runner.tasks import ResolvedJob, get_model_kind
 from runner.tasks.recall.cases import CaseSettings, RenderedCase
-from runner.tasks.recall.fillers import Filler, create_haystack, measure_filler
-from runner.tasks.recall.fitting import SizeGroup, fit_sizes
+from runner.tasks.recall.fillers import Filler, build_filler, select_haystack
+from runner.tasks.recall.fitting import SizeGroup, fit_text_sizes
 from runner.tasks.recall.judging import PlacedCase
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.kinds import is_ruler_kind, load_case_generator
@@ -21,13 +23,15 @@ ROOM = "generation.max_new_tokens"
 TOKENS_A_LINE = 25  # of a text that is its own, about
 
 
-def place_cases(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> dict[int, PlacedCase]:
-    """Return every case by its number. Only the tokenizer is loaded.
+def fit_and_render_cases(
+    task: RecallConfig, filler_units: Sequence[str], resolved: ResolvedJob
+) -> dict[int, PlacedCase]:
+    """Return every case of the job by number, fitted to its length. Only the tokenizer is loaded.
 
     The shortest length has the first numbers, so that more lengths change no number. Haystacks
     follow one another, so that one haystack at a time is cached.
     """
-    kind = model_kind(resolved.config.model)
+    kind = get_model_kind(resolved.config.model)
 
     def count_text_tokens(texts: Sequence[str]) -> list[int]:
         return [len(ids) for _, ids in kind.encode_prompts(resolved, texts)]
@@ -38,10 +42,12 @@ def place_cases(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob)
             for _, ids in kind.encode_prompts(resolved, [build_case_prompt(task, case) for case in cases])
         ]
 
-    filler = measure_filler(units, count_text_tokens)
+    filler = build_filler(filler_units, count_text_tokens)
     answer = resolved.config.generation.max_total_new_tokens
-    groups = [*_size_groups(task, filler, answer)]
-    fit_sizes(groups, lambda group, tokens: _estimate_size(group, filler, tokens), count_case_tokens, ROOM)
+    groups = [*_create_size_groups(task, filler, answer)]
+    fit_text_sizes(
+        groups, lambda group, tokens: _estimate_text_size(group, filler, tokens), count_case_tokens, ROOM
+    )
     cases = [
         PlacedCase(
             case.kind,
@@ -57,7 +63,7 @@ def place_cases(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob)
         for group in groups
         for case in group.cases
     ]
-    check_values_survive(cases, resolved)
+    reject_lossy_tokenizer(cases, resolved)
     return dict(sorted(enumerate(cases), key=lambda numbered: numbered[1].text or 0))
 
 
@@ -69,12 +75,12 @@ def build_case_prompt(task: RecallConfig, case: RenderedCase) -> Prompt:
     return (*turns, Message("user", case.prompt_text))
 
 
-def check_values_survive(cases: Sequence[PlacedCase], resolved: ResolvedJob) -> None:
-    """Reject a tokenizer that does not decode the requested values unchanged: no answer could be
-    right.
+def reject_lossy_tokenizer(cases: Sequence[PlacedCase], resolved: ResolvedJob) -> None:
+    """Raise an error if the tokenizer does not decode the requested values unchanged, because no answer
+    could be right.
     """
     values = [*dict.fromkeys(value for case in cases for value in case.asked.gold)]
-    kind = model_kind(resolved.config.model)
+    kind = get_model_kind(resolved.config.model)
     encoded = kind.encode_prompts(resolved, [f"It is {value}." for value in ("green", *values)])
     decode = kind.create_decoder(resolved)
     back = [decode(ids) for _, ids in encoded]
@@ -93,9 +99,9 @@ def check_values_survive(cases: Sequence[PlacedCase], resolved: ResolvedJob) -> 
             )
 
 
-def _size_groups(task: RecallConfig, filler: Filler, answer_tokens: int) -> Iterator[SizeGroup]:
+def _create_size_groups(task: RecallConfig, filler: Filler, answer_tokens: int) -> Iterator[SizeGroup]:
     count = task.num_haystacks
-    haystacks = [create_haystack(filler, text, task.cases_seed) for text in range(count)]
+    haystacks = [select_haystack(filler, text, task.cases_seed) for text in range(count)]
     for length in task.tokens:
         for kind in task.kinds:
             recipe = CaseSettings(
@@ -120,6 +126,10 @@ def _size_groups(task: RecallConfig, filler: Filler, answer_tokens: int) -> Iter
                 yield SizeGroup(length, length - answer_tokens, cases, text=text if count > 1 else None)
 
 
-def _estimate_size(group: SizeGroup, filler: Filler, tokens: int) -> int:
-    """Estimate the size in units of a text with `tokens` tokens."""
-    return tokens // TOKENS_A_LINE if group.cases[0].has_own_size else filler.units_for_tokens(max(0, tokens))
+def _estimate_text_size(group: SizeGroup, filler: Filler, num_tokens: int) -> int:
+    """Estimate the size of a text with `num_tokens` tokens, in the units of the case's kind."""
+    return (
+        num_tokens // TOKENS_A_LINE
+        if group.cases[0].has_own_size
+        else filler.units_for_tokens(max(0, num_tokens))
+    )

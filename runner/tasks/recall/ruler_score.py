@@ -1,5 +1,5 @@
-"""RULER's own score: the fraction of requested values in an answer, counted as
-lm-evaluation-harness 0.4.13 does.
+"""RULER's own score: the fraction of requested values that an answer contains, computed like
+lm-evaluation-harness 0.4.13.
 
 A value counts anywhere, also within a longer word or next to wrong values, and some of the
 values give a part of the score. Values are found only as they were written: 4,713,920 is not
@@ -20,16 +20,18 @@ SCORE = "ruler_score"
 Cell = tuple[str, int]  # kind and length
 
 
-def fraction_found(text: str, gold: Sequence[str]) -> float:
-    """Return the fraction of values that occur in a text, ignoring case and surrounding characters."""
+def fraction_found(text: str, gold_values: Sequence[str]) -> float:
+    """Return the fraction of gold values that occur anywhere in a text, ignoring case."""
     lower = text.lower()
-    return fmean(value.lower() in lower for value in gold)
+    return fmean(value.lower() in lower for value in gold_values)
 
 
-def add_ruler_scores(result: Result, samples: Sequence[Sample], placed: Mapping[int, PlacedCase]) -> None:
-    """Add RULER's score to a result: overall, per kind and length, and as a table."""
+def add_ruler_scores(
+    result: Result, samples: Sequence[Sample], placed_cases: Mapping[int, PlacedCase]
+) -> None:
+    """Add RULER's score to a job's result: overall, for each kind and length, and as a table."""
     cells: dict[Cell, list[tuple[float, float]]] = {}
-    for cell, score, right in _scores_by_case(samples, placed):
+    for cell, score, right in _scores_by_case(samples, placed_cases):
         cells.setdefault(cell, []).append((score, right))
     if not cells:
         return
@@ -48,11 +50,11 @@ def add_ruler_scores(result: Result, samples: Sequence[Sample], placed: Mapping[
 
 
 def _scores_by_case(
-    samples: Sequence[Sample], placed: Mapping[int, PlacedCase]
+    samples: Sequence[Sample], placed_cases: Mapping[int, PlacedCase]
 ) -> Iterator[tuple[Cell, float, float]]:
-    """Yield kind and length of each RULER question, its score, and its share of right answers."""
+    """Yield for each RULER question: kind and length, RULER's score, and the share of right answers."""
     for sample in samples:
-        case = placed[sample.index]
+        case = placed_cases[sample.index]
         if is_ruler_kind(case.kind) and not sample.failed:
             score = fmean(fraction_found(answer.parts.answer, case.asked.gold) for answer in sample.answers)
             yield (case.kind, case.length), score, sample.accuracy()

@@ -1,4 +1,6 @@
-"""task=recall: hide needles in long texts, ask for them at the end, and check the answers exactly."""
+"""task=recall: hides needles in long texts, asks for them at the end, and checks the answers
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from runner.tasks import (
     add_prompt_facts,
     collect_answers,
     context_length,
-    model_kind,
+    get_model_kind,
     render_prompts,
     score_counted_samples,
     typed_task_config,
@@ -28,7 +30,7 @@ from runner.tasks import (
 from runner.tasks.recall.fillers import hash_units, read_filler_units
 from runner.tasks.recall.judging import Judge, PlacedCase
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.placement import build_case_prompt, place_cases
+from runner.tasks.recall.placement import build_case_prompt, fit_and_render_cases
 from runner.tasks.recall.ruler_score import add_ruler_scores
 from runner_base import Result, Sample, short_model_name
 from runner_compare import RecallCard
@@ -45,16 +47,16 @@ IGNORED_FOR_REUSE = frozenset({"task.lengths", "task.margin"})
 
 @dataclass
 class RecallInputs(TaskInputs):
-    """The config of the job, and the units of its filler."""
+    """Inputs of task=recall: the task's config, and the filler text split into units."""
 
     task: RecallConfig
     units: list[str]
 
 
 def prepare(config: RunnerConfig) -> RecallInputs:
-    """Read and hash the filler. The needles follow from the config."""
+    """Read and hash the filler text. The needles follow from the config alone."""
     task = typed_task_config(config, RecallConfig)
-    kind = model_kind(config.model)
+    kind = get_model_kind(config.model)
     if not kind.can_count_tokens(config):
         need = "task=recall counts in the model's own tokens: it"
         require_capabilities(kind.capabilities(config), need, {Capability.tokenizer})
@@ -66,7 +68,7 @@ def prepare(config: RunnerConfig) -> RecallInputs:
 
 
 def check_lengths(inputs: RecallInputs, resolved: ResolvedJob) -> list[str]:
-    """Reject lengths beyond the model's context length."""
+    """Raise ConfigError for text lengths beyond the model's context length."""
     context_length.check_context_length(resolved, "task.lengths", max(inputs.task.tokens))
     return []
 
@@ -75,7 +77,7 @@ def run(inputs: RecallInputs, context: TaskContext) -> Result:
     """Create the texts, generate missing answers, judge them, and compute the metrics."""
     task = inputs.task
     check_lengths(inputs, context.resolved)
-    placed = place_cases(task, inputs.units, context.resolved)
+    placed = fit_and_render_cases(task, inputs.units, context.resolved)
     requests = build_requests(task, placed)
     if task.show_prompt:
         log.info("%s", render_prompts(context.resolved, requests[: task.show_prompt]))
@@ -100,7 +102,7 @@ def picture_title(config: RunnerConfig) -> str:
 
 
 def recall_metrics(samples: list[Sample]) -> dict[str, float]:
-    """Return the accuracy overall and for each length."""
+    """Return the accuracy over all samples and for each length."""
     by_length: dict[int, list[float]] = {}
     for sample in samples:
         by_length.setdefault(sample.recall_length or 0, []).append(sample.accuracy())
@@ -110,7 +112,7 @@ def recall_metrics(samples: list[Sample]) -> dict[str, float]:
 
 
 def deliver(inputs: RecallInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a recorded job if task.show_prompt is set, and draw missing pictures."""
+    """Print a recorded job's prompts if task.show_prompt is set, and draw missing pictures."""
     if inputs.task.show_prompt:
         log.info("%s", render_first_prompts(inputs, resolved))
     if inputs.task.pictures:
@@ -118,19 +120,19 @@ def deliver(inputs: RecallInputs, resolved: ResolvedJob, job: Job, result: Resul
 
 
 def preview(inputs: RecallInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts if requested, for a plan."""
+    """Return the first prompts for a plan, if task.show_prompt is set."""
     return render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
 
 
 def render_first_prompts(inputs: RecallInputs, resolved: ResolvedJob) -> str:
     """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
     task = inputs.task
-    requests = build_requests(task, place_cases(task, inputs.units, resolved))
+    requests = build_requests(task, fit_and_render_cases(task, inputs.units, resolved))
     return render_prompts(resolved, requests[: task.show_prompt])
 
 
-def build_requests(task: RecallConfig, placed: Mapping[int, PlacedCase]) -> list[Request]:
-    """Return the request of each case. In plain text, a line break ends a single-line answer."""
+def build_requests(task: RecallConfig, placed_cases: Mapping[int, PlacedCase]) -> list[Request]:
+    """Return one request per case. In plain text, a line break ends a single-line answer."""
     return [
         Request(
             number,
@@ -138,15 +140,15 @@ def build_requests(task: RecallConfig, placed: Mapping[int, PlacedCase]) -> list
             () if task.uses_chat_template or case.asked.has_multiline_answer else ("\n",),
             random_id=f"{number}, repeat {task.repeat}" if task.repeat else None,
         )
-        for number, case in placed.items()
+        for number, case in placed_cases.items()
     ]
 
 
 class PromptFacts(Policy):
-    """Adds facts about the prompts, in the form that the model sees."""
+    """Policy that adds facts about the prompts, in the form that the model sees, to the engine report."""
 
-    def __init__(self, task: RecallConfig, first: Request) -> None:
-        self.task, self.first = task, first
+    def __init__(self, task: RecallConfig, first_request: Request) -> None:
+        self.task, self.first = task, first_request
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
         """Add the prompt facts to the engine report."""
@@ -154,7 +156,7 @@ class PromptFacts(Policy):
 
 
 class RunningRecall(Policy):
-    """Shows the accuracy so far in the progress bar."""
+    """Policy that shows the current accuracy in the progress bar."""
 
     def __init__(self, context: TaskContext) -> None:
         self._shares = [sample.accuracy() for sample in context.recorder.done.values()]

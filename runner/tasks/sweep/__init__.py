@@ -1,1 +1,1 @@
-"""The task sweep: cells of settings, and measurements of earlier starts."""
+"""The task sweep: measures speed in cells of settings, and reuses measurements of earlier starts."""

@@ -1,4 +1,4 @@
-"""Reuses measurements of cells from earlier, interrupted starts of a sweep.
+"""Reuses cell measurements of earlier, interrupted starts of a sweep.
 
 Each run of a cell is stored when it ends, with its metrics, the cell's peak memory and the
 lengths of its prompts. A later start repeats the warm-up, uncounted, for the incomplete cells,
@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from runner.records.measurements import MeasurementFile
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner.speed.arrivals import RequestLoad
 from runner.speed.cells import Cell, CellRunner
 from runner.speed.limits import MachineLimits
@@ -25,7 +25,9 @@ LOAD_EVERY_S = 1.0  # how often the load of other programs is looked at: it take
 
 
 class RecordedCells:
-    """Measurements on disk: runs of cells, machine rates and request rates; new ones are appended."""
+    """Measurements of a sweep on disk: runs of cells, machine rates and request rates. New ones are
+    appended.
+    """
 
     def __init__(self, folder: Path, contention: machine.Contention) -> None:
         self._file, self._contention = MeasurementFile(folder), contention
@@ -42,39 +44,44 @@ class RecordedCells:
         self.done = [*self._runs, *self._loads]  # with those of this start
 
     def warm_up_incomplete_cells(
-        self, stopwatch: CellRunner, cells: Sequence[Cell], rounds: int, warmup: int, has_loads: bool
+        self,
+        cell_runner: CellRunner,
+        cells: Sequence[Cell],
+        rounds: int,
+        num_warmup_rounds: int,
+        has_request_rates: bool,
     ) -> None:
-        """Repeat, uncounted, the first rounds of the cells that earlier starts have measured in part.
+        """Repeat the warm-up rounds of cells that earlier starts have measured only in part.
 
         A cell without a warm-up is cold only in its first run, so the runs after it are measured warm.
         """
-        for number in range(max(warmup, 1)):
+        for number in range(max(num_warmup_rounds, 1)):
             for cell in cells:
                 if (number, cell.key) not in self._runs or cell.note:
                     continue
-                if has_loads or not all((later, cell.key) in self._runs for later in range(rounds)):
+                if has_request_rates or not all((later, cell.key) in self._runs for later in range(rounds)):
                     copy = replace(cell, repeats=[], lengths=[])
-                    real = None if stopwatch.real is None else replace(stopwatch.real, lengths=[])
-                    replace(stopwatch, real=real).run_cell(copy, number)
+                    real = None if cell_runner.real is None else replace(cell_runner.real, lengths=[])
+                    replace(cell_runner, real=real).run_cell(copy, number)
                     cell.note = copy.note
 
     def is_measured(self, cell: Cell, round_number: int) -> bool:
-        """Return whether an earlier start has measured a cell in a round."""
+        """Return whether an earlier start has measured this cell in this round."""
         return (round_number, cell.key) in self._runs
 
-    def measure_run(self, stopwatch: CellRunner, cell: Cell, round_number: int) -> dict[str, float] | None:
-        """Return a run's metrics, measured now or by an earlier start. None, with a note in the cell, if
-        it failed.
+    def measure_run(self, cell_runner: CellRunner, cell: Cell, round_number: int) -> dict[str, float] | None:
+        """Return the metrics of a cell's run, measured now or in an earlier start. None, with a note in the
+        cell, if the run failed.
         """
         if (line := self._runs.get((round_number, cell.key))) is not None:
             cell.peak_rss_mib, cell.cuda_peak_mib = line["peak_rss_mib"], line["cuda_peak_mib"]
             cell.lengths += line["lengths"]
-            stopwatch.in_pieces |= line["in_pieces"]
-            if stopwatch.real is not None:
-                stopwatch.real.skip_sent(cell.batch_size, line["lengths"])
+            cell_runner.in_pieces |= line["in_pieces"]
+            if cell_runner.real is not None:
+                cell_runner.real.skip_sent(cell.batch_size, line["lengths"])
             return dict(line["figures"])
         before = len(cell.lengths)
-        figures = stopwatch.run_cell(cell, round_number)
+        figures = cell_runner.run_cell(cell, round_number)
         if figures is not None:
             self.done.append((round_number, cell.key))
             self._append(
@@ -85,12 +92,14 @@ class RecordedCells:
                 lengths=cell.lengths[before:],
                 peak_rss_mib=cell.peak_rss_mib,
                 cuda_peak_mib=cell.cuda_peak_mib,
-                in_pieces=stopwatch.in_pieces,
+                in_pieces=cell_runner.in_pieces,
             )
         return figures
 
     def measure_machine_rates(self, limits: MachineLimits, round_number: int) -> None:
-        """Measure the machine's rates after a round, unless an earlier start has."""
+        """Measure the machine's bandwidth and matmul rate after a round, unless an earlier start has
+        measured them.
+        """
         if (line := self._rates.get(round_number)) is not None:
             limits.measured.append(HardwareRates(line["matrix_gflop_per_s"], line["read_gb_per_s"]))
             return
@@ -105,7 +114,7 @@ class RecordedCells:
             )
 
     def load_recorded(self, request_load: RequestLoad) -> bool:
-        """Fill in the timings of a request rate from an earlier start. Returns False if there are none."""
+        """Load the timings of a request rate from an earlier start. Returns False if there are none."""
         line = self._loads.get(request_load.rate)
         if line is None:
             return False
@@ -117,7 +126,7 @@ class RecordedCells:
         return True
 
     def record_load(self, request_load: RequestLoad) -> None:
-        """Store the timings of a request rate, unless it ran out of memory."""
+        """Store the timings of a request rate, unless the engine ran out of memory."""
         if not request_load.seconds:
             return
         self.done.append((0, f"rate {request_load.rate:g}"))
@@ -125,18 +134,20 @@ class RecordedCells:
             what="load",
             rate=request_load.rate,
             seconds=request_load.seconds,
-            note=note_text(request_load.note),
+            note=format_note(request_load.note),
             first_s=[timed.first_s for timed in request_load.requests],
             ended_s=[timed.ended_s for timed in request_load.requests],
         )
 
     def describe_contention(self) -> str:
-        """Describe the load by other programs on process and machine, in this start and earlier ones."""
+        """Describe the load by other programs on process and machine, during this start and earlier ones."""
         now = self._contention.describe_load()
         return now if now != machine.EXCLUSIVE else self._earlier_load or now
 
     def other_load(self) -> str:
-        """Describe the load by other programs, in this start and earlier ones. Empty if it was negligible."""
+        """Describe the load by other programs in this start and earlier ones. Empty if the load was
+        negligible.
+        """
         earlier = self._earlier_load if self._earlier_load.startswith(machine.BESIDE) else ""
         return self._contention.describe_other_programs() or earlier
 

@@ -1,5 +1,5 @@
-"""task=sweep: speed over batch sizes × prompt lengths × new tokens × shared prompts, relative to
-machine limits.
+"""task=sweep: speed over batch sizes × prompt lengths × new tokens × shared prefixes, relative to
+the machine's limits.
 
 Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared
 machine affects all cells equally; the machine's own limits are measured after each round. A
@@ -19,15 +19,15 @@ from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.core.energy import EnergyCounters
 from runner.records.measurements import recorded_measurement_notes
-from runner.render.notes import note_text, render_cells, render_notes
+from runner.render.notes import format_note, render_note_cells, render_notes
 from runner.render.titles import BESIDE_LIMITS, BY_CLOCK, WITHOUT_GUESSES, sustainable_rate_text
 from runner.speed import arrivals, gains, real_prompts, tables
 from runner.speed.arrivals import RequestLoad
-from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, CellRunner, create_cells
+from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, CellRunner, create_sweep_cells
 from runner.speed.limits import MachineLimits
 from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
-from runner.speed.synthetic import check_context_length, max_positions
+from runner.speed.synthetic import check_context_length, context_length_of_report
 from runner.tasks import (
     Job,
     Recorder,
@@ -36,8 +36,8 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
-    beyond_hint,
-    model_kind,
+    exceed_context_hint,
+    get_model_kind,
     report_saved_on_interrupt,
     typed_task_config,
 )
@@ -59,30 +59,34 @@ MAX_NOISY_SHARE = 0.25  # of the cells: if more are too noisy, so is the job
 
 @dataclass
 class SweepInputs(TaskInputs):
-    """The prompts that the task names, or None for random tokens."""
+    """Inputs of task=sweep: the configured prompts, or None for random tokens."""
 
     real: RealPrompts | None
 
 
 def prepare(config: RunnerConfig) -> SweepInputs:
-    """Read and hash the prompts. Random tokens are generated later."""
-    real = real_prompts.read_prompts(typed_task_config(config, SweepConfig))
+    """Read and hash the configured prompts. Random tokens are generated later."""
+    real = real_prompts.read_sweep_prompts(typed_task_config(config, SweepConfig))
     return (
         SweepInputs({}, real) if real is None else SweepInputs({"prompts": real.sha256}, real, data=real.data)
     )
 
 
 def check_lengths(inputs: SweepInputs, resolved: ResolvedJob) -> list[str]:
-    """Reject cells beyond the model's context length. Real prompts are counted after the load."""
+    """Raise ConfigError for cells beyond the model's context length. Real prompts are checked after the
+    load.
+    """
     task = typed_task_config(resolved.config, SweepConfig)
     if inputs.real is None:
-        room = model_kind(resolved.config.model).positions(resolved).room
-        check_context_length(room, max(task.prompt_tokens), max(task.new_tokens), beyond_hint(resolved))
+        room = get_model_kind(resolved.config.model).positions(resolved).room
+        check_context_length(
+            room, max(task.prompt_tokens), max(task.new_tokens), exceed_context_hint(resolved)
+        )
     return []
 
 
 def run(inputs: SweepInputs, context: TaskContext) -> Result:
-    """Measure every cell `repeats` times, and then each request rate."""
+    """Measure every cell `repeats` times, then every request rate."""
     config, engine, recorder = context.config, context.engine, context.recorder
     task = typed_task_config(config, SweepConfig)
     # without lengths: they are counted as prompts are sent
@@ -94,7 +98,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     with recorder.create_progress_bar(None, "sweep: loading"):
         report = engine.load()
     if real is None:
-        check_context_length(max_positions(report), max(task.prompt_tokens), max(task.new_tokens))
+        check_context_length(context_length_of_report(report), max(task.prompt_tokens), max(task.new_tokens))
     else:
         real.omit_too_long(engine, report.metrics.get("max_positions", inf), max(task.new_tokens))
     limits = MachineLimits(engine.arithmetic())
@@ -106,7 +110,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     stopwatch = CellRunner(engine, report, config.seed, limits.arithmetic, energy, real)
     stopwatch.guesses = config.generation.speculation.drafts_every_step
     kept = RecordedCells(recorder.folder, contention)
-    total = (task.warmup + task.repeats) * len(create_cells(task)) + len(task.arrival_rates)
+    total = (task.warmup + task.repeats) * len(create_sweep_cells(task)) + len(task.arrival_rates)
     with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
         cells = measure_cells(task, stopwatch, limits, recorder, kept)
         loads = (
@@ -116,7 +120,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
         )
     measured = [cell for cell in cells if not cell.note]
     if not measured:
-        reason = note_text(cells[0].note or "")
+        reason = format_note(cells[0].note or "")
         raise JobFailed(f"no cell of the sweep could be measured. The first error: {reason}", code="failed")
     if real is not None:
         for cell in cells:
@@ -125,19 +129,19 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     found_knee = None if knee is None or knee.is_highest else knee.rate
 
     notes: list[Note | str] = []
-    rows = render_cells(tables.speed_rows(cells, task))
+    rows = render_note_cells(tables.speed_table_rows(cells, task))
     result = Result(
         dict(report.metrics), rows, dict(report.facts), [render_engine_note(each) for each in report.notes]
     )
-    result.metrics |= _best_metrics(measured) | {
+    result.metrics |= _best_cell_metrics(measured) | {
         "load_s": engine.stats.load_s,
         "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
         "cells": len(cells),
         "cells_not_measured": len(cells) - len(measured),
         "noisy_cells": sum(cell.is_noisy for cell in cells),
         **tables.cell_metrics(measured, limits),
-        **tables.load_metrics(loads),
-        **gains.gain_metrics(measured),
+        **tables.request_rate_metrics(loads),
+        **gains.speculation_gain_metrics(measured),
     }
     result.metrics |= (
         engine.stats.peak_memory_metrics(report.metrics.get("weight_mib")) | engine.stats.process_metrics
@@ -149,21 +153,21 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
         result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
         result.facts["keeps_up_to"] = sustainable_rate_text(knee.rate, knee.is_highest)
     result.tables = (
-        {BESIDE_LIMITS: tables.limit_rows(measured, task, limits)} if measured[0].metric_names else {}
+        {BESIDE_LIMITS: tables.limit_table_rows(measured, task, limits)} if measured[0].metric_names else {}
     )
-    if against_none := gains.gain_rows(measured):
+    if against_none := gains.speculation_gain_rows(measured):
         result.tables[WITHOUT_GUESSES] = against_none
     result.tables |= engine.stats.build_tables(report.parts)
     if loads:
-        result.tables[BY_CLOCK] = render_cells(tables.load_rows(loads, found_knee))
-    result.series = tables.create_series(measured, loads, task)
+        result.tables[BY_CLOCK] = render_note_cells(tables.request_rate_rows(loads, found_knee))
+    result.series = tables.create_mlflow_series(measured, loads, task)
     result.facts |= {"measured": kept.describe_contention(), "machine": machine.machine_name()}
-    result.facts["noise"] = note_text(noise_note(cells, limits, kept.other_load()))
+    result.facts["noise"] = format_note(noise_note(cells, limits, kept.other_load()))
     notes += [
         *recorded_measurement_notes(kept.count, total, kept.outdated),
         *_result_notes(cells, stopwatch, limits),
     ]
-    notes += gains.gain_notes(measured, report.facts.get("dtype", ""), real is not None)
+    notes += gains.speculation_gain_notes(measured, report.facts.get("dtype", ""), real is not None)
     if real is not None:
         result.facts["prompts"] = real.description
         notes += [*real.notes, *[note("mean_length")] * (limits.arithmetic is not None)]
@@ -176,8 +180,8 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
         f"{short_model_name(config.model.name)}, {config.quantization.label}, "
         f"{report.facts.get('device', 'elsewhere')}"
     )
-    points = tables.picture_data(title, cells, loads, found_knee)
-    write_text_atomically(recorder.folder / POINTS, json.dumps(points, indent=1, default=note_text) + "\n")
+    points = tables.build_picture_data(title, cells, loads, found_knee)
+    write_text_atomically(recorder.folder / POINTS, json.dumps(points, indent=1, default=format_note) + "\n")
     if task.pictures:
         draw_in_child_process(MODULE, recorder.folder)
     return result
@@ -191,25 +195,23 @@ def deliver(inputs: SweepInputs, resolved: ResolvedJob, job: Job, result: Result
 
 def measure_cells(
     task: SweepConfig,
-    stopwatch: CellRunner,
+    cell_runner: CellRunner,
     limits: MachineLimits,
     recorder: Recorder,
     recorded_cells: RecordedCells,
 ) -> list[Cell]:
-    """Run all cells in rounds, except those that earlier starts have measured. Warm-up rounds do not
-    count.
-    """
-    cells, repeats = create_cells(task), RepeatLog(recorder.folder)
+    """Run all cells in rounds, except those measured in earlier starts. Warm-up rounds do not count."""
+    cells, repeats = create_sweep_cells(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
     with recorder.create_progress_bar(rounds * len(cells), "sweep") as bar:
         recorded_cells.warm_up_incomplete_cells(
-            stopwatch, cells, rounds, task.warmup, bool(task.arrival_rates)
+            cell_runner, cells, rounds, task.warmup, bool(task.arrival_rates)
         )
         for number in range(rounds):
             for cell in cells:
                 prompt = cell.prompt_tokens or "of its own length"
                 bar.set_title(f"sweep: batch {cell.batch_size}, prompt {prompt}")
-                figures = None if cell.note else recorded_cells.measure_run(stopwatch, cell, number)
+                figures = None if cell.note else recorded_cells.measure_run(cell_runner, cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
                     repeats.add_repeat(
@@ -223,17 +225,19 @@ def measure_cells(
 
 
 def measure_request_rates(
-    task: SweepConfig, stopwatch: CellRunner, recorder: Recorder, recorded_cells: RecordedCells
+    task: SweepConfig, cell_runner: CellRunner, recorder: Recorder, recorded_cells: RecordedCells
 ) -> list[RequestLoad]:
-    """Send requests at each rate, lowest first. Rates above one that ran out of memory are skipped."""
-    loads = arrivals.create_loads(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)
+    """Send requests at each rate, lowest first. After a rate that ran out of memory, higher rates are
+    skipped.
+    """
+    loads = arrivals.create_request_loads(task, cell_runner.vocab_size, cell_runner.seed, cell_runner.real)
     with recorder.create_progress_bar(sum(len(load.requests) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):
             bar.set_title(f"sweep: {load.rate:g} requests/s")
             if recorded_cells.load_recorded(load):
                 bar.skip(len(load.requests))
                 continue
-            arrivals.run_request_load(stopwatch.engine, load, lambda: bar.advance(1))
+            arrivals.run_request_load(cell_runner.engine, load, lambda: bar.advance(1))
             recorded_cells.record_load(load)
             if not load.seconds:
                 for later in loads[at + 1 :]:
@@ -242,8 +246,10 @@ def measure_request_rates(
     return loads
 
 
-def noise_note(cells: list[Cell], limits: MachineLimits, other_load: str) -> Note:
-    """Return a note on whether the machine was quiet enough, judged by the quartiles of the speeds."""
+def noise_note(cells: list[Cell], limits: MachineLimits, contention: str) -> Note:
+    """Return a note on whether the machine was quiet enough, judged by the quartiles of the measured
+    speeds.
+    """
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
         return note("noise_unknown", repeats=ENOUGH_TO_TELL)
@@ -253,14 +259,14 @@ def noise_note(cells: list[Cell], limits: MachineLimits, other_load: str) -> Not
         reasons.append(note("cells_vary", count=noisy, total=len(known), share=NOISY))
     if limits.noise > NOISY:
         reasons.append(note("rates_vary", share=limits.noise))
-    if other_load:
-        reasons.append(note("other_work", what=other_load))
+    if contention:
+        reasons.append(note("other_work", what=contention))
     if reasons:
         return note("noisy", reasons=tuple(reasons))
     return note("quiet", count=len(known) - noisy, total=len(known), share=NOISY)
 
 
-def _best_metrics(cells: list[Cell]) -> dict[str, float]:
+def _best_cell_metrics(cells: list[Cell]) -> dict[str, float]:
     speed = tables.main_speed_metric(cells)
     best = max(cells, key=lambda cell: cell.median(speed))
     best_at = {"best_batch_size": best.batch_size, "best_prompt_tokens": best.prompt_tokens}
@@ -268,7 +274,7 @@ def _best_metrics(cells: list[Cell]) -> dict[str, float]:
     return {f"best_{speed}": best.median(speed), "best_ttft_s": first, **best_at}
 
 
-def _result_notes(cells: list[Cell], stopwatch: CellRunner, limits: MachineLimits) -> list[Note]:
+def _result_notes(cells: list[Cell], cell_runner: CellRunner, limits: MachineLimits) -> list[Note]:
     measured = [cell for cell in cells if not cell.note]
     figures = measured[0].metric_names
     shares: list[dict[str, Any]] = [limits.limit_shares(cell) for cell in measured]
@@ -276,14 +282,14 @@ def _result_notes(cells: list[Cell], stopwatch: CellRunner, limits: MachineLimit
     applies = (
         (note("phases_unseen"), "output_tok_per_s" in figures),
         (note("no_token_times"), "itl_p50_s" not in figures),
-        (note("text_in_pieces"), stopwatch.in_pieces),
+        (note("text_in_pieces"), cell_runner.in_pieces),
         (note("no_arithmetic"), limits.arithmetic is None and "decode_tok_per_s" in figures),
         (note("no_limits"), limits.best_rates is None and WORK[0] in figures),
         (note("weights_in_cache"), in_cache),
     )
     notes = [noted for noted, is_true in applies if is_true]
-    if not stopwatch.energy.sources:
-        notes += [note("no_energy", reason=reason) for reason in stopwatch.energy.why_not]
+    if not cell_runner.energy.sources:
+        notes += [note("no_energy", reason=reason) for reason in cell_runner.energy.why_not]
     if len(measured) < len(cells):
         missing = len(cells) - len(measured)
         notes.append(note("cells_not_measured", "warning", count=missing, total=len(cells)))

@@ -1,1 +1,3 @@
-"""The task tools: offer functions, and match the calls in the answers with the expected calls."""
+"""The task tools: offers functions to the model, and compares the calls in its answers with the
+expected calls.
+"""

@@ -1,5 +1,4 @@
-"""Reader for the files of the Berkeley Function-Calling Leaderboard: questions, and expected
-calls.
+"""Reads questions and expected calls from files of the Berkeley Function-Calling Leaderboard (BFCL).
 
 `BFCL_v4_simple_python.json` has the questions and `possible_answer/BFCL_v4_simple_python.json`
 the expected calls. Only categories of Python functions whose answers are judged by their syntax
@@ -32,19 +31,19 @@ KINDS = {
 IN_JSON = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 
 
-def read_bfcl(path: Path, key: str) -> list[Case]:
-    """Return the cases of a file of questions, or of all such files in a folder."""
+def read_bfcl_cases(path: Path, config_key: str) -> list[Case]:
+    """Return the cases of a BFCL question file, or of all such files in a folder."""
     if not path.exists():
         raise ConfigError(
             f"file or folder {path.absolute()} does not exist. task.data=made selects the included questions",
-            key=key,
+            key=config_key,
             code="not_found",
         )
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     known = [
         (file, category)
         for file in files
-        if file.is_file() and (category := parse_category(file)) is not None
+        if file.is_file() and (category := parse_bfcl_category(file)) is not None
     ]
     if not known:
         raise ConfigError(
@@ -52,14 +51,14 @@ def read_bfcl(path: Path, key: str) -> list[Case]:
                 f"{path} is none of BFCL's question files for Python, such as "
                 f"BFCL_v4_simple_python.json ({', '.join(KINDS)}, also live_…)"
             ),
-            key=key,
+            key=config_key,
             code="unsupported",
         )
     return [case for file, category in known for case in _read_cases(file, category)]
 
 
-def parse_category(file: Path) -> str | None:
-    """Return the category from a file's name. None if the category is not supported."""
+def parse_bfcl_category(file: Path) -> str | None:
+    """Return the BFCL category in a file's name. None for an unsupported category."""
     found = FILE.fullmatch(file.name)
     return None if found is None else KINDS.get(found["category"])
 
@@ -72,7 +71,7 @@ def _read_cases(file: Path, category: str) -> Iterator[Case]:
             name, functions = value["id"], tuple(value["function"])
             turns = tuple((turn["role"], turn["content"]) for turn in value["question"][0])
             wanted = tuple(next(iter(call.items())) for call in answers[name]) if category != NO_CALL else ()
-            _check_functions(functions, [function for function, _ in wanted])
+            _check_offered_functions(functions, [function for function, _ in wanted])
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, StopIteration) as error:
             raise DataError(
                 f"not a BFCL question with its correct calls ({error!r})", key=where, code="damaged"
@@ -89,8 +88,8 @@ def _read_expected_calls(file: Path) -> dict[str, Any]:
     return {value["id"]: value["ground_truth"] for _, value in iter_json_lines(beside)}
 
 
-def _check_functions(functions: tuple[Mapping[str, Any], ...], expected_names: list[str]) -> None:
-    """Raise ValueError for a function that cannot be judged, and for an expected one that is not
+def _check_offered_functions(functions: tuple[Mapping[str, Any], ...], expected_names: list[str]) -> None:
+    """Raise ValueError for a function that cannot be judged, and for an expected function that is not
     offered.
     """
     names = [function["name"] for function in functions]
@@ -103,10 +102,12 @@ def _check_functions(functions: tuple[Mapping[str, Any], ...], expected_names: l
                 raise ValueError(f"{name} of {function['name']} has the type {unread[0]}")
 
 
-def to_json_schema(schema: Any) -> Any:
-    """Return a function's description with the type names of JSON schema, as a model receives it."""
-    if isinstance(schema, Mapping):
-        plain = {key: to_json_schema(value) for key, value in schema.items()}
+def to_json_schema(bfcl_schema: Any) -> Any:
+    """Convert the type names in a BFCL function description to those of JSON Schema, which models
+    receive.
+    """
+    if isinstance(bfcl_schema, Mapping):
+        plain = {key: to_json_schema(value) for key, value in bfcl_schema.items()}
         kind = plain.get("type")
         return plain | {"type": IN_JSON.get(kind, kind)} if isinstance(kind, str) else plain
-    return [to_json_schema(one) for one in schema] if isinstance(schema, list) else schema
+    return [to_json_schema(one) for one in bfcl_schema] if isinstance(bfcl_schema, list) else bfcl_schema

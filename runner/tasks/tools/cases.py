@@ -1,4 +1,4 @@
-"""Questions with offered functions and expected calls, read from the included data set."""
+"""Questions with offered functions and expected calls, read from the installed data set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BY_FUNCTION, BY_QUESTION = ("function", "question")
 
 @dataclass(frozen=True)
 class Case:
-    """A question; `wanted` is empty if no function should be called."""
+    """A question with offered functions and expected calls. `wanted` is empty if no call is expected."""
 
     id: str
     category: str
@@ -35,20 +35,22 @@ class Case:
 
     @property
     def main_function(self) -> str:
-        """The first expected function, or the first offered one if none should be called."""
+        """Name of the first expected function. If no call is expected, name of the first offered function."""
         names = [*(name for name, _ in self.wanted), *(it["name"] for it in self.functions)]
         return str(names[0]) if names else self.id
 
     def cluster(self, cluster_key: str) -> str:
-        """Return the question's cluster. Raises ConfigError if its line does not have the key."""
+        """Return the question's cluster. Raises ConfigError if the question's JSON line lacks the cluster
+        key.
+        """
         if cluster_key == BY_FUNCTION:
             return self.main_function
         if cluster_key == BY_QUESTION:
             return self.id
-        from runner.datasets.row_layouts import parse_cluster  # only where a key of the lines is named
+        from runner.datasets.row_layouts import parse_cluster_name  # only where a key of the lines is named
 
         try:
-            return parse_cluster(self.row, cluster_key)
+            return parse_cluster_name(self.row, cluster_key)
         except KeyError:
             raise ConfigError(
                 (
@@ -66,12 +68,12 @@ class Case:
 
     @property
     def question(self) -> str:
-        """The last turn."""
+        """The text of the last turn."""
         return self.turns[-1][1]
 
     @property
     def gold(self) -> str:
-        """The expected calls, as a record shows them: of several allowed values the first one."""
+        """The expected calls as text for a sample record, with the first of several allowed values."""
         calls = (
             f"{name}({', '.join(_format_argument(values, key) for key, values in one.items())})"
             for name, one in self.wanted
@@ -79,11 +81,11 @@ class Case:
         return "; ".join(calls) or "no call"
 
 
-def _format_argument(values: Sequence[Any], name: str) -> str:
-    return f"{name}={next(iter(values), '')!r}"
+def _format_argument(allowed_values: Sequence[Any], name: str) -> str:
+    return f"{name}={next(iter(allowed_values), '')!r}"
 
 
-def read_included_cases() -> list[Case]:
+def read_installed_cases() -> list[Case]:
     functions: dict[str, dict[str, Any]] = {}
     cases = []
     for line in FILE.read_text(encoding="utf-8").splitlines():
@@ -107,9 +109,7 @@ def read_included_cases() -> list[Case]:
 def select_cases(
     cases: Sequence[Case], categories: Sequence[str], max_per_category: int | None, seed: int
 ) -> list[Case]:
-    """Return the cases of some categories, at most `max_per_category` of each, in an order by the
-    seed.
-    """
+    """Return at most `max_per_category` cases of each category, in an order that depends on the seed."""
     picked = []
     for category in categories:
         own = [case for case in cases if case.category == category]
@@ -121,6 +121,6 @@ def select_cases(
 
 
 def hash_cases(cases: Sequence[Case]) -> str:
-    """Return the SHA-256 of functions, questions and expected calls."""
+    """Return the SHA-256 of all cases' functions, questions and expected calls."""
     plain = [[case.id, case.category, case.turns, case.functions, case.wanted] for case in cases]
     return hashlib.sha256(json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,5 @@
-"""Distractor functions that no question needs: an industrial plant's, by invented services, to
-fill a context.
+"""Distractor functions that no question needs: invented services of an industrial plant, to fill the
+context.
 
 None is related to the included questions, or to those of BFCL, so a call of one is always
 wrong. They follow from a number and a seed: the first ones are the same however many are
@@ -54,19 +54,21 @@ MOST = len(NAMES)
 
 def create_distractors(count: int, seed: int) -> list[dict[str, Any]]:
     order = Random(f"{seed}/distractors").sample(NAMES, MOST)
-    return [_create_function(*names, Random(f"{seed}/{'/'.join(names)}")) for names in order[:count]]
+    return [_create_distractor(*names, Random(f"{seed}/{'/'.join(names)}")) for names in order[:count]]
 
 
-def _create_function(service: str, action: str, thing: str, random: Random) -> dict[str, Any]:
+def _create_distractor(service: str, action: str, object_name: str, random: Random) -> dict[str, Any]:
     drawn = random.sample([*PARAMETERS], random.randint(2, 4))
     required = drawn[: random.randint(1, len(drawn))]
-    words = ACTIONS[action].format(thing=thing, things=f"{thing}{'es' if thing.endswith('s') else 's'}")
+    words = ACTIONS[action].format(
+        thing=object_name, things=f"{object_name}{'es' if object_name.endswith('s') else 's'}"
+    )
     parameters = {
         "type": "object",
         "properties": {name: PARAMETERS[name] for name in drawn},
         "required": required,
     }
-    name = f"{service}_{action}_{thing}"
+    name = f"{service}_{action}_{object_name}"
     return {
         "name": name,
         "description": f"{words}, in the works of {service.title()}.",

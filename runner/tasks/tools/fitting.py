@@ -1,4 +1,6 @@
-"""Computes how many extra functions each length has room for, with template, question and answer."""
+"""Computes how many distractor functions fit into each length together with template, question and
+answer.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,14 @@ ROOM = "generation.max_new_tokens"
 Count = Callable[[Sequence[tuple[Case, int]]], list[int]]
 
 
-def max_extra_functions(cases: Sequence[Case], length: int, answer_tokens: int, count_tokens: Count) -> int:
-    """Return how many extra functions fit into a length with every case: the same number for all, so
-    that they are shared.
+def max_extra_functions(
+    cases: Sequence[Case], length: int, answer_tokens: int, count_prompt_tokens: Count
+) -> int:
+    """Return how many extra functions fit into a length in every case. All cases get the same number, to
+    share a prefix.
     """
     room = length - answer_tokens
-    tokens = count_tokens([(case, 0) for case in cases])
+    tokens = count_prompt_tokens([(case, 0) for case in cases])
     longest = max(range(len(cases)), key=tokens.__getitem__)
     if tokens[longest] > room:
         raise ConfigError(
@@ -34,14 +38,14 @@ def max_extra_functions(cases: Sequence[Case], length: int, answer_tokens: int, 
     low, high = 0, None
     while high is None or high - low > 1:
         middle = min(MOST, max(1, 2 * low)) if high is None else (low + high) // 2
-        if count_tokens([(cases[longest], middle)])[0] <= room:
+        if count_prompt_tokens([(cases[longest], middle)])[0] <= room:
             low = middle
             if middle == MOST:
                 break
         else:
             high = middle
     while (
-        low and max(count_tokens([(case, low) for case in cases])) > room
+        low and max(count_prompt_tokens([(case, low) for case in cases])) > room
     ):  # another case may be longer beside so many
         low -= 1
     return low

@@ -1,4 +1,4 @@
-"""Judges answers of task=tools: the calls, whether they match the expected ones, and where an
+"""Judges answers of task=tools: their calls, whether these match the expected calls, and where an
 answer failed.
 """
 
@@ -22,7 +22,7 @@ VERDICTS = {ToolOutcome.cut_off: Verdict.cut_off, ToolOutcome.no_answer: Verdict
 
 @dataclass(frozen=True)
 class PlacedCase:
-    """A case with the length that its context is filled up to, and its number of extra functions."""
+    """A tool case with its target context length and its number of extra functions."""
 
     case: Case
     length: int  # 0: it is not filled
@@ -32,7 +32,7 @@ class PlacedCase:
 
 @dataclass(frozen=True)
 class CallJudgement:
-    """The outcome of an answer, its calls and the reason of a failure."""
+    """The calls in an answer, their outcome, and the reason of a failure."""
 
     outcome: ToolOutcome
     calls: tuple[tool_calls.ToolCall, ...] = ()
@@ -40,17 +40,19 @@ class CallJudgement:
 
 
 class Judge:
-    """Gives samples their verdicts, and the step at which an answer failed."""
+    """Adds verdicts to samples of task=tools, and the step at which an answer failed."""
 
-    def __init__(self, placed: Mapping[int, PlacedCase], form: tool_calls.ToolCallFormat) -> None:
-        self.placed, self.form = placed, form
+    def __init__(
+        self, placed_cases: Mapping[int, PlacedCase], call_format: tool_calls.ToolCallFormat
+    ) -> None:
+        self.placed, self.form = placed_cases, call_format
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
-        """Return a new sample with its question and its verdict."""
+        """Return the new sample with its question and verdict."""
         place = self.placed[sample.index]
-        found = judge_answer(sample.answer, place.case, self.form)
+        found = judge_tool_calls(sample.answer, place.case, self.form)
         verdict = Verdict.correct if found.outcome in RIGHT else VERDICTS.get(found.outcome, Verdict.wrong)
-        extracted = {CALLS: format_calls(found.calls), REASON: found.reason}
+        extracted = {CALLS: calls_to_text(found.calls), REASON: found.reason}
         return replace(
             sample,
             answer=replace(sample.answer, extracted=extracted, verdict=verdict),
@@ -64,7 +66,7 @@ class Judge:
         )
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a sample does not belong to this job, or None if it does."""
+        """Return why a stored sample does not belong to this job. None if the sample is valid."""
         if not self._has_same_question(sample):
             return note("other_question", index=sample.index)
         found = self(sample)
@@ -86,8 +88,8 @@ class Judge:
         return (sample.question, sample.gold, sample.tool_length) == same
 
 
-def judge_answer(answer: Answer, case: Case, call_format: tool_calls.ToolCallFormat) -> CallJudgement:
-    """Parse the calls of an answer, and return them with their outcome."""
+def judge_tool_calls(answer: Answer, case: Case, call_format: tool_calls.ToolCallFormat) -> CallJudgement:
+    """Parse the tool calls of an answer, and compare them with the expected calls."""
     if answer.finish_reason is FinishReason.error:
         return CallJudgement(ToolOutcome.no_answer, reason="it ended in an error")
     is_whole = answer.finish_reason is FinishReason.stop
@@ -111,7 +113,7 @@ def judge_answer(answer: Answer, case: Case, call_format: tool_calls.ToolCallFor
 
 
 def _compare_calls(calls: tuple[tool_calls.ToolCall, ...], case: Case) -> ToolOutcome:
-    """Compare complete calls with the expected ones."""
+    """Return the outcome of comparing an answer's complete calls with the expected ones."""
     if not case.wanted:
         return ToolOutcome.called_without_need if calls else ToolOutcome.nothing_called
     if not calls:
@@ -124,5 +126,5 @@ def _compare_calls(calls: tuple[tool_calls.ToolCall, ...], case: Case) -> ToolOu
     return ToolOutcome.wrong_count if called.keys() == wanted.keys() else ToolOutcome.wrong_tool
 
 
-def format_calls(calls: tuple[tool_calls.ToolCall, ...]) -> str | None:
+def calls_to_text(calls: tuple[tool_calls.ToolCall, ...]) -> str | None:
     return "; ".join(map(str, calls)) or None

@@ -31,7 +31,7 @@ TYPICAL_CASES = 320  # of the questions that ship
 
 
 class OfferMethod(StrEnum):
-    """How functions are offered to the model: by the chat template or in the system message."""
+    """How functions are offered to the model: by its chat template, or as text in the system message."""
 
     template = "template"
     system = "system"
@@ -39,7 +39,9 @@ class OfferMethod(StrEnum):
 
 @dataclass
 class ToolsConfig(TaskConfig):
-    """Config for function calls: right functions, right arguments, and no call where none is needed."""
+    """Config of task=tools: calls of the right function with the right arguments, and no call where none
+    is needed.
+    """
 
     module: ClassVar[str] = "runner.tasks.tools.task"
     name: ClassVar[str] = "tools"
@@ -99,24 +101,24 @@ class ToolsConfig(TaskConfig):
 
     @property
     def uses_chat_template(self) -> bool:
-        """True, because questions are turns of a chat."""
+        """Always True, because questions are turns of a chat."""
         return True
 
     @property
     def subject(self) -> str:
-        """Return what is offered in addition to a question's own functions."""
+        """The extra functions besides each question's own, as part of a run's display name."""
         if self.tokens:
             return f"filled up to {max(self.tokens):,} tokens"
         return f"{self.distractors} distractors" if self.distractors else ""
 
     @property
     def expected_completions(self) -> int:
-        """The approximate number of questions; exact once they have been read."""
+        """The approximate number of questions, which is exact once the data have been read."""
         of_each = TYPICAL_CASES // len(CATEGORIES) if self.cases is None else self.cases
         return of_each * len(self.categories) * max(1, len(self.tokens))
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return batch size and lengths for the longest prompts, including their answers."""
+        """Return batch size and token counts of the longest prompts, including their answers."""
         new = generation.max_total_new_tokens
         return (
             generation.batch_size or batch_size,
@@ -127,7 +129,9 @@ class ToolsConfig(TaskConfig):
     def requested_work(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[WorkAmount]:
-        """Return the questions of each length. Functions that all questions offer are read once."""
+        """Return the work amount of all questions at each length. Functions that all questions share are
+        computed once.
+        """
         new, rows = generation.max_total_new_tokens, generation.batch_size
         lengths = self.tokens or [0]
         completions = (self.expected_completions if num_questions is None else num_questions) // len(lengths)
@@ -152,7 +156,7 @@ class ToolsConfig(TaskConfig):
         return amounts
 
     def _estimate_prompt_tokens(self, length: int, new_tokens: int) -> int:
-        """Return the approximate number of tokens of a prompt, including its functions."""
+        """Return the approximate number of tokens of a prompt with its functions."""
         if length:
             return max(1, length - new_tokens)
         return TYPICAL_PROMPT + self.distractors * TYPICAL_FUNCTION

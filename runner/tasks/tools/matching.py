@@ -1,4 +1,4 @@
-"""Checks whether an answer's calls are the expected ones, by the rules of BFCL's AST checker.
+"""Compares an answer's tool calls with the expected calls by the rules of BFCL's AST checker.
 
 Expected is for each call a function, and for each of its parameters a list of right values.
 "" among them means that the parameter may be omitted. Types are those of the function's
@@ -40,8 +40,8 @@ IGNORED = re.compile(r"[ ,./\-_*^]")
 def calls_match(
     calls: Sequence[tool_calls.ToolCall], expected: Sequence[Wanted], schemas: Sequence[Mapping[str, Any]]
 ) -> bool:
-    """Return whether the calls are the expected ones in any order. Each expected call takes the first
-    match.
+    """Return whether the calls equal the expected ones in any order. Each expected call is paired with
+    its first match.
     """
     if len(calls) != len(expected):
         return False
@@ -58,22 +58,24 @@ def calls_match(
     return True
 
 
-def arguments_match(call: tool_calls.ToolCall, allowed: Allowed, schema: Mapping[str, Any]) -> bool:
+def arguments_match(call: tool_calls.ToolCall, allowed_values: Allowed, schema: Mapping[str, Any]) -> bool:
     """Return whether a call has all required arguments, each with the right type and an allowed value."""
     parameters = schema["parameters"]
     properties, given = parameters["properties"], call.arguments
     if any(name not in given for name in parameters.get("required", ())):
         return False
-    if any(name not in given and LEFT_OUT not in values for name, values in allowed.items()):
+    if any(name not in given and LEFT_OUT not in values for name, values in allowed_values.items()):
         return False
     return all(
-        name in properties and name in allowed and _value_matches(value, allowed[name], properties[name])
+        name in properties
+        and name in allowed_values
+        and _value_matches(value, allowed_values[name], properties[name])
         for name, value in given.items()
     )
 
 
-def _value_matches(value: Any, allowed: Sequence[Any], schema: Mapping[str, Any]) -> bool:
-    """Return whether a value has the type of the schema and is one of the allowed values."""
+def _value_matches(value: Any, allowed_values: Sequence[Any], schema: Mapping[str, Any]) -> bool:
+    """Return whether a value has the schema's type and is one of the allowed values."""
     declared = schema.get("type", "string")
     wanted: type[Any] = TYPES[declared]
     if declared == "tuple" and isinstance(value, tuple):
@@ -81,67 +83,76 @@ def _value_matches(value: Any, allowed: Sequence[Any], schema: Mapping[str, Any]
     if declared in FLOATS and type(value) is int:
         value = float(value)
     items = TYPES[schema["items"]["type"]] if declared in LISTS else None
-    of_allowed = _allowed_type(allowed)
+    of_allowed = _first_allowed_type(allowed_values)
     # the wanted value has another type than the schema
     is_other = of_allowed is not None and of_allowed is not wanted
     if type(value) is wanted:
-        if items is not None and not _items_match_type(value, allowed, items):
+        if items is not None and not _items_match_type(value, allowed_values, items):
             return False
     elif of_allowed is not None and type(value) is of_allowed:
         is_other = True
     else:
         return False
-    return value in allowed if is_other else _is_allowed(value, allowed, wanted, items)
+    return value in allowed_values if is_other else _is_allowed_value(value, allowed_values, wanted, items)
 
 
-def _allowed_type(allowed: Sequence[Any]) -> type | None:
-    """Return the type of the first allowed value. None if the parameter may only be omitted."""
-    return next((type(value) for value in allowed if value != LEFT_OUT), None)
+def _first_allowed_type(allowed_values: Sequence[Any]) -> type | None:
+    """Return the type of the first allowed value. None if the only allowed option is to omit the
+    parameter.
+    """
+    return next((type(value) for value in allowed_values if value != LEFT_OUT), None)
 
 
-def _items_match_type(value: list[Any], allowed: Sequence[Any], item_type: type) -> bool:
-    """Return whether a list has items of the type, or of the type of the allowed values."""
+def _items_match_type(value: list[Any], allowed_values: Sequence[Any], item_type: type) -> bool:
+    """Return whether all items of a list have the given type, or a type that occurs among the allowed
+    values.
+    """
     return any(
         not isinstance(one, list)
-        or all(type(item) is item_type or type(item) is _allowed_type(one) for item in value)
-        for one in allowed
+        or all(type(item) is item_type or type(item) is _first_allowed_type(one) for item in value)
+        for one in allowed_values
     )
 
 
-def _is_allowed(value: Any, allowed: Sequence[Any], expected_type: type, item_type: type | None) -> bool:
-    """Return whether a value of the expected type is allowed. Texts are compared without IGNORED
+def _is_allowed_value(
+    value: Any, allowed_values: Sequence[Any], expected_type: type, item_type: type | None
+) -> bool:
+    """Return whether a value of the expected type is allowed. Texts are compared without the IGNORED
     characters.
     """
     if expected_type is dict:
-        return any(one != LEFT_OUT and _object_matches(value, one) for one in allowed)
+        return any(one != LEFT_OUT and _object_matches(value, one) for one in allowed_values)
     if expected_type is list and item_type is dict:
-        return any(_object_list_matches(value, one) for one in allowed)
+        return any(_object_list_matches(value, one) for one in allowed_values)
     if expected_type is str:
-        return normalize_text(value) in [normalize_text(one) for one in allowed if isinstance(one, str)]
-    if expected_type is list:
-        return [normalize_text(item) for item in value] in [
-            [normalize_text(item) for item in one] for one in allowed
+        return normalize_if_text(value) in [
+            normalize_if_text(one) for one in allowed_values if isinstance(one, str)
         ]
-    return value in allowed
+    if expected_type is list:
+        return [normalize_if_text(item) for item in value] in [
+            [normalize_if_text(item) for item in one] for one in allowed_values
+        ]
+    return value in allowed_values
 
 
-def _object_matches(value: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> bool:
-    if any(key not in value and LEFT_OUT not in values for key, values in allowed.items()):
+def _object_matches(value: Mapping[str, Any], allowed_values: Mapping[str, Sequence[Any]]) -> bool:
+    if any(key not in value and LEFT_OUT not in values for key, values in allowed_values.items()):
         return False
     return all(
-        key in allowed and normalize_text(one) in [normalize_text(it) for it in allowed[key]]
+        key in allowed_values
+        and normalize_if_text(one) in [normalize_if_text(it) for it in allowed_values[key]]
         for key, one in value.items()
     )
 
 
-def _object_list_matches(value: Sequence[Any], allowed: Sequence[Any]) -> bool:
-    """Return whether a list has objects, each with the allowed keys and values of its position."""
-    pairs = zip(value, allowed, strict=True) if len(value) == len(allowed) else None
+def _object_list_matches(value: Sequence[Any], allowed_objects: Sequence[Any]) -> bool:
+    """Return whether each object in a list has the keys and values that are allowed at its position."""
+    pairs = zip(value, allowed_objects, strict=True) if len(value) == len(allowed_objects) else None
     return pairs is not None and all(one != LEFT_OUT and _object_matches(given, one) for given, one in pairs)
 
 
-def normalize_text(value: Any) -> Any:
-    """Return a text without blanks, some punctuation and upper case. Other values are returned
+def normalize_if_text(value: Any) -> Any:
+    """Return a text in lower case without blanks and some punctuation. Other values are returned
     unchanged.
     """
     return IGNORED.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value

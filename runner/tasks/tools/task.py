@@ -1,4 +1,4 @@
-"""task=tools: offer functions with each question, and match the calls in the answers with the
+"""task=tools: offers functions with each question, and compares the calls in the answers with the
 expected ones.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from runner.datasets.question_subsets import hash_clusters
-from runner.render.notes import note_text, render_notes
+from runner.render.notes import format_note, render_notes
 from runner.tasks import (
     Job,
     Policy,
@@ -24,17 +24,22 @@ from runner.tasks import (
     add_prompt_facts,
     collect_answers,
     context_length,
-    model_kind,
+    get_model_kind,
     render_prompts,
     score_counted_samples,
     typed_task_config,
 )
-from runner.tasks.tools.cases import BY_FUNCTION, MADE, Case, hash_cases, read_included_cases, select_cases
+from runner.tasks.tools.cases import BY_FUNCTION, MADE, Case, hash_cases, read_installed_cases, select_cases
 from runner.tasks.tools.distractors import create_distractors
 from runner.tasks.tools.fitting import max_extra_functions
 from runner.tasks.tools.judging import Judge, PlacedCase
 from runner.tasks.tools.keys import OfferMethod, ToolsConfig
-from runner.tasks.tools.offering import CallFormat, build_case_prompt, check_template, choose_call_format
+from runner.tasks.tools.offering import (
+    CallFormat,
+    build_case_prompt,
+    choose_call_format,
+    require_tool_template,
+)
 from runner_base import ConfigError, Result, Sample
 from runner_compare import add_tool_results
 from runner_engine import Capability, Engine, EngineReport, Request, require_capabilities
@@ -53,7 +58,7 @@ IGNORED_FOR_REUSE = frozenset(
 
 @dataclass
 class ToolsInputs(TaskInputs):
-    """The config of the job, and its questions."""
+    """Inputs of task=tools: the task's config and the selected questions."""
 
     task: ToolsConfig
     cases: list[Case]
@@ -62,7 +67,7 @@ class ToolsInputs(TaskInputs):
 def prepare(config: RunnerConfig) -> ToolsInputs:
     """Read, select and hash the questions."""
     task = typed_task_config(config, ToolsConfig)
-    kind = model_kind(config.model)
+    kind = get_model_kind(config.model)
     needs = {Capability.chat} | ({Capability.tools} if task.offer is OfferMethod.template else set())
     other = (
         "task=tools"
@@ -73,7 +78,7 @@ def prepare(config: RunnerConfig) -> ToolsInputs:
     if task.tokens and not kind.can_count_tokens(config):
         need = "task.fill counts in the model's own tokens: it"
         require_capabilities(kind.capabilities(config), need, {Capability.tokenizer})
-    cases = select_cases(_read_cases(task), task.categories, task.cases, task.cases_seed)
+    cases = select_cases(_read_configured_cases(task), task.categories, task.cases, task.cases_seed)
     if not cases:
         raise ConfigError(
             f"task.data={task.data} has no such question",
@@ -88,27 +93,29 @@ def prepare(config: RunnerConfig) -> ToolsInputs:
     return ToolsInputs(hashes, task, cases, ignored_for_reuse=IGNORED_FOR_REUSE, count=count)
 
 
-def _read_cases(task: ToolsConfig) -> list[Case]:
+def _read_configured_cases(task: ToolsConfig) -> list[Case]:
     if task.data == MADE:
-        return read_included_cases()
-    from runner.tasks.tools.bfcl import read_bfcl  # only where such files are read
+        return read_installed_cases()
+    from runner.tasks.tools.bfcl import read_bfcl_cases  # only where such files are read
 
-    return read_bfcl(Path(task.data).expanduser(), f"task.data={task.data}")
+    return read_bfcl_cases(Path(task.data).expanduser(), f"task.data={task.data}")
 
 
 def check_lengths(inputs: ToolsInputs, resolved: ResolvedJob) -> list[str]:
-    """Reject a template without tools, and lengths beyond the model's context length."""
-    check_template(inputs.task, resolved)
+    """Raise ConfigError for a chat template without tools, and for lengths beyond the model's context
+    length.
+    """
+    require_tool_template(inputs.task, resolved)
     context_length.check_context_length(resolved, "task.fill", max(inputs.task.tokens, default=0))
     return []
 
 
 def run(inputs: ToolsInputs, context: TaskContext) -> Result:
-    """Fill the contexts, generate missing answers, judge them, and compute the metrics."""
+    """Fill the contexts with extra functions, generate missing answers, judge them, and compute metrics."""
     task, resolved = inputs.task, context.resolved
     check_lengths(inputs, resolved)
     form = choose_call_format(task, resolved)
-    placed = place_cases(task, inputs.cases, form, resolved)
+    placed = fill_contexts(task, inputs.cases, form, resolved)
     requests = build_requests(task, placed, form)
     if task.show_prompt:
         log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
@@ -117,29 +124,27 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
     metrics = score_counted_samples(done.samples) | done.metrics | extra_function_metrics(placed)
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     # also where all answers are another job's, which read another form
-    result.facts["calls"] = note_text(form.note)
+    result.facts["calls"] = format_note(form.note)
     add_tool_results(result, done.samples)
     result.notes += render_notes(context_length.sample_scaling_notes(resolved, done.samples))
     return result
 
 
-def place_cases(
+def fill_contexts(
     task: ToolsConfig, cases: Sequence[Case], call_format: CallFormat, resolved: ResolvedJob
 ) -> dict[int, PlacedCase]:
-    """Return every case at every length by its number, the shortest length first. Only the tokenizer
-    is loaded.
-    """
+    """Return every case at every length by number, shortest length first. Only the tokenizer is loaded."""
     if not task.tokens:
         return {
             number: PlacedCase(case, 0, task.distractors, case.cluster(task.cluster))
             for number, case in enumerate(cases)
         }
-    kind, answer = model_kind(resolved.config.model), resolved.config.generation.max_total_new_tokens
+    kind, answer = get_model_kind(resolved.config.model), resolved.config.generation.max_total_new_tokens
 
-    def count_tokens(asked: Sequence[tuple[Case, int]]) -> list[int]:
+    def count_tokens(cases_with_extra_counts: Sequence[tuple[Case, int]]) -> list[int]:
         prompts = [
             build_case_prompt(task, case, create_distractors(further, task.cases_seed), call_format.form)
-            for case, further in asked
+            for case, further in cases_with_extra_counts
         ]
         return [len(ids) for _, ids in kind.encode_prompts(resolved, prompts)]
 
@@ -153,11 +158,11 @@ def place_cases(
 
 
 def build_requests(
-    task: ToolsConfig, placed: Mapping[int, PlacedCase], call_format: CallFormat
+    task: ToolsConfig, placed_cases: Mapping[int, PlacedCase], call_format: CallFormat
 ) -> list[Request]:
     common = {
         number: create_distractors(number, task.cases_seed)
-        for number in {place.further for place in placed.values()}
+        for number in {place.further for place in placed_cases.values()}
     }
     return [
         Request(
@@ -166,13 +171,13 @@ def build_requests(
             is_raw=call_format.form.IS_RAW,
             random_id=f"{number}, repeat {task.repeat}" if task.repeat else None,
         )
-        for number, place in placed.items()
+        for number, place in placed_cases.items()
     ]
 
 
-def extra_function_metrics(placed: Mapping[int, PlacedCase]) -> dict[str, float]:
-    """Return how many extra functions are offered, overall and per length."""
-    by_length = {place.length: place.further for place in placed.values()}
+def extra_function_metrics(placed_cases: Mapping[int, PlacedCase]) -> dict[str, float]:
+    """Return the number of extra functions offered, overall and per length."""
+    by_length = {place.length: place.further for place in placed_cases.values()}
     of_lengths = {
         f"further_functions/length_{length}": float(by_length[length]) for length in by_length if length
     }
@@ -186,22 +191,22 @@ def deliver(inputs: ToolsInputs, resolved: ResolvedJob, job: Job, result: Result
 
 
 def preview(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts if requested, for a plan."""
+    """Return the first prompts for a plan, if task.show_prompt is set."""
     return render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
 
 
 def render_first_prompts(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
     """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
     task, form = inputs.task, choose_call_format(inputs.task, resolved)
-    requests = build_requests(task, place_cases(task, inputs.cases, form, resolved), form)
+    requests = build_requests(task, fill_contexts(task, inputs.cases, form, resolved), form)
     return render_prompts(resolved, requests[: task.show_prompt])
 
 
 class PromptFacts(Policy):
-    """Adds facts about the prompts, in the form that the model sees."""
+    """Policy that adds facts about the prompts, in the form that the model sees, to the engine report."""
 
-    def __init__(self, first: Request) -> None:
-        self.first = first
+    def __init__(self, first_request: Request) -> None:
+        self.first = first_request
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
         """Add the prompt facts to the engine report."""
@@ -209,7 +214,7 @@ class PromptFacts(Policy):
 
 
 class RunningAccuracy(Policy):
-    """Shows the share of right answers so far in the progress bar."""
+    """Policy that shows the current share of right answers in the progress bar."""
 
     def __init__(self, context: TaskContext) -> None:
         self._shares = [sample.accuracy() for sample in context.recorder.done.values()]

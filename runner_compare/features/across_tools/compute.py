@@ -1,5 +1,4 @@
-"""--across-tools: pair evaluations of one task by several tools, by the text of their
-questions.
+"""--across-tools: pair evaluations of one task by several tools, matched by question text.
 
 Each tool has its own ids, prompts and scorers, so without this option their runs are in
 separate tables. Here the first path's evaluation is the baseline of all others, on the
@@ -35,7 +34,7 @@ NOT_NAMED = (FOLDER_KEY, METRIC, FILTER, "model.name")  # which rows are named b
 
 @dataclass
 class MatchedRun:
-    """A run's answers to the shared questions, by shared question."""
+    """A run's answers to the questions that all compared tools share."""
 
     run: Run  # as its tool has written it
     reader: Reader
@@ -49,31 +48,33 @@ class MatchedRun:
     def load_answer_texts(
         self, questions: Collection[Question], max_chars: int
     ) -> Iterator[tuple[Question, dict[str, str]]]:
-        """Yield the answers to some shared questions."""
+        """Yield each requested shared question with the run's answer texts."""
         own = {self.by_question[shared]: shared for shared in questions if shared in self.by_question}
         for question, side in self.reader.load_answer_texts(self.run, set(own), max_chars).items():
             yield own[question], side
 
 
 class SharedQuestionsReader(FilesReader):
-    """Reader of the questions that several tools share."""
+    """Reader that returns only the questions that several tools share."""
 
     def __init__(self, matched: dict[str, MatchedRun]) -> None:
         super().__init__()
         self.matched = matched
 
     def load_run_answers(self, run: Run) -> Answers:
-        """Return the outcome of each shared question."""
+        """Return the outcome of each question that all tools share."""
         return self.matched[run.run_id].load_answers()
 
     def load_answer_texts(
         self, run: Run, questions: set[Question], max_chars: int = WHOLE
     ) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some shared questions."""
+        """Return a run's answer texts for some shared questions."""
         return dict(self.matched[run.run_id].load_answer_texts(questions, max_chars))
 
     def comparison_note(self, run: Run, base: Run) -> Note:
-        """Return a note on how two runs were paired, and on other differences between them."""
+        """Return a note on how two tools' runs were paired, and on other differences between the
+        runs.
+        """
         sides = base, run
         matched, own = self.matched[base.run_id], self.matched[run.run_id]
         return note(
@@ -93,19 +94,19 @@ def tool_name(run: Run) -> str:
 def pair_across_tools(
     runs: Sequence[Run], paths: Sequence[str], reader: Reader
 ) -> tuple[list[Run], SharedQuestionsReader]:
-    """Return the runs restricted to shared questions, the baseline first.
+    """Restrict runs to shared questions, and return them, baseline first, with their reader.
 
     Raises ConfigError if no question is shared.
     """
     scored = [run for run in runs if run.correct_and_total and run.number is None]
     base = _find_baseline(scored, paths)
-    texts, answers = _question_texts(base, reader), reader.load_answers(base)
+    texts, answers = _load_question_texts(base, reader), reader.load_answers(base)
     pairs: dict[str, dict[Question, Question]] = {}
     chosen = [base]
     for run in scored:
         if run is base:
             continue
-        found = match_questions(texts, _question_texts(run, reader))
+        found = match_questions(texts, _load_question_texts(run, reader))
         if found:
             pairs[run.run_id] = found
             chosen.append(run)
@@ -154,19 +155,19 @@ def _find_baseline(runs: Sequence[Run], paths: Sequence[str]) -> Run:
     )
 
 
-def _question_texts(run: Run, reader: Reader) -> dict[Question, str]:
-    """Return the text of each question of a run, from its log."""
+def _load_question_texts(run: Run, reader: Reader) -> dict[Question, str]:
+    """Return the text of each question of a run, read from the tool's log."""
     sides = reader.load_answer_texts(run, set(reader.load_answers(run)), WHOLE)
     return {question: side.get("question", "") for question, side in sides.items()}
 
 
 def _raise_no_shared_questions(base: Run, runs: Sequence[Run], reader: Reader) -> NoReturn:
-    """Raise ConfigError with the reason why no question of the baseline was found elsewhere."""
+    """Raise ConfigError with the reason why no other run has a question of the baseline."""
     error = partial(ConfigError, key=OPTION, code="empty")
     if len(runs) == 1:
         raise error("there is nothing else to compare: give the logs of another tool to --results")
     for run in runs:
-        if not any(" " in normalize_text(text) for text in _question_texts(run, reader).values()):
+        if not any(" " in normalize_text(text) for text in _load_question_texts(run, reader).values()):
             raise error(
                 f"the log of {run.job_id} ({tool_name(run)}) has no texts "
                 "of its questions, only ids: nothing pairs them"
@@ -175,7 +176,7 @@ def _raise_no_shared_questions(base: Run, runs: Sequence[Run], reader: Reader) -
 
 
 def _restrict_to_shared(run: Run, matched: MatchedRun) -> Run:
-    """Return a run with metrics over the shared questions only."""
+    """Return a copy of a run with metrics over the shared questions only."""
     outcomes = list(matched.load_answers().values())
     figures = accuracy_metrics(
         [outcome.accuracy for outcome in outcomes],
@@ -196,14 +197,14 @@ def _scorer_name(run: Run) -> str:
 
 
 def _differing_settings(base: Run, run: Run) -> dict[str, tuple[str | None, str | None]]:
-    """Return the settings that differ between two runs, or that only one has."""
+    """Return both values of each setting that differs between two runs or that only one run has."""
     keys = sorted((base.params.keys() | run.params.keys()) - {*NOT_NAMED})
     pairs = {key: (base.params.get(key), run.params.get(key)) for key in keys}
     return {key: pair for key, pair in pairs.items() if not _are_equal_settings(*pair)}
 
 
 def _are_equal_settings(value: str | None, other_value: str | None) -> bool:
-    """Whether two values are equal, also as numbers in different notations."""
+    """Whether two setting values are equal as text or as numbers."""
     if value is None or other_value is None:
         return value is other_value
     try:

@@ -1,4 +1,4 @@
-"""Find the questions that two evaluations share by their text, ignoring what prompts add."""
+"""Match the questions of two evaluations by text, ignoring text that prompts add around them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def normalize_text(text: str) -> str:
 
 
 def match_questions(texts: Texts, base_texts: Texts) -> dict[Question, Question]:
-    """Map each question of one evaluation to the same question of the other.
+    """Map each question of one evaluation to the question with the same text in the other.
 
     A common beginning or end of all texts of a side belongs to its prompts, and is removed. Two
     remaining texts are one question if they are equal, or if the longer one, as a prompt with
@@ -40,7 +40,7 @@ def _mean_length(texts: Texts) -> float:
 
 
 def _strip_common_frame(texts: Texts) -> dict[Question, str]:
-    """Return normalized texts without the words that all of them begin and end with."""
+    """Normalize texts and remove the words with which all texts begin and end."""
     plain = {key: normalize_text(text) for key, text in texts.items()}
     if len({*plain.values()}) < 2:
         return plain
@@ -76,7 +76,9 @@ def _match_to_prompts(questions: Texts, prompts: Texts) -> dict[Question, Questi
 
 
 def _find_last_question(prompt: str, by_end: Mapping[str, list[str]]) -> str:
-    """Return the question that ends last in a prompt, the longest one if ambiguous; "" if none."""
+    """Return the question whose text ends last in a prompt, the longest if several do; "" if none
+    occurs.
+    """
     for end in range(len(prompt), KEY - 1, -1):
         candidates = by_end.get(prompt[end - KEY : end], ())
         inside = [text for text in candidates if prompt.endswith(text, 0, end)]

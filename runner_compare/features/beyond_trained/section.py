@@ -1,4 +1,4 @@
-"""Report which runs may exceed the positions that the model and its RoPE setting support."""
+"""Report runs whose texts may be longer than the model and its RoPE setting support."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PLAIN = ("native", "rope_2d")  # choices that scale nothing
 
 
 class BeyondTrained(Section):
-    """Section about runs with rope.beyond_trained."""
+    """Report section about runs that may exceed the supported positions (rope.beyond_trained)."""
 
     def sentences(self, table: Table) -> list[str]:
-        """Return a sentence per position limit, with the runs that may exceed it."""
+        """Return a sentence per position limit, with the runs whose texts may exceed the limit."""
         names: dict[str, list[str]] = {}
         for row in table.rows:
             limit = row.run.metrics.get(MADE_FOR)

@@ -1,4 +1,6 @@
-"""Settings of a table that have several thinking budgets."""
+"""Settings (configurations except the thinking budget) that a table has with several thinking
+budgets.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ NO_BUDGET = (None, "null", "None")
 
 @dataclass
 class BudgetSetting:
-    """Rows that differ only in the thinking budget, in ascending order; no limit comes last."""
+    """Table rows that differ only in the thinking budget, in ascending order; unlimited comes last."""
 
     rows: list[TableRow]
     keys: list[str]  # of the table, without the budget
@@ -23,23 +25,23 @@ class BudgetSetting:
 
     @property
     def budgets(self) -> list[str | None]:
-        """Thinking budgets in tokens; None: no limit."""
+        """Thinking budgets in tokens; None means unlimited."""
         return [thinking_budget(row) for row in self.rows]
 
 
 def thinking_budget(row: TableRow) -> str | None:
-    """Return a row's thinking budget in tokens; None: no limit."""
+    """Return a table row's thinking budget in tokens; None means unlimited."""
     budget = row.config.get(BUDGET, row.run.get_value(BUDGET))
     return None if budget in NO_BUDGET else budget
 
 
 def budget_sort_key(budget: str | None) -> tuple[object, ...]:
-    """Return a sort key for budgets; no limit comes last."""
+    """Return a sort key for thinking budgets; an unlimited budget comes last."""
     return budget is None, natural_sort_key(budget)
 
 
 def find_budget_settings(table: Table) -> list[BudgetSetting]:
-    """Return the settings of a table that have several budgets."""
+    """Group the table's rows that differ only in the thinking budget; single rows are omitted."""
     if BUDGET not in table.keys or not table.has_accuracies:
         return []
     keys = [key for key in table.keys if key != BUDGET]

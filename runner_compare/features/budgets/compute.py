@@ -1,4 +1,4 @@
-"""Compare settings with several thinking budgets at equal token counts."""
+"""Compare settings with several thinking budgets by accuracy at equal token counts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from runner_compare.statistics.equal_tokens import (
 
 @dataclass
 class TableBudgetData:
-    """Comparisons at equal tokens of a table's settings with their baselines."""
+    """Accuracy comparisons at equal token counts between a table's settings and their baselines."""
 
     compared: list[tuple[BudgetSetting, BudgetSetting, ComparedCurves]] = field(default_factory=list)
 
 
 def compare_budgets(table: Table, reader: Reader) -> None:
-    """Compare each setting that has several budgets with its baseline's setting."""
+    """Compare each setting that has several thinking budgets with the baseline's setting at equal
+    tokens.
+    """
     settings = find_budget_settings(table)
     of_row = {row.run.run_id: setting for setting in settings for row in setting.rows}
     costs: dict[str, Costs] = {}
@@ -51,7 +53,7 @@ def compare_budgets(table: Table, reader: Reader) -> None:
 def _compare_settings(
     setting: BudgetSetting, base_setting: BudgetSetting, costs: dict[str, Costs], reader: Reader
 ) -> EqualTokensComparison:
-    """Compare two settings on the questions that all of their jobs answered."""
+    """Compare two settings at equal tokens, on the questions that all their jobs answered."""
     of_rows = [_load_row_costs(row, costs, reader) for row in (*setting.rows, *base_setting.rows)]
     answered = [{question for question, cost in of_row.items() if not cost.failed} for of_row in of_rows]
     shared = sorted(set.intersection(*answered))
@@ -77,7 +79,7 @@ def _compare_settings(
 
 
 def _load_row_costs(row: TableRow, cache: dict[str, Costs], reader: Reader) -> Costs:
-    """Return the token cost of each question of a row; each row is read once."""
+    """Return the token cost of each question of a table row. Each row is read only once."""
     if row.run.run_id not in cache:
         if row.run.over_seeds:
             raise NotPaired("each budget has several seeds: compare them without --seeds")

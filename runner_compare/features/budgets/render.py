@@ -1,4 +1,4 @@
-"""Render settings with several thinking budgets as text, JSON data and a picture."""
+"""Texts, JSON data and pictures of settings with several thinking budgets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ APART = 0.06
 
 
 def budget_pictures(table: Table) -> list[Picture]:
-    """Return the picture of settings with several budgets, if the table has any."""
+    """Return the picture of settings with several thinking budgets, if the table has any."""
     settings = find_budget_settings(table)
     if not settings:
         return []
@@ -45,7 +45,7 @@ def budget_pictures(table: Table) -> list[Picture]:
 
 
 def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
-    """Draw one line per setting, with two panes per set of questions."""
+    """Draw accuracies over thinking budgets, one line per setting, two panes per set of questions."""
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys(setting.rows[0].panel for setting in settings))[:MAX_PANELS]
@@ -92,7 +92,7 @@ def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
 def _draw_setting_line(
     pane: Axes, setting: BudgetSetting, number: int, name: str, xs: Sequence[float]
 ) -> None:
-    """Draw a setting's accuracies with their intervals."""
+    """Draw a setting's accuracies with their intervals as a line."""
     intervals = [[100 * value for value in row.run.accuracy_interval or ()] for row in setting.rows]
     points = [(x, middle, low, high) for x, (middle, low, high) in zip(xs, intervals, strict=True)]
     is_hollow = any(row.is_baseline for row in setting.rows)
@@ -102,7 +102,7 @@ def _draw_setting_line(
 def equal_tokens_sentence(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
-    head = _head(setting, base_setting)
+    head = _sentence_head(setting, base_setting)
     if compared.result is None:
         return f"{head}: not compared, {compared.note}"
     found = compared.result
@@ -127,14 +127,14 @@ def equal_tokens_sentence(
 def short_equal_tokens_sentence(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
-    """Return the finding at equal tokens in one line."""
-    head = _head(setting, base_setting)
+    """Return the finding at equal token counts in one line."""
+    head = _sentence_head(setting, base_setting)
     if compared.result is None:
         return f"{head}: not compared, {compared.note}."
     return f"{head}: {compared.result.finding}, {_format_points(compared.result.difference)}."
 
 
-def _head(setting: BudgetSetting, base_setting: BudgetSetting) -> str:
+def _sentence_head(setting: BudgetSetting, base_setting: BudgetSetting) -> str:
     differing = [key for key in setting.keys if setting.config[key] != base_setting.config[key]]
     shared = _setting_name(setting, [key for key in setting.keys if key not in differing])
     on = f" on {shared}" if len(differing) < len(setting.keys) else ""
@@ -143,7 +143,7 @@ def _head(setting: BudgetSetting, base_setting: BudgetSetting) -> str:
 
 
 def _short_setting_name(setting: BudgetSetting, keys: Sequence[str]) -> str:
-    """Return a setting's name by the keys in which it differs, e.g. `nf4` or `lora=peft`."""
+    """Name a setting by the keys in which it differs, e.g. `nf4` or `lora=peft`."""
     if len(keys) == 1 and is_self_explanatory(keys[0]):
         return str(setting.config[keys[0]])
     return _setting_name(setting, keys)
@@ -162,7 +162,7 @@ def _format_points(estimate: Estimate, unit: str = " points") -> str:
 
 
 def equal_tokens_record(compared: ComparedCurves) -> dict[str, Any]:
-    """Return a comparison at equal tokens as JSON data."""
+    """Return a comparison at equal token counts as JSON data."""
     return {
         "setting": compared.setting,
         "baseline": compared.baseline,

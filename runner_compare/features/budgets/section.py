@@ -1,6 +1,4 @@
-"""Compare settings that answered the same questions at several thinking budgets, at equal
-tokens.
-"""
+"""Section that compares settings with several thinking budgets at equal token counts."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from runner_compare.section import Section
 
 
 class Budgets(Section):
-    """Section about settings with several thinking budgets."""
+    """Report section about settings with several thinking budgets."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         compare_budgets(table, reader)
@@ -31,7 +29,7 @@ class Budgets(Section):
         ]
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Return each comparison in one line."""
+        """Return one line per comparison at equal token counts."""
         return [
             short_equal_tokens_sentence(*compared)
             for compared in table.get_section_data(TableBudgetData).compared

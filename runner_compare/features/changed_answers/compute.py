@@ -1,4 +1,4 @@
-"""Count answers that speculative decoding has changed."""
+"""Count answers whose text differs between runs with and without speculative decoding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHOLE = 10**9  # characters of an answer that are compared: all
 
 @dataclass(frozen=True)
 class ChangedAnswers:
-    """How many answers to the same questions have a different text."""
+    """Counts of answers to the same questions whose texts differ between two runs."""
 
     is_changed: tuple[bool, ...]
     families: tuple[str | None, ...]  # of the questions; None: they are independent
@@ -31,30 +31,30 @@ class ChangedAnswers:
 
     @property
     def num_clusters(self) -> int:
-        """Number of clusters of the questions; 0 if they are independent."""
+        """Number of question clusters; 0 if the questions are independent."""
         return 0 if None in self.families else len(set(self.families))
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Two-sided 95 % interval of the fraction of changed answers, over further clusters."""
+        """95 % confidence interval of the fraction of changed answers, over clusters."""
         return exact_accuracy_interval(self.is_changed, self.families)
 
 
 @dataclass
 class TableChangedAnswers:
-    """Counts for the rows that differ only in the drafter, by run id."""
+    """Changed-answer counts, by run id, of rows that differ from the baseline only in the drafter."""
 
     counts: dict[str, ChangedAnswers] = field(default_factory=dict)
 
 
 def differ_only_in_drafter(run: Run, base: Run, reader: Reader) -> bool:
-    """Whether two runs differ in the drafter of speculative decoding and in nothing else."""
+    """Whether the drafter of speculative decoding is the only difference between two runs."""
     keys = reader.key_rules.differing_keys([run.params, base.params])
     return bool(keys) and all(key.startswith(GUESSES) for key in keys)
 
 
 def count_changed_answers(run: Run, base: Run, reader: Reader) -> ChangedAnswers:
-    """Count the answers of a run whose texts differ from the baseline's."""
+    """Count a run's answers whose texts differ from those of the baseline."""
     outcomes, of_base = reader.load_answers(run), reader.of_baseline(base)
     shared = outcomes.keys() & of_base.keys()
     own, other = (reader.load_answer_texts(side, {*shared}, WHOLE) for side in (run, base))

@@ -1,4 +1,4 @@
-"""Render how many answers speculative decoding has changed."""
+"""Sentences on how many answers speculative decoding has changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from runner_compare.features.changed_answers.compute import ChangedAnswers
 
 
 def changed_answers_sentence(names: str, changed_answers: ChangedAnswers) -> str:
-    """Return the sentence about a row's changed answers."""
+    """Return a sentence on how many answers of the named rows speculative decoding changed."""
     low, high = changed_answers.interval
     if not changed_answers.num_changed:
         over = f" over {changed_answers.num_clusters:,} clusters" if changed_answers.num_clusters else ""

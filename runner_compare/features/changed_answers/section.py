@@ -1,6 +1,4 @@
-"""Report answers that speculative decoding has changed, for runs that differ only in the
-drafter.
-"""
+"""Section about answers changed by speculative decoding, for runs that differ only in the drafter."""
 
 from __future__ import annotations
 
@@ -19,10 +17,10 @@ from runner_compare.section import Section
 
 
 class ChangedAnswersSection(Section):
-    """Section about answers changed by speculative decoding."""
+    """Report section about answers changed by speculative decoding."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        """Count the answers that differ from the baseline's."""
+        """Count, for each row, the answers whose texts differ from those of the baseline."""
         kept = table.get_section_data(TableChangedAnswers).counts
         for row in table.candidate_rows if table.has_accuracies else ():
             if row.baseline is None or not differ_only_in_drafter(row.run, row.baseline.run, reader):

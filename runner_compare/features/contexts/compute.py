@@ -1,4 +1,4 @@
-"""Compare the loss of the same tokens after several context lengths."""
+"""Compare two runs' loss on the same tokens at several context lengths."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from runner_compare.ways.likelihoods import check_same_texts, text_clusters
 
 @dataclass
 class TableContextEffects:
-    """Differences of loss to the baseline, by run id and context length."""
+    """Loss differences between runs and their baseline, by run id and context length."""
 
     effects: dict[tuple[str, int], Effect] = field(default_factory=dict)
 
 
 def compare_contexts(run: Run, base: Run, reader: Reader) -> dict[tuple[str, int], Effect]:
-    """Return the differences of two runs at each context length that both have."""
+    """Compare the losses of two runs at each context length that both measured."""
     texts, base_texts = reader.load_text_scores(run), reader.load_text_scores(base)
     found: dict[tuple[str, int], Effect] = {}
     for length in list_context_lengths(run.metrics):
@@ -43,7 +43,7 @@ def compare_contexts(run: Run, base: Run, reader: Reader) -> dict[tuple[str, int
 
 
 def _select_context(texts: Texts, length: int) -> Texts:
-    """Return the texts after one context length, renumbered from 0.
+    """Return the texts scored with one context length, renumbered from 0.
 
     So a different number of contexts does not make texts differ.
     """

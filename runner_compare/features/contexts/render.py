@@ -1,6 +1,4 @@
-"""Render up to which context length a model predicts the same tokens better, for jobs and
-comparisons.
-"""
+"""Texts and tables on the context length up to which a model predicts the same tokens better."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ LEGEND = (
 
 
 def context_sentence(metrics: Mapping[str, float]) -> str:
-    """Return the sentence about a job's context lengths; "" if there are fewer than two."""
+    """Return a sentence on a job's losses by context length; "" with fewer than two context lengths."""
     lengths = list_context_lengths(metrics)
     if len(lengths) < 2:
         return ""
@@ -73,7 +71,7 @@ def _format_signed(value: float) -> str:
 
 @dataclass
 class TextRecords:
-    """Metrics, tables, curves and facts of texts, as in a job's result."""
+    """Metrics, tables, curves and facts about scored texts, for a job's result."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -82,7 +80,7 @@ class TextRecords:
 
 
 def text_records(likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]) -> TextRecords:
-    """Return the records of texts, or choices, in clusters; empty without texts."""
+    """Compute a job's records from the likelihoods of texts or choices; empty without texts."""
     if not likelihoods:
         return TextRecords()
     by_context, by_position = (
@@ -111,7 +109,7 @@ def _format_loss_difference(effect: Effect | None) -> str:
 
 
 def context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return a job's table of context lengths, one line each."""
+    """Return a job's table of context lengths, one line per length."""
     lines: list[dict[str, Any]] = []
     for length in list_context_lengths(metrics):
         cell = f"/{CELL}{length}"
@@ -128,7 +126,7 @@ def context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def context_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of context lengths of all rows, one line each."""
+    """Return the table of context lengths of all rows, one line per length."""
     lines = [(row, length) for row in table.rows for length in list_context_lengths(row.run.metrics)]
     if not lines:
         return {}

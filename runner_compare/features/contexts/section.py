@@ -1,5 +1,5 @@
-"""Report up to which context length tokens become more likely, per run and against the
-baseline.
+"""Section about the context length up to which tokens become more likely, per run and against
+the baseline.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from runner_compare.statistics.context_gains import CELL, list_context_lengths
 
 
 class Contexts(Section):
-    """Section about the loss of the same tokens after several context lengths."""
+    """Report section about the loss of the same tokens at several context lengths."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        """Compare each row with its baseline at the context lengths that both have."""
+        """Compare each row's loss with the baseline's at the context lengths that both measured."""
         effects = table.get_section_data(TableContextEffects).effects
         for row in table.rows:
             if row.baseline is None or not row.effect or not list_context_lengths(row.run.metrics):
@@ -45,7 +45,7 @@ class Contexts(Section):
         return LEGEND if any(list_context_lengths(row.run.metrics) for row in table.rows) else ""
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return a row's differences to its baseline by context length."""
+        """Return a row's loss differences from its baseline, by context length."""
         records = [
             {
                 "context": length,

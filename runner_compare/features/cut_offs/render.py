@@ -1,4 +1,4 @@
-"""Render what cut-off answers leave undecided: they might have been correct or wrong.
+"""Texts on what cut-off answers leave undecided, since they might have been correct or wrong.
 
 A comparison counts them as not solved. Next to this are both extremes: this run's cut-off
 answers wrong and the baseline's correct, and the reverse. Only what both extremes show is a
@@ -28,14 +28,14 @@ LEGEND = (
 
 
 def finding_text(decision: Decision) -> str:
-    """Return a comparison's finding as text; "undecided" if cut-off answers would decide it."""
+    """Return a comparison's finding as text; `undecided` if it depends on cut-off answers."""
     if decision.hinges_on_cut_off and decision.finding is Finding.open:
         return UNDECIDED
     return str(decision.finding)
 
 
 def cut_off_sentence(decision: Decision) -> str:
-    """Say whether a finding holds for any outcome of cut-off answers.
+    """Return a sentence on whether a finding holds for any outcome of cut-off answers.
 
     Returns "" if nothing was cut off, or if there is no finding.
     """
@@ -61,7 +61,7 @@ def _counted_verdict_text(decision: Decision) -> str:
 
 
 def _format_cut_off_counts(decision: Decision) -> str:
-    """Return the numbers of cut-off answers: `12 of 200 here, 3 of 200 in the baseline`."""
+    """Format the numbers of cut-off answers: `12 of 200 here, 3 of 200 in the baseline`."""
     each = decision.counts.get("samples") or 1
     sides = zip(decision.cut_off, (decision.n, decision.baseline_n), ("here", "in the baseline"), strict=True)
     return ", ".join(
@@ -74,7 +74,9 @@ def _format_range(decision: Decision) -> str:
 
 
 def format_cut_off_range(decision: Decision) -> str:
-    """Return the differences at both extremes, with the interval around both."""
+    """Format the differences if cut-off answers are wrong and if correct, with an interval around
+    both.
+    """
     if decision.ends is None:
         return format_effect(decision)
     worst, best = decision.ends
@@ -83,7 +85,9 @@ def format_cut_off_range(decision: Decision) -> str:
 
 
 def cut_off_record(decision: Decision) -> dict[str, Any]:
-    """Return both extremes of a comparison as JSON data; {} if no answer was cut off."""
+    """Return the differences at both extremes of cut-off answers as JSON data; {} if none was cut
+    off.
+    """
     was = decision.as_counted
     if decision.ends is None or was is None:
         return {}
@@ -95,12 +99,12 @@ def cut_off_record(decision: Decision) -> dict[str, Any]:
             "finding_as_counted": was.finding,
             "verdict_as_counted": was.verdict,
             "p_holm_as_counted": was.p_holm,
-            **{name: _end_record(end) for name, end in zip(ENDS, decision.ends, strict=True)},
+            **{name: _extreme_record(end) for name, end in zip(ENDS, decision.ends, strict=True)},
         }
     }
 
 
-def _end_record(decision: Decision) -> dict[str, Any]:
+def _extreme_record(decision: Decision) -> dict[str, Any]:
     ends = {"difference": decision.value, "difference_low": decision.low, "difference_high": decision.high}
     return ends | {
         "p": decision.p,
@@ -119,7 +123,7 @@ def flatten_cut_off_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_accuracy_bounds(row: TableRow) -> str:
-    """Return a row's accuracy without a token limit: if cut-off answers are wrong … correct.
+    """Format a row's accuracy range without a token limit: if cut-off answers are wrong … correct.
 
     The interval covers both.
     """

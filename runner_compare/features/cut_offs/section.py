@@ -1,5 +1,5 @@
-"""Report what cut-off answers leave undecided: accuracy without a limit, and the affected
-runs.
+"""Section about answers cut off by a token limit: possible accuracies without the limit, and
+affected runs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from runner_compare.section import ColumnSlot, Section
 
 
 class CutOffs(Section):
-    """Section about cut-off answers."""
+    """Report section about answers cut off by a token limit."""
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return the accuracies without a token limit, if any answer was cut off."""
+        """Return a column of possible accuracies without a token limit, if any answer was cut off."""
         if not any(row.run.accuracy_bounds for row in table.rows):
             return {}
         return {
@@ -26,7 +26,7 @@ class CutOffs(Section):
         }
 
     def sentences(self, table: Table) -> list[str]:
-        """Return a sentence per cut-off message, with the runs it applies to."""
+        """Return a sentence per message about cut-off answers, with the affected runs."""
         names: dict[str, list[str]] = {}
         for row in table.rows:
             names.setdefault(cut_off_message(row.run.metrics, row.run.params), []).append(

@@ -1,4 +1,4 @@
-"""--files: group jobs by model file, and compare all files with the reference.
+"""--files: group jobs by model file, and compare all model files with a reference file.
 
 Jobs belong to one file if their models have the same SHA-256 and are loaded and read in the
 same way. Equal file names in two folders do not group them.
@@ -15,7 +15,7 @@ from runner_base.named_jobs import JobReference
 from runner_compare.features.files.ranks import KL, SPEED_AT, FileRow, FileTable, JobKind, rank_files
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.key_rules import KeyRules
-from runner_compare.model.selection import has_values, parse_pairs
+from runner_compare.model.selection import has_values, parse_config_values
 from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.reader import Reader
 
@@ -35,7 +35,9 @@ def build_file_table(
     margins: Mapping[str, float] | None = None,
     tolerance: float | None = None,
 ) -> FileTable:
-    """Build the table of model files, compared with the reference and with one another by KL."""
+    """Build the table of model files, compared by KL divergence with the reference and with each
+    other.
+    """
     of_files = _group_jobs_by_file(runs, reader.key_rules)
     reference = _find_reference(of_files, [*runs], baseline)
     names = _name_files(of_files, reader.key_rules)
@@ -78,7 +80,7 @@ def _group_jobs_by_file(runs: Sequence[Run], rules: KeyRules) -> JobsOfFiles:
 def _compare_with_reference(
     jobs_by_file: JobsOfFiles, reference: Identity, margins: dict[str, float], reader: Reader
 ) -> tuple[dict[JobKind, Table], dict[str, TableRow]]:
-    """Compare the jobs of each kind with the reference's.
+    """Compare, for each kind of job, the files' jobs with the reference file's job.
 
     Returns the tables, and each job's row by run id, including jobs that were not compared.
     """
@@ -96,7 +98,7 @@ def _compare_with_reference(
 
 
 def file_job_kind(run: Run) -> JobKind | None:
-    """Return the kind of measurement of a model file that a job contains; None for other jobs."""
+    """Return which kind of measurement of a model file a job contains; None for other jobs."""
     if run.likelihood_unit == "token":
         return JobKind.likelihood
     if run.correct_and_total is not None:
@@ -105,13 +107,17 @@ def file_job_kind(run: Run) -> JobKind | None:
 
 
 def file_identity(run: Run) -> Identity:
-    """Return what jobs of one model file share: its content, and how it is loaded and read."""
+    """Return the key that the jobs of one model file share: its content, and how it is loaded and
+    read.
+    """
     ways = {key: value for key, value in run.params.items() if key.startswith(WAYS) and key not in NOT_WAYS}
     return run.facts.get(MODEL_SHA256) or run.params.get("model.name", ""), *sorted(ways.items())
 
 
 def _name_files(jobs_by_file: JobsOfFiles, rules: KeyRules) -> dict[Identity, str]:
-    """Name each file by its path below the common folder, with differing settings if ambiguous."""
+    """Name each model file by its path below the common folder, plus differing settings if
+    ambiguous.
+    """
     firsts = {key: next(iter(members.values())) for key, members in jobs_by_file.items()}
     folder = common_folder(run.params.get("model.name", "") for run in firsts.values())
     names = {key: run.params.get("model.name", "").removeprefix(folder) for key, run in firsts.items()}
@@ -129,10 +135,10 @@ def _name_files(jobs_by_file: JobsOfFiles, rules: KeyRules) -> dict[Identity, st
 
 
 def _find_reference(jobs_by_file: JobsOfFiles, runs: list[Run], baseline: str) -> Identity:
-    """Return the reference file: that of --baseline, or the one without a KL."""
+    """Return the reference file: the one of --baseline, or the one without a KL divergence."""
     fix = "say which file is the reference: --baseline model.name=FILE"
     if baseline:
-        wanted = parse_pairs(baseline, runs, "--baseline")
+        wanted = parse_config_values(baseline, runs, "--baseline")
         found = [
             key
             for key, members in jobs_by_file.items()

@@ -1,4 +1,4 @@
-"""Rank model files by KL, with the uncertainty of the ranks, and find the Pareto front.
+"""Rank model files by KL divergence, with the uncertainty of the ranks, and find the Pareto front.
 
 KLs are compared between files, paired on the same texts: a file is called closer to the
 reference only if a test shows it, adjusted (Holm) over all pairs of files.
@@ -30,7 +30,7 @@ SIZES = {"file_mib": 0.0, "model_mib": MEMORY_TOLERANCE}
 
 
 class JobKind(StrEnum):
-    """Kind of measurement that a job contains."""
+    """Kind of measurement that a job of a model file contains."""
 
     speed = "speed"
     accuracy = "accuracy"
@@ -39,7 +39,7 @@ class JobKind(StrEnum):
 
 @dataclass
 class FileRow:
-    """One model file with its jobs."""
+    """One model file with the jobs that measured it."""
 
     name: str
     rows: dict[JobKind, TableRow]
@@ -52,13 +52,13 @@ class FileRow:
     dominated_by: list[str] = field(default_factory=list)
 
     def find_metric(self, name: str, kind: JobKind) -> float | None:
-        """Return a metric of one kind of job; None if this file has no such job."""
+        """Return a metric from this file's job of one kind; None if the file has no such job."""
         return self.rows[kind].run.metrics.get(name) if kind in self.rows else None
 
 
 @dataclass
 class FileTable:
-    """All model files, the reference first."""
+    """Table of all model files, the reference file first."""
 
     files: list[FileRow]
     tables: dict[JobKind, Table]
@@ -68,14 +68,14 @@ class FileTable:
     margin: float | None = None  # nats a token of KL that do not matter, if the user says so
 
     def find_kind(self, metric: str) -> JobKind | None:
-        """Return the first kind of job that has a metric, or None."""
+        """Return the first kind of job that recorded a metric, or None."""
         return next(
             (kind for kind in JobKind if any(metric in row.run.metrics for row in self._rows_of_kind(kind))),
             None,
         )
 
     def decode_speed_metrics(self) -> dict[int, str]:
-        """Map batch size to the metric of decoding speed, for the shortest measured prompts."""
+        """Map each batch size to its decoding-speed metric, for the shortest measured prompts."""
         found: dict[int, str] = {}
         for name in sorted(
             {name for row in self._rows_of_kind(JobKind.speed) for name in row.run.metrics},
@@ -94,7 +94,7 @@ def _natural_sort_key(name: str) -> list[tuple[int, str]]:
 
 
 def rank_files(table: FileTable, reader: Reader) -> None:
-    """Set the KL ranks and the Pareto front, or the reason why there are none."""
+    """Set each file's rank by KL divergence and its Pareto status, or the reason why there are none."""
     files = [
         file
         for file in table.files
@@ -121,7 +121,7 @@ def rank_files(table: FileTable, reader: Reader) -> None:
 
 
 def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]], list[float]]:
-    """Return each run's KL per text, 0 for the reference, and the tokens per text.
+    """Return each run's KL divergence per text (0 for the reference) and the tokens per text.
 
     A cluster counts as one text.
     """
@@ -143,49 +143,59 @@ def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[flo
     return [sums_by_cluster(side, clusters) for side in kls], sums_by_cluster(sizes, clusters)
 
 
-def find_closer_pairs(kls: Sequence[Sequence[float]], sizes: Sequence[float]) -> set[tuple[int, int]]:
-    """Return the pairs whose first file is significantly closer to the reference than the second."""
+def find_closer_pairs(
+    kls: Sequence[Sequence[float]], tokens_per_text: Sequence[float]
+) -> set[tuple[int, int]]:
+    """Return the index pairs (a, b) in which file a has a significantly lower KL divergence than
+    file b.
+    """
     ps: dict[tuple[int, int], float] = {}
     for first, second in combinations(range(len(kls)), 2):
         closer, farther = first, second
         if math.fsum(kls[first]) > math.fsum(kls[second]):
             closer, farther = second, first
-        ps[closer, farther] = p_value_lower_kl(kls[closer], kls[farther], sizes)
+        ps[closer, farther] = p_value_lower_kl(kls[closer], kls[farther], tokens_per_text)
     return _significant_pairs(ps)
 
 
 def find_non_inferior_pairs(
-    kls: Sequence[Sequence[float]], sizes: Sequence[float], margin: float
+    kls: Sequence[Sequence[float]], tokens_per_text: Sequence[float], margin: float
 ) -> set[tuple[int, int]]:
-    """Return the pairs whose first file is farther from the reference by less than the margin.
+    """Return the index pairs (a, b) in which file a's KL divergence exceeds file b's by less than
+    the margin.
 
     The margin is in nats per token. The result is significant.
     """
     ps: dict[tuple[int, int], float] = {}
     for first, second in permutations(range(len(kls)), 2):
-        ps[first, second] = p_value_lower_kl(kls[first], kls[second], sizes, margin)
+        ps[first, second] = p_value_lower_kl(kls[first], kls[second], tokens_per_text, margin)
     return _significant_pairs(ps)
 
 
 def p_value_lower_kl(
-    kls: Sequence[float], other_kls: Sequence[float], sizes: Sequence[float], margin: float = 0.0
+    kls: Sequence[float], other_kls: Sequence[float], tokens_per_text: Sequence[float], margin: float = 0.0
 ) -> float:
-    """Return the p-value of a file's mean KL being lower than another's plus the margin.
+    """Return the p-value that a file's mean KL divergence is below another file's plus the margin.
 
     The texts must show it, and also with one more, unobserved text: there the first file has
     its largest KL again, and the other one none. Otherwise a file whose KL comes from a few
     texts looks closer wherever these are missing (bench/compare/files_null.py).
     """
-    gaps = [kl - other - margin * size for kl, other, size in zip(kls, other_kls, sizes, strict=True)]
-    all_sizes = [*sizes, math.fsum(size * size for size in sizes) / math.fsum(sizes)]
+    gaps = [
+        kl - other - margin * size for kl, other, size in zip(kls, other_kls, tokens_per_text, strict=True)
+    ]
+    all_sizes = [
+        *tokens_per_text,
+        math.fsum(size * size for size in tokens_per_text) / math.fsum(tokens_per_text),
+    ]
     all_gaps = [*gaps, UNSEEN * max(kls)]
     if math.fsum(all_gaps) >= 0:
         return 1.0
-    return max(paired_p_value(gaps, sizes), paired_p_value(all_gaps, all_sizes))
+    return max(paired_p_value(gaps, tokens_per_text), paired_p_value(all_gaps, all_sizes))
 
 
 def _significant_pairs(p_values: dict[tuple[int, int], float]) -> set[tuple[int, int]]:
-    """Return the significant pairs, with one error of 5 % for all of them together."""
+    """Return the pairs that are significant at a family-wise error rate of 5 %."""
     return {
         pair for pair, p in zip(p_values, stats.holm_adjust([*p_values.values()]), strict=True) if p < ALPHA
     }
@@ -193,8 +203,8 @@ def _significant_pairs(p_values: dict[tuple[int, int], float]) -> set[tuple[int,
 
 @dataclass(frozen=True)
 class FrontAxis:
-    """A metric on the Pareto front besides KL, with the fraction up to which a difference is
-    noise.
+    """Metric on the Pareto front besides KL divergence, with the relative difference that counts
+    as noise.
     """
 
     metric: str
@@ -203,9 +213,7 @@ class FrontAxis:
     tolerance: float
 
     def relative_gain(self, file: FileRow, other_file: FileRow) -> float:
-        """Return the fraction by which a file is better than another; below 0 if worse, 0 within
-        noise.
-        """
+        """Return by which fraction a file is better than another: negative if worse, 0 within noise."""
         value, other_value = (side.find_metric(self.metric, self.kind) or 0.0 for side in (file, other_file))
         share = value / other_value if self.is_higher_better else other_value / value
         is_beyond = share > 1 + self.tolerance or share < 1 / (1 + self.tolerance)
@@ -213,7 +221,7 @@ class FrontAxis:
 
 
 def _front_axes(table: FileTable) -> list[FrontAxis]:
-    """Return the axes of the front besides KL: sizes, and speeds if their noise is known."""
+    """Return the Pareto axes besides KL divergence: sizes, and speeds if their noise is known."""
     kinds = {name: kind for name in SIZES if (kind := table.find_kind(name)) is not None}
     axes = [FrontAxis(name, kind, False, SIZES[name]) for name, kind in kinds.items()]
     if table.tolerance is None:
@@ -225,7 +233,8 @@ def _front_axes(table: FileTable) -> list[FrontAxis]:
 def _mark_pareto_front(
     table: FileTable, files: list[FileRow], closer: set[tuple[int, int]], as_close: set[tuple[int, int]]
 ) -> None:
-    """Mark files that no other dominates: no more bytes, memory (and time), and a lower KL.
+    """Mark the files that no other file dominates: with no more bytes, memory and time and a lower
+    KL divergence.
 
     With a margin also: with less of one of them, and a KL that is higher by less than the
     margin. A file that lacks one of the metrics is not marked.
@@ -255,8 +264,8 @@ def _mean_kl(file: FileRow) -> float | None:
 
 
 def find_tied_groups(table: FileTable) -> list[list[str]]:
-    """Return groups of ranked files that no test can distinguish. Each tied pair is in one of
-    them.
+    """Return groups of ranked files that no test can distinguish. Each tied pair is in one of the
+    groups.
     """
     ranked = sorted(
         (file for file in table.files if file.kl_rank),

@@ -1,4 +1,4 @@
-"""Render model files as a table, sentences, JSON data and a picture."""
+"""Table, sentences, JSON data and picture of model files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NO_SPEED = (
 
 
 def file_pictures(table: FileTable) -> list[Picture]:
-    """Return the picture of model files, if any has a KL."""
+    """Return the picture of model files, if any file has a KL divergence."""
     title = (
         "KL to the reference over the size of the file, with 95 % intervals; filled: on the front of bytes, memory and "
         "KL, no file there dominates it beyond noise"
@@ -52,7 +52,7 @@ def file_pictures(table: FileTable) -> list[Picture]:
 
 
 def draw_kl_over_size(table: FileTable) -> Figure:
-    """Draw each file's KL, on a logarithmic axis, over its size."""
+    """Draw each file's KL divergence, on a logarithmic axis, over the file size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.8, 4.4), layout="constrained")
@@ -168,7 +168,7 @@ def file_legend(table: FileTable) -> str:
 
 
 def file_records(table: FileTable) -> list[dict[str, Any]]:
-    """Return each file as JSON data."""
+    """Return JSON data of each model file."""
     kinds = {name: table.find_kind(name) for name in COSTS}
     return [
         {
@@ -201,7 +201,7 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
 
 
 def format_axis_names(table: FileTable) -> str:
-    """Return the names of the front's axes besides KL."""
+    """Return the names of the Pareto axes besides KL divergence."""
     return "bytes, memory" if table.tolerance is None else "bytes, memory, speed"
 
 

@@ -1,4 +1,4 @@
-"""Compare model files side by side (--files), one line per file, in place of the tables."""
+"""Section that compares model files (--files), one line per file, instead of the task tables."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from runner_compare.section import Section
 
 @dataclass
 class ComparisonFiles:
-    """The table of all model files, if it was requested."""
+    """Holds the table of all model files, if --files requested it."""
 
     table: FileTable | None = None
 
 
 class Files(Section):
-    """Section that compares model files."""
+    """Report section that compares model files."""
 
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
         table = comparison.get_section_data(ComparisonFiles).table

@@ -1,4 +1,4 @@
-"""Find changed verdicts (flips): questions that only one of two runs solved."""
+"""Find flips: questions that only one of two runs solved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Flip:
 
 @dataclass
 class Flips:
-    """Flips between a run and its baseline, with the number of questions per outcome."""
+    """Flips between a run and its baseline, with the number of questions for each pair of outcomes."""
 
     job_id: str
     baseline_job_id: str
@@ -37,13 +37,15 @@ class Flips:
 
 @dataclass
 class TableFlips:
-    """The flips that --flips requested: one pair of runs."""
+    """Flips of the one pair of runs that --flips names."""
 
     pairs: list[Flips] = field(default_factory=list)
 
 
 def find_page_flips(table: Table, reader: Reader) -> list[Flips]:
-    """Return the flips that a page shows under a table: those of the first paired comparisons."""
+    """Return the flips that the HTML page shows below a table: those of the first paired
+    comparisons.
+    """
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
     # whose answers are those of several jobs
@@ -52,9 +54,7 @@ def find_page_flips(table: Table, reader: Reader) -> list[Flips]:
 
 
 def find_flips(run: Run, base: Run, reader: Reader, max_per_side: int | None = None) -> Flips:
-    """Return the questions that only one run solved, at most `max_per_side` lost and won ones
-    each.
-    """
+    """Return the questions that only one run solved, at most `max_per_side` lost and as many won."""
     answers, base_answers = reader.load_answers(run), reader.of_baseline(base)
     # the baseline may have fewer
     answers = {question: answer for question, answer in answers.items() if question in base_answers}

@@ -1,4 +1,4 @@
-"""Render changed verdicts of two runs for terminal, Markdown and pages."""
+"""Flips (questions that only one of two runs solved) for terminal, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from runner_compare.render.html import escape_html
 from runner_compare.render.labels import name_sides, row_versus_baseline
 
 
-def format_verdict(side: dict[str, str]) -> str:
-    """Return the outcome of one side, e.g. `wrong: 12` or `no answer: –`."""
+def format_flip_answer(side: dict[str, str]) -> str:
+    """Format one run's answer to a question, e.g. `wrong: 12` or `no answer: –`."""
     return f"{side['verdict'].replace('_', ' ')}: {side['answer']}"
 
 
 def name_flip_sides(flips: Flips, table: Table) -> tuple[str, str]:
-    """Return the names of the run and its baseline."""
+    """Return the names of the run and its baseline in a list of flips."""
     return name_sides(table.find_row(flips.job_id), table.keys)[:2]
 
 
 def flips_headline(flips: Flips, table: Table) -> str:
-    """Return the headline of a list of flips, with the counts of all four outcomes."""
+    """Return the headline of a list of flips, with the question counts of all four outcomes."""
     cut = len(flips.questions) < flips.won + flips.lost
     return (
         f"{row_versus_baseline(table.find_row(flips.job_id), table.keys)}: {flips.lost} lost, {flips.won} won, "
@@ -35,7 +35,7 @@ def flips_headline(flips: Flips, table: Table) -> str:
 
 
 def print_flips(table: Table, out: TextIO) -> None:
-    """Print each question with both answers side by side, the baseline's on the left."""
+    """Print each flip with both answers side by side, the baseline's on the left."""
     from rich.text import Text
 
     def styled(*parts: str | tuple[str, str]) -> Text:
@@ -63,13 +63,15 @@ def print_flips(table: Table, out: TextIO) -> None:
                 "SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style=""
             )
             for name, side in ((base_name, flip.theirs), (own_name, flip.ours)):
-                grid.add_column(styled((name, "bold"), f"  {format_verdict(side)}"), ratio=1, overflow="fold")
+                grid.add_column(
+                    styled((name, "bold"), f"  {format_flip_answer(side)}"), ratio=1, overflow="fold"
+                )
             grid.add_row(flip.theirs["text"], flip.ours["text"])
             terminal.print(grid)
 
 
 def write_flips_markdown(table: Table, out: TextIO) -> None:
-    """Write each flip in Markdown, with one answer below the other."""
+    """Write each flip as Markdown, with one answer below the other."""
     for flips in table.get_section_data(TableFlips).pairs:
         out.write(f"#### {escape_markdown(flips_headline(flips, table))}\n\n")
         for flip in flips.questions:
@@ -78,14 +80,14 @@ def write_flips_markdown(table: Table, out: TextIO) -> None:
             out.write(f"- **{mark}, question {index}:** {question}\n")
             for name, side in zip(name_flip_sides(flips, table), (flip.ours, flip.theirs), strict=True):
                 out.write(
-                    f"  - {escape_markdown(name)}: {escape_markdown(format_verdict(side))}; "
+                    f"  - {escape_markdown(name)}: {escape_markdown(format_flip_answer(side))}; "
                     f"says: {escape_markdown(side['text'])}\n"
                 )
         out.write("\n")
 
 
 def write_flips_html(flips: Flips, table: Table, is_open: bool, out: TextIO) -> None:
-    """Write the flips of one pair of runs as HTML."""
+    """Write the flips between two runs as HTML."""
     open_word = " open" if is_open else ""
     out.write(f"<details{open_word}><summary>Flips: {escape_html(flips_headline(flips, table))}</summary>\n")
     own_name, base_name = name_flip_sides(flips, table)
@@ -97,7 +99,7 @@ def write_flips_html(flips: Flips, table: Table, is_open: bool, out: TextIO) -> 
             f'<b>gold {escape_html(flip.gold)}</b></p>\n<div class="sides">'
         )
         for name, side in ((base_name, flip.theirs), (own_name, flip.ours)):
-            heading = f"{escape_html(name)} · <b>{escape_html(format_verdict(side))}</b>"
+            heading = f"{escape_html(name)} · <b>{escape_html(format_flip_answer(side))}</b>"
             out.write(f"<div>{heading}<pre>{escape_html(side['text'])}</pre></div>")
         out.write("</div></div>\n")
     out.write("</details>\n")

@@ -1,4 +1,4 @@
-"""Show the questions that only one of two runs solved, with both answers.
+"""Section that shows flips, the questions that only one of two runs solved, with both answers.
 
 Pages show them also without --flips.
 """
@@ -17,7 +17,7 @@ from runner_compare.section import Section
 
 
 class FlipsSection(Section):
-    """Section with changed verdicts."""
+    """Report section with flips: questions that only one of two runs solved."""
 
     def table_record(self, table: Table) -> dict[str, Any]:
         records = [asdict(flips) for flips in table.get_section_data(TableFlips).pairs]

@@ -1,5 +1,5 @@
-"""Compare accuracies of pairs of runs on the Pareto front, like a direct comparison of the two
-runs.
+"""Compare the accuracies of pairs of runs for the Pareto front, with the tests of a direct
+comparison.
 
 Most runs have one verdict per question. For these, only the numbers of questions that one
 of the two solved count, which are found quickly for thousands of pairs. Clustered
@@ -14,7 +14,7 @@ from functools import cache
 from typing import NamedTuple
 
 from runner_compare.model.data import Answers, NotPaired, Question, Run
-from runner_compare.model.mean_pairs import needs_means
+from runner_compare.model.mean_pairs import needs_mean_test
 from runner_compare.reader import Reader
 from runner_compare.statistics import McNemarTest, RunComparison
 from runner_compare.ways import PairingOptions
@@ -22,14 +22,14 @@ from runner_compare.ways.verdicts import compare_answers, compare_unpaired_score
 
 
 class VerdictBits(NamedTuple):
-    """Bit sets of a run's solved questions and cut-off answers, with the id of the question set."""
+    """Bit sets of a run's solved questions and cut-off answers, with an id of the question set."""
 
     questions: int
     solved: int
     cut_off: int
 
     def count_won(self, other: VerdictBits, if_cut_off: int) -> int:
-        """Count the questions that only this run solved.
+        """Count the questions that this run solved and the other did not.
 
         if_cut_off: this run's cut-off answers count as correct (1), or the other's do (-1).
         """
@@ -38,7 +38,9 @@ class VerdictBits(NamedTuple):
 
 
 class AccuracyComparer:
-    """Compares the accuracies of any two runs. Without a reader only their counts are used."""
+    """Compares the accuracies of any two runs. Without a reader, only numbers of correct answers
+    are used.
+    """
 
     def __init__(self, reader: Reader | None, compared_keys: Sequence[str]) -> None:
         self.reader, self.asked = reader, PairingOptions(compared_keys)
@@ -48,7 +50,7 @@ class AccuracyComparer:
         self._sets: dict[tuple[Question, ...], int] = {}
 
     def compare(self, run: Run, other_run: Run) -> RunComparison | None:
-        """Return the difference of the first run from the second; None if they cannot be compared."""
+        """Return the accuracy difference, first run minus second; None if they cannot be compared."""
         if not (self.has_plain_verdicts(run) and self.has_plain_verdicts(other_run)):
             return self._compare_fully(run, other_run)
         (correct, n), (their_correct, their_n) = (
@@ -68,7 +70,7 @@ class AccuracyComparer:
         return RunComparison(counted, cut_off, (low, high)) if any(cut_off) else RunComparison(counted)
 
     def has_plain_verdicts(self, run: Run) -> bool:
-        """Whether a run has one verdict per question, and no clusters."""
+        """Whether a run has exactly one verdict per question and no clusters."""
         if run.compared_while_running or run.max_answers_per_question > 1:
             return False
         self._load_bits(run)
@@ -84,7 +86,7 @@ class AccuracyComparer:
             return None
 
     def _load_bits(self, run: Run) -> VerdictBits | None:
-        """Read a run once, and keep only what its pairs need."""
+        """Read a run's verdicts once, and keep only the bit sets that comparisons need."""
         if self.reader is not None and run.run_id not in self._bits:
             try:
                 answers = self.reader.load_answers(run)
@@ -96,7 +98,7 @@ class AccuracyComparer:
                 cut_off = "".join("01"[answers[question].cut_off > 0] for question in questions)
                 number = self._sets.setdefault(tuple(questions), len(self._sets))
                 self._bits[run.run_id] = VerdictBits(number, int(solved or "0", 2), int(cut_off or "0", 2))
-                if needs_means([(answer, answer) for answer in answers.values()]):
+                if needs_mean_test([(answer, answer) for answer in answers.values()]):
                     self._answers[run.run_id] = answers
         return self._bits.get(run.run_id)
 

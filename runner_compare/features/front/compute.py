@@ -1,4 +1,4 @@
-"""Pareto front of accuracy, memory, speed and energy, in which tests decide about dominance.
+"""Pareto front of accuracy, memory, speed and energy, with dominance decided by statistical tests.
 
 One run dominates another if it is shown to be as good within a margin in accuracy, memory,
 speed and energy, is not shown to be worse in any of them, and is better beyond noise in
@@ -46,7 +46,7 @@ ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10
 
 @dataclass(frozen=True)
 class AxisNoise:
-    """Which differences on an axis are noise."""
+    """Range of differences on a Pareto axis that count as noise."""
 
     share: float | None  # up to which they are; None: those that Student's t over runs does not show
     is_given: bool = False  # whether the user has said so
@@ -55,7 +55,7 @@ class AxisNoise:
 
 @dataclass
 class FrontData:
-    """Axes, noise and margins of a table's Pareto front."""
+    """Axes, noise ranges and margins of a table's Pareto front."""
 
     # its metrics besides accuracy; none: there is no front
     axes: list[str] = field(default_factory=list)
@@ -80,7 +80,8 @@ def mark_pareto_front(
     tolerance: float | None = None,
     margins: Mapping[str, float] | None = None,
 ) -> None:
-    """Mark the rows on the Pareto front, and for each other row the dominating row and its axes.
+    """Mark the rows on the Pareto front. Each other row gets a dominating row and the axes of its
+    advantage.
 
     Runs that were measured under other load, or on another machine, are excluded. Without a
     reader, accuracies are compared by their counts alone. `tolerance`: the relative difference
@@ -89,7 +90,7 @@ def mark_pareto_front(
     scored = [row for row in table.rows if row.run.accuracy_interval]
     if len(scored) < FEWEST_ROWS:
         return
-    _exclude_rows(scored)
+    _exclude_incomparable_rows(scored)
     rows = [row for row in scored if not row.off_front]
     if len(rows) < FEWEST_ROWS:
         return
@@ -113,12 +114,12 @@ def mark_pareto_front(
     set_axis_values(table, rows, values, tolerance)
     dominance = Dominance(table, reader, values, tolerance)
     for members in panels:
-        _mark_rows(members, dominance)
+        _mark_front_rows(members, dominance)
     front.shares = sorted(dominance.shares.values())
 
 
 def _choose_axes(front: FrontData, runs: Sequence[Run], is_noise_given: bool) -> None:
-    """Set the axes: metrics that all runs have and whose noise is known."""
+    """Set the Pareto axes: metrics that all runs have and whose noise is known."""
     lacking = {axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT}
     measured = [axis for axis in FRONT if not lacking[axis]]
     if measured and lacking[MEMORY]:
@@ -139,7 +140,7 @@ def set_axis_values(
     values: Mapping[str, Mapping[str, list[float]]],
     tolerance: float | None,
 ) -> None:
-    """Set each row's value on each axis, with an interval over its runs.
+    """Set each row's value on each Pareto axis, with an interval over its runs.
 
     Without several runs, the interval is half of the tolerance in each direction.
     """
@@ -166,7 +167,7 @@ def set_axis_values(
 
 @dataclass(frozen=True)
 class AxisRelation:
-    """Comparison of two rows on one axis: whether the first is better, or as good."""
+    """Result of comparing two rows on one axis: whether the first is better, or as good."""
 
     is_better: bool
     is_as_good: bool
@@ -174,8 +175,8 @@ class AxisRelation:
 
 
 class Dominance:
-    """Decides on which axes one row is better than another beyond noise, or as good within the
-    margin.
+    """Decides on which Pareto axes a row is better than another beyond noise, or as good within
+    the margin.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class Dominance:
         self._accuracies: dict[tuple[str, str], AxisRelation] = {}
 
     def is_dominating(self, row: TableRow, other_row: TableRow) -> bool:
-        """Whether one row is as good on every axis and better on at least one."""
+        """Whether a row is as good as another on every axis and better on at least one axis."""
         relations = []
         for axis in self.axes:  # accuracies last: they take longest
             relations.append(self.compare_on_axis(row, other_row, axis))
@@ -204,7 +205,7 @@ class Dominance:
         return accuracy.is_as_good and any(relation.is_better for relation in (*relations, accuracy))
 
     def better_axes(self, row: TableRow, other_row: TableRow) -> list[str]:
-        """Return the axes on which a dominating row is better than the dominated one."""
+        """Return the axes on which the first (dominating) row is better than the other."""
         better = [axis for axis in self.axes if self.compare_on_axis(row, other_row, axis).is_better]
         return [ACCURACY[0]] * self.compare_accuracy(row, other_row).is_better + better
 
@@ -224,7 +225,7 @@ class Dominance:
         return AxisRelation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
 
     def compare_accuracy(self, row: TableRow, other_row: TableRow) -> AxisRelation:
-        """Compare the accuracies of two rows, like a direct comparison of the two."""
+        """Compare the accuracies of two rows with the test of a direct comparison."""
         pair = row.run.run_id, other_row.run.run_id
         if pair not in self._accuracies:
             self._accuracies[pair] = self._compute_accuracy_relation(row.run, other_row.run)
@@ -261,8 +262,8 @@ class Dominance:
         return AxisRelation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
 
 
-def _mark_rows(rows: list[TableRow], dominance: Dominance) -> None:
-    """Mark the rows of one set of questions."""
+def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
+    """Mark which rows with the same questions are on the Pareto front."""
     dominators = [
         [
             index
@@ -281,7 +282,7 @@ def _mark_rows(rows: list[TableRow], dominance: Dominance) -> None:
 
 
 def find_front_dominators(dominators: list[list[int]]) -> list[list[int]]:
-    """Return each row's dominators that are on the front; [] for a row on the front.
+    """Return each row's dominators that are on the Pareto front; [] for a row on the front.
 
     The front consists of the rows that no row of the front dominates, and of those that
     dominate one another in a circle.
@@ -301,8 +302,9 @@ def _row_accuracy(row: TableRow) -> float:
     return row.run.accuracy_interval[0] if row.run.accuracy_interval else 0.0
 
 
-def _exclude_rows(rows: list[TableRow]) -> None:
-    """Exclude rows measured under other load, or on another machine than the baseline.
+def _exclude_incomparable_rows(rows: list[TableRow]) -> None:
+    """Exclude rows from the Pareto front that ran under other load or on another machine than the
+    baseline.
 
     Without a baseline, the most common machine counts.
     """

@@ -1,4 +1,4 @@
-"""Render the Pareto front as text: its rule, dominated rows, and excluded axes."""
+"""Texts about the Pareto front: its rule, dominated rows and excluded axes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AS_GOOD = {SPEED: "as fast", ENERGY: "as low in energy"}
 
 
 def front_sentences(table: Table) -> list[str]:
-    """Return sentences about the axes and rows that the front excludes."""
+    """Return sentences on axes and rows that are excluded from the Pareto front."""
     kept = table.get_section_data(FrontData)
     sentences = []
     front = "The Pareto front does not count" if kept.axes else "There is no Pareto front: it does not count"
@@ -61,7 +61,9 @@ def front_sentences(table: Table) -> list[str]:
 
 
 def contention_sentences(table: Table) -> list[str]:
-    """Say in one line how many runs were not measured alone, so that their speeds do not compare."""
+    """Return a line with the number of runs measured under other load, whose speeds are not
+    comparable.
+    """
     off = [row for row in table.rows if row.off_front and has_front_metrics(row.run)]
     if not off:
         return []
@@ -69,17 +71,17 @@ def contention_sentences(table: Table) -> list[str]:
 
 
 def has_front_metrics(run: Run) -> bool:
-    """Whether a run has measured any axis of the front. A run with only reused answers has not."""
+    """Whether a run measured any axis of the Pareto front; false if it only reused answers."""
     return any(run.metrics.get(axis, 0.0) > 0 for axis in AXES)
 
 
 def excluded_axes(front: FrontData) -> str:
-    """Return the names of axes whose noise is unknown because of too few runs; "" if none."""
+    """Return the names of the axes with unknown noise because of too few runs; "" if none."""
     return " and ".join(AXES[axis] for axis in front.too_few_runs)
 
 
-def dominance_rule(table: Table) -> str:
-    """Return the rule by which a row is dominated, as text."""
+def describe_dominance_rule(table: Table) -> str:
+    """Return the rule for dominated rows as text."""
     front = table.get_section_data(FrontData)
     shown = [f"as accurate within {100 * front.margins['accuracy']:g} points"]
     exact = [axis for axis in front.axes if axis not in front.margins or front.noise[axis].is_given]
@@ -106,7 +108,7 @@ def dominance_rule(table: Table) -> str:
 
 
 def describe_noise(front: FrontData) -> dict[str, str]:
-    """Describe, by axis, which differences are noise."""
+    """Describe which differences count as noise on each axis."""
     words = {}
     for axis, noise in front.noise.items():
         if noise.share is not None:
@@ -119,7 +121,7 @@ def describe_noise(front: FrontData) -> dict[str, str]:
 
 
 def dominated_sentence(table: Table) -> str:
-    """Return which rows are dominated, by which others and on which axes; "" if none is."""
+    """Return a sentence on dominated rows, the rows that dominate them, and the axes; "" if none."""
     rows = [row for row in table.rows if row.dominated_by]
     if not rows:
         return ""
@@ -159,7 +161,7 @@ def _front_status(row: TableRow) -> str:
 
 
 def front_columns(table: Table) -> list[Column]:
-    """Return the column that shows which rows are on the front."""
+    """Return the column that shows which rows are on the Pareto front."""
     left_out = excluded_axes(table.get_section_data(FrontData))
     head = f"Pareto\nwithout {left_out}" if left_out else "Pareto"
     return [Column(head, list(map(_front_status, table.rows)), False, use=ColumnUse.verdict)]

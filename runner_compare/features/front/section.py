@@ -1,4 +1,4 @@
-"""Show the Pareto front of accuracy, memory, speed and energy, with its rule."""
+"""Section with the Pareto front of accuracy, memory, speed and energy, and its rule."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from runner_base import Column
 from runner_compare.features.front.compute import FrontData
 from runner_compare.features.front.render import (
     contention_sentences,
-    dominance_rule,
+    describe_dominance_rule,
     dominated_sentence,
     front_columns,
     front_sentences,
@@ -16,7 +16,7 @@ from runner_compare.section import ColumnSlot, Section
 
 
 class FrontSection(Section):
-    """Section with the Pareto front."""
+    """Report section with the Pareto front."""
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
         return {ColumnSlot.last: front_columns(table)} if table.get_section_data(FrontData).axes else {}
@@ -25,11 +25,11 @@ class FrontSection(Section):
         return [*filter(None, [dominated_sentence(table)]), *front_sentences(table)]
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Name the runs whose speed cannot be compared: they can be run again."""
+        """Name the runs whose speed cannot be compared until they run again."""
         return contention_sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
-        return dominance_rule(table) if table.get_section_data(FrontData).axes and explain else ""
+        return describe_dominance_rule(table) if table.get_section_data(FrontData).axes and explain else ""
 
 
 SECTION = FrontSection()

@@ -1,4 +1,5 @@
-"""Bounds of a run's metric: its confidence interval, exact value, or why neither is known.
+"""Lower and upper bounds of a run's metric, from its interval or exact value, or the reason
+why unknown.
 
 A gate passes by the worse end of the interval, since a measured value is beyond a limit by
 chance as often as not where the truth is at the limit. Counts and sizes are exact: another
@@ -76,7 +77,7 @@ OF_THE_MODEL = {
 
 @dataclass(frozen=True)
 class BoundedMetric:
-    """A metric's value with its lower and upper bound; equal bounds mean that it is exact."""
+    """A metric's value with lower and upper bounds. Equal bounds mean that the value is exact."""
 
     value: float
     low: float | None  # None: not known
@@ -90,7 +91,7 @@ class BoundedMetric:
 
 
 def find_metric_bounds(run: Run, key: str, reader: Reader | None = None) -> BoundedMetric | None:
-    """Return a metric of a run with its bounds; None if the run lacks the metric."""
+    """Return a run's metric with its bounds; None if the run lacks the metric."""
     if key == "accuracy" and run.accuracy_interval is not None:
         return _bounded_accuracy(run)
     value = run.metrics.get(key)
@@ -111,7 +112,7 @@ def find_metric_bounds(run: Run, key: str, reader: Reader | None = None) -> Boun
 
 
 def is_exact_metric(name: str) -> bool:
-    """Whether a metric has no error: counts, token costs, and computed sizes."""
+    """Whether a metric has no sampling error: counts, token costs and computed sizes."""
     metric = find_metric(name)
     if metric.unit == "MiB":
         return REPORTED.search(name) is None or name.startswith("predicted_")
@@ -122,14 +123,14 @@ def is_exact_metric(name: str) -> bool:
     )
 
 
-def is_count_of_run(key: str) -> bool:
-    """Whether a metric counts events of one run, which says nothing about other questions."""
+def is_single_run_count(key: str) -> bool:
+    """Whether a metric counts events of one run and does not generalize to other questions."""
     metric = find_metric(key.partition("/")[0])
     return metric.pooling is PoolingRule.sum and not metric.unit and metric.key not in OF_THE_MODEL
 
 
 def _bounded_accuracy(run: Run) -> BoundedMetric:
-    """Return an accuracy with its bounds; cut-off answers count as wrong … correct."""
+    """Return an accuracy with bounds: all cut-off answers counted as wrong, and all as correct."""
     value, low, high = run.accuracy_interval or (math.nan, math.nan, math.nan)
     if run.accuracy_bounds is None:
         if run.correct_and_total is not None and not run.has_dependent_answers:
@@ -142,20 +143,20 @@ def _bounded_accuracy(run: Run) -> BoundedMetric:
 
 
 def _recorded_interval(metrics: Mapping[str, float], name: str, suffix: str) -> tuple[float, float] | None:
-    """Return the ends of a recorded interval, or None."""
+    """Return the lower and upper end of a recorded confidence interval, or None."""
     low, high = (metrics.get(f"{name}{end}{suffix}") for end in ("_low", "_high"))
     return None if low is None or high is None else (low, high)
 
 
 def _is_interval_end(metrics: Mapping[str, float], name: str, suffix: str) -> bool:
-    """Whether a metric is itself the end of a recorded interval."""
+    """Whether a metric is the lower or upper end of another metric's recorded interval."""
     return any(
         name.endswith(end) and f"{name.removesuffix(end)}{suffix}" in metrics for end in ("_low", "_high")
     )
 
 
 def _bounds_over_runs(run: Run, key: str, value: float, reader: Reader | None) -> BoundedMetric:
-    """Return the median of a job's runs for a measured metric, with an exact interval."""
+    """Return the median of a measured metric over a job's runs, with an exact confidence interval."""
     values = _values_per_process(run, key, reader)
     ends = median_confidence_interval(values)
     if ends is None:
@@ -167,7 +168,7 @@ def _bounds_over_runs(run: Run, key: str, value: float, reader: Reader | None) -
 
 
 def _values_per_process(run: Run, key: str, reader: Reader | None) -> list[float]:
-    """Return a metric's value per process: of each run, or of each repeat in its own process."""
+    """Return one metric value per process: per run, or per repeat with its own process."""
     try:
         repeats = load_compared_repeats(run, reader).get(key) if reader is not None else None
     except NotPaired:
@@ -179,7 +180,7 @@ def _values_per_process(run: Run, key: str, reader: Reader | None) -> list[float
 
 
 def _missing_texts_message(run: Run, name: str, suffix: str) -> str:
-    """Return a message with the number of texts that an interval needs; "" if there are enough."""
+    """Return a message with the number of texts that a confidence interval needs; "" if enough."""
     unit = "families" if not suffix and "families" in run.metrics else "n"
     texts = run.metrics.get(f"{unit}{suffix}")
     needed = max(MIN_TEXTS, min_texts_for_interval(SHARES[name])) if name in SHARES else MIN_TEXTS

@@ -1,6 +1,4 @@
-"""--require: requirements on each row, for a CI of models. An unmet requirement makes the exit
-code 1.
-"""
+"""--require: requirements on each row, for a CI of models. The exit code is 1 if one is not met."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from typing import Any
 
 from runner_base import ConfigError, format_against_limit, unknown_choice_message
 from runner_base.errors import Code
-from runner_compare.features.gates.metric_bounds import find_metric_bounds, is_count_of_run
+from runner_compare.features.gates.metric_bounds import find_metric_bounds, is_single_run_count
 from runner_compare.metrics import UNITS
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
@@ -45,7 +43,7 @@ FINDINGS = {finding.name: finding for finding in Finding}
 
 @dataclass
 class Requirement:
-    """Whether a row satisfies one requirement, and why."""
+    """Result of one requirement for one row: whether it is met, and why."""
 
     requirement: str
     job_id: str
@@ -55,18 +53,20 @@ class Requirement:
 
 @dataclass
 class Requirements:
-    """Requirements of a table's rows, or of jobs without a row, met or not."""
+    """Results of requirements for a table's rows, and for jobs without a row."""
 
     of_rows: list[Requirement] = field(default_factory=list)
 
 
 class Gates(Section):
-    """Section with requirements on each row."""
+    """Report section with the results of --require."""
 
     def sentences(self, table: Table) -> list[str]:
-        """Return a sentence about requirements that apply to these runs only, not to the model."""
+        """Return a sentence on requirements whose result holds for these runs only, not for the
+        model.
+        """
         terms = dict.fromkeys(row.requirement for row in table.get_section_data(Requirements).of_rows)
-        counts = [term for term in terms if is_count_of_run(TERM.sub(r"\1", term))]
+        counts = [term for term in terms if is_single_run_count(TERM.sub(r"\1", term))]
         if not counts:
             return []
         are = "is a count" if len(counts) == 1 else "are counts"
@@ -78,7 +78,7 @@ class Gates(Section):
         return unmet_requirement_lines([table])
 
     def comparison_record(self, comparison: Comparison) -> dict[str, Any]:
-        return {"requirements": [asdict(requirement) for requirement in all_requirements(comparison)]}
+        return {"requirements": [asdict(requirement) for requirement in collect_requirements(comparison)]}
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class RequirementTerm:
 
     @property
     def is_comparison(self) -> bool:
-        """Whether the term is about the comparison with a baseline."""
+        """Whether the term needs a comparison with a baseline."""
         return self.key in ("margin", "finding")
 
     @property
     def margins(self) -> dict[str, float]:
-        """Margins within which rows must be as good, by measure; {} for another kind of term."""
+        """Margins that the term sets, by measure; {} for a term of another kind."""
         return parse_margins([self.value], OPTION, "margin=") if self.key == "margin" else {}
 
 
@@ -135,7 +135,9 @@ def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> Requirement
 
 
 def _check_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
-    """Raise ConfigError if a metric name lacks its unit, or belongs to another kind of term."""
+    """Raise ConfigError if a term's metric name lacks its unit or cannot be used in this kind of
+    term.
+    """
     name, _, category = term.key.partition("/")
     of = f"/{category}" if category else ""
     recorded = set().union(*(run.metrics for run in runs))
@@ -185,14 +187,14 @@ def _validate_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTer
         raise _term_error(
             term,
             f"it counts answers of one run, and tells nothing about other questions. "
-            f"Use {_accuracy_term(term, runs)}",
+            f"Use {_to_accuracy_term(term, runs)}",
             "unsupported",
         )
     return term
 
 
-def _accuracy_term(term: RequirementTerm, runs: Sequence[Run]) -> str:
-    """Convert a term about a count of correct or wrong answers to one about the accuracy."""
+def _to_accuracy_term(term: RequirementTerm, runs: Sequence[Run]) -> str:
+    """Convert a term about a number of correct or wrong answers to a term about accuracy."""
     counts = {run.correct_and_total[1] for run in runs if run.correct_and_total and run.correct_and_total[1]}
     is_of_right = term.key == "correct"
     sign = term.sign if is_of_right else term.sign.translate(str.maketrans("<>", "><"))
@@ -203,7 +205,7 @@ def _accuracy_term(term: RequirementTerm, runs: Sequence[Run]) -> str:
 
 
 def merge_margins(terms: Sequence[RequirementTerm], margins: dict[str, float]) -> dict[str, float]:
-    """Merge the margins of --margin and of the requirements. Raises ConfigError if they conflict."""
+    """Merge the margins of --margin and --require. Raises ConfigError if they conflict."""
     together = dict(margins)
     for term in terms:
         for measure, size in term.margins.items():
@@ -218,7 +220,7 @@ def check_requirements(
     reader: Reader | None = None,
     missing_jobs: Sequence[MissingJob] = (),
 ) -> list[Requirement]:
-    """Check all requirements on each row except baselines.
+    """Check all requirements on each row except the baselines' rows.
 
     Returns one unmet requirement per job without a result. Raises ConfigError if there is
     nothing to check.
@@ -240,14 +242,14 @@ def check_requirements(
     return [Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing_jobs]
 
 
-def all_requirements(comparison: Comparison) -> list[Requirement]:
-    """Return the requirements of all rows, and of jobs without a result."""
+def collect_requirements(comparison: Comparison) -> list[Requirement]:
+    """Return the requirement results of all rows, and of jobs without a result."""
     of_rows = [row for table in comparison.tables for row in table.get_section_data(Requirements).of_rows]
     return of_rows + comparison.get_section_data(Requirements).of_rows
 
 
 def _is_margin_of_other_tables(term: RequirementTerm, row: TableRow, table_measures: set[str]) -> bool:
-    """Whether a margin is about a measure that only other tables have."""
+    """Whether a term sets a margin for a measure that only other tables have."""
     own = {effect.measure for effect in row.effects if not effect.is_ratio}
     wanted = set(term.margins) - {RATIOS}
     return bool(own and wanted and not own & wanted and wanted & table_measures)
@@ -323,13 +325,15 @@ def _check_finding(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
 
 
 def _check_metric(term: RequirementTerm, row: TableRow, reader: Reader | None) -> tuple[bool, str]:
-    """Check a metric by the worse end of its interval. Without an interval it is not met."""
+    """Check a metric requirement by the worse end of its interval. Without an interval it is not
+    met.
+    """
     known = find_metric_bounds(row.run, term.key, reader)
     if known is None:
         return False, f"no {term.key} was recorded, required {term.text}"
     compare, limit, is_at_least = (COMPARISONS[term.sign], float(term.value), term.sign.startswith(">"))
     written = f"{term.key} {format_against_limit(known.value, limit, format_number)}"
-    written += " in this run" if is_count_of_run(term.key) else ""
+    written += " in this run" if is_single_run_count(term.key) else ""
     if known.is_exact:
         met = compare(known.value, limit)
         return met, written + (f", required {term.text}" if not met else "")

@@ -1,4 +1,4 @@
-"""Show the jobs of the compared grid that have no result, with their state."""
+"""Section with the jobs of the compared grid that have no result, and their states."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from runner_compare.section import Section
 
 @dataclass
 class ComparisonMissingJobs:
-    """The missing jobs of a comparison."""
+    """Holds the missing jobs of a comparison."""
 
     jobs: list[MissingJob] = field(default_factory=list)
 
 
 class MissingJobsSection(Section):
-    """Section with the jobs that the comparison lacks."""
+    """Report section with the jobs that have no result."""
 
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
         """Return one part with a line per missing job; [] if all jobs have a result."""

@@ -1,4 +1,4 @@
-"""Plan how many questions each comparison needs, and how long the additional ones take."""
+"""Plan how many questions each comparison needs, and how long the additional questions take."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ class QuestionPlan:
 
 @dataclass(frozen=True)
 class PlanTarget:
-    """What the questions are to decide, by measure: a margin or a detectable difference, with a
-    power.
-    """
+    """Goal of a question plan, by measure: a margin or a detectable difference, with the power."""
 
     margins: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
@@ -49,14 +47,14 @@ class PlanTarget:
 
 @dataclass
 class TablePlans:
-    """Plans of a table's rows, by run id, and their target."""
+    """Question plans of a table's rows, by run id, with their target."""
 
     aim: PlanTarget = PlanTarget()
     of_rows: dict[str, QuestionPlan] = field(default_factory=dict)
 
 
 def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
-    """Parse KEY=VALUE…: margin= or detect=, and power=."""
+    """Parse the arguments of --plan-questions: margin=… or detect=…, and power=…."""
     texts: dict[str, list[str]] = {key: [] for key in KEYS}
     for word in (part for argument in arguments for part in argument.split()):
         key, equals, value = word.partition("=")
@@ -102,7 +100,7 @@ def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
 
 
 def plan_questions(tables: Sequence[Table], target: PlanTarget) -> None:
-    """Plan the questions of each comparison. Raises ConfigError if there is none of this kind."""
+    """Plan the questions of each comparison. Raises ConfigError if no comparison fits the target."""
     for table in tables:
         plans = table.get_section_data(TablePlans)
         plans.aim = target
@@ -148,7 +146,7 @@ def _create_plan(row: TableRow, decision: Decision, target: PlanTarget) -> Quest
 
 
 def additional_questions(total_needed: int, num_asked: int) -> int:
-    """Return how many of the needed questions are still to be asked.
+    """Return how many of the needed questions have not been asked yet.
 
     A record has both numbers unchanged. A table rounds `total_needed` up for display: questions
     so far and additional ones then add up to it.
@@ -162,6 +160,6 @@ def _observed_disagreement(decision: Decision) -> float | None:
 
 
 def seconds_per_question(run: Run) -> float | None:
-    """Return the time per question at the run's measured speed; None if it was not measured."""
+    """Return the seconds per question at the run's measured speed; None if not measured."""
     times = estimate_answer_times(run.metrics)
     return None if times is None else times.seconds_per_completion * times.n / run.metrics["n"]

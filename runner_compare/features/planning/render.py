@@ -1,4 +1,4 @@
-"""Render the plan of questions as a table."""
+"""Table of the planned numbers of questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quant
 
 
 def plan_title(table: Table) -> str:
-    """Return the title of the plan, which names its target."""
+    """Return the title of the question plan's table, with its target."""
     aim = table.get_section_data(TablePlans).aim
     sizes = aim.margins or aim.differences
     parts = []
@@ -65,7 +65,7 @@ def plan_columns(table: Table) -> list[Column]:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Format a duration in the largest fitting unit: 0 s, 12 s, 3.4 min, 2.1 h."""
+    """Format seconds in the largest fitting unit: 0 s, 12 s, 3.4 min, 2.1 h."""
     if seconds is None:
         return ABSENT
     for unit, length in (("h", 3600), ("min", 60)):

@@ -1,6 +1,4 @@
-"""--plan-questions: how many questions each comparison needs, and how long the additional ones
-take.
-"""
+"""Section for --plan-questions: how many questions each comparison needs, and how long they take."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from runner_compare.section import Section
 
 
 class Planning(Section):
-    """Section with the number of questions that each comparison needs."""
+    """Report section with the number of questions that each comparison needs."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return {plan_title(table): plan_columns(table)} if table.get_section_data(TablePlans).of_rows else {}

@@ -1,4 +1,4 @@
-"""--pool: one verdict per setting over several tasks, splits or data sets.
+"""--pool: pool each setting's comparisons over several tasks, splits or data sets into one verdict.
 
 A set of questions is a column, a setting (the compared keys) is a line. Only sets of one
 unit are pooled: accuracies with accuracies, nats per token with nats per token. A setting
@@ -45,7 +45,7 @@ QuestionSet = tuple[str | None, ...]  # the task, and the values of SET_KEYS
 
 @dataclass
 class PooledTable:
-    """Settings that are compared with one baseline over several sets of questions."""
+    """Table of settings that are compared with one baseline over several sets of questions."""
 
     unit: str  # points or nats/token
     weights: PoolingWeights
@@ -64,7 +64,9 @@ def build_pooled_tables(
     margins: dict[str, float],
     reader: Reader,
 ) -> list[PooledTable]:
-    """Build a table for each unit in which a baseline was compared on several sets of questions."""
+    """Build a pooled table for each unit in which a baseline was compared on several sets of
+    questions.
+    """
     rows_by_unit: dict[str, list[tuple[Table, TableRow]]] = {}
     for table in tables:
         of_texts = f"nats/{table.likelihood_unit}" if table.likelihood_unit else None
@@ -97,7 +99,7 @@ def build_pooled_tables(
 
 
 def question_set_identity(table: Table, row: TableRow) -> QuestionSet:
-    """Return the identity of the set of questions that a row answered."""
+    """Return the key that identifies the set of questions that a row answered."""
     return table.task, *(row.run.get_value(key) for key in SET_KEYS)
 
 
@@ -149,7 +151,7 @@ def _build_pooled_table(
             ]
             for wanted in sets
         ]
-        line = _create_row(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
+        line = _create_pooled_row(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
         table.rows.append(line)
         table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
         try:
@@ -180,7 +182,8 @@ def _build_pooled_table(
 def find_setting_keys(
     rows: Sequence[tuple[Table, TableRow]], setting_keys_option: Sequence[str], rules: KeyRules
 ) -> list[str]:
-    """Return the keys that define a setting: those of --by, or in which runs of one set differ.
+    """Return the config keys that define a setting: those of --by, or those in which runs on one
+    set differ.
 
     A key in which only the sets differ (a task's own token limit) does not define settings,
     unless it is one of the model: differences of two models are not pooled.
@@ -196,10 +199,10 @@ def find_setting_keys(
     return distinguishing_keys([key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs)
 
 
-def _create_row(
+def _create_pooled_row(
     name: str, setting: dict[str, str | None], keys: list[str], rows_by_set: list[list[TableRow]]
 ) -> TableRow:
-    """Return the row of a setting, with that of its baseline, which is in no table."""
+    """Create the pooled row of a setting, and the row of its baseline, which is in no table."""
     bases = [
         row.baseline.run for rows_of_set in rows_by_set for row in rows_of_set if row.baseline is not None
     ]
@@ -214,7 +217,7 @@ def _create_row(
 
 
 def _adapter_params(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the params of a setting's adapter, which its name uses."""
+    """Return the params of a setting's adapter, from which the setting's name is formed."""
     params = runs[0].params if runs else {}
     return {key: value for key, value in params.items() if config_group(key) == config_group(FORMAT)}
 
@@ -225,7 +228,9 @@ def collect_poolable_decisions(
     overlaps: _OverlapCounter,
     weights: PoolingWeights,
 ) -> list[Decision]:
-    """Return the comparisons of a setting on each set. Raises NotPaired if they cannot be pooled."""
+    """Return a setting's comparison on each set of questions. Raises NotPaired if they cannot be
+    pooled.
+    """
     missing = [name for name, rows in zip(names, rows_by_set, strict=True) if not rows]
     if missing:
         raise NotPaired(f"it has no run on {join_first_names(missing, 4)}")
@@ -260,7 +265,7 @@ def collect_poolable_decisions(
 
 
 def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None:
-    """Raise NotPaired if the tests of several tasks are of means that cannot be pooled."""
+    """Raise NotPaired if several tasks have tests of means that cannot be pooled."""
     means = [test for test in tests if isinstance(test, MeanFlipTest)]
     if not means:
         return
@@ -280,7 +285,7 @@ def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None
 
 
 class _OverlapCounter:
-    """Counts the questions that two sets share, from the baselines' samples, each read once."""
+    """Counts the questions that two sets share. Reads the samples of each baseline once."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -288,7 +293,7 @@ class _OverlapCounter:
         self.counts: dict[tuple[str, str], int] = {}
 
     def count_shared(self, compared: TableRow, other_compared: TableRow) -> int:
-        """Return the number of shared questions; 0 if it is a negligible fraction of both sets."""
+        """Return the number of shared questions; 0 if they are a negligible fraction of both sets."""
         bases = [(row.baseline or row).run for row in (compared, other_compared)]
         key = bases[0].run_id, bases[1].run_id
         if key not in self.counts:
@@ -308,23 +313,23 @@ class _OverlapCounter:
         return self.questions_of[run.run_id]
 
 
-def pool_comparisons(effects: Sequence[Decision], weights: PoolingWeights) -> RunComparison:
-    """Pool the comparisons of one setting on all sets of questions."""
-    whole = pool_tests([effect.test for effect in effects], weights)
-    if not any(effect.ends for effect in effects):
+def pool_comparisons(decisions: Sequence[Decision], weights: PoolingWeights) -> RunComparison:
+    """Pool a setting's comparisons on all sets of questions into one."""
+    whole = pool_tests([effect.test for effect in decisions], weights)
+    if not any(effect.ends for effect in decisions):
         return RunComparison(whole)
     worst, best = (
-        pool_tests([effect.ends[end].test if effect.ends else effect.test for effect in effects], weights)
+        pool_tests([effect.ends[end].test if effect.ends else effect.test for effect in decisions], weights)
         for end in (0, 1)
     )
     cut_off, baseline_cut_off = (
-        sum(counts) for counts in zip(*(effect.cut_off for effect in effects), strict=True)
+        sum(counts) for counts in zip(*(effect.cut_off for effect in decisions), strict=True)
     )
     return RunComparison(whole, (cut_off, baseline_cut_off), (worst, best))
 
 
 def pool_tests(tests: Sequence[Test], weights: PoolingWeights) -> Test:
-    """Return the test of all sets of questions together."""
+    """Combine the tests on several sets of questions into one test."""
     texts = [test for test in tests if isinstance(test, SignFlipTest)]
     if texts:
         return PooledLikelihoodTest(
@@ -339,7 +344,7 @@ def pool_tests(tests: Sequence[Test], weights: PoolingWeights) -> Test:
 
 
 def single_set_findings_note(effects: Sequence[Decision], names: Sequence[str]) -> tuple[Note, ...]:
-    """Return a note on sets in which a setting is significantly worse or better by itself."""
+    """Return a note on sets of questions on which a setting alone is significantly worse or better."""
     ordered = sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value)
     shown = {
         name: effect
@@ -350,7 +355,9 @@ def single_set_findings_note(effects: Sequence[Decision], names: Sequence[str]) 
 
 
 def _contradicts_pooled(set_decision: Decision, pooled: Decision) -> bool:
-    """Whether a single set shows another finding than the pooled one, or a loss beyond the margin."""
+    """Whether one set of questions has another finding than the pooled sets, or a loss beyond the
+    margin.
+    """
     is_beyond = (
         set_decision.verdict is MarginVerdict.worse_by_more
         and pooled.verdict is not MarginVerdict.worse_by_more

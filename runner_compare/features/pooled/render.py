@@ -1,4 +1,4 @@
-"""Render verdicts over several tasks as a table, sentences and JSON data."""
+"""Table, sentences and JSON data of verdicts pooled over several tasks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from runner_compare.render.labels import format_assignments
 from runner_compare.render.parts import row_sentence_with_finding
 from runner_compare.render.quantities import REPEATS, find_quantity
 from runner_compare.render.row_records import row_effect_records
-from runner_compare.render.short_table import label_columns, verdict_cell
+from runner_compare.render.short_table import format_verdict_cell, label_columns
 from runner_compare.statistics import Finding
 from runner_compare.statistics.pooling import PoolingWeights
 
 
 def pooled_part(table: PooledTable) -> ReportPart:
-    """Return a pooled table with its findings and its legend."""
+    """Return the report part of a pooled table, with findings and legend."""
     what = "accuracy" if table.unit == "points" else "log-likelihood"
     title = f"{what} over {len(table.sets)} sets of questions"
     said = [
@@ -42,7 +42,7 @@ def pooled_part(table: PooledTable) -> ReportPart:
 
 
 def pooled_legend(table: PooledTable) -> str:
-    """Return the explanation of the weights and of the test."""
+    """Explain the weights and the test of a pooled table."""
     counts = "question" if table.unit == "points" else table.unit.removeprefix("nats/")
     each = {
         PoolingWeights.questions: f"Every {counts} counts the same, so large sets count more",
@@ -53,7 +53,7 @@ def pooled_legend(table: PooledTable) -> str:
 
 
 def pooled_sentence(row: TableRow, table: PooledTable) -> str:
-    """Return the finding about one setting."""
+    """Return a sentence with the pooled finding on one setting."""
     if row.note is not None:
         return f"{format_assignments(row, table.keys) or row.run.job_id}: not pooled, {row.note}."
     return finding_sentence(row, table.keys).replace(" (n=", f" over {len(table.sets)} sets (n=", 1)
@@ -67,7 +67,7 @@ def pooled_columns(table: PooledTable) -> list[Column]:
     difference, *test = effect_columns(table.rows, table.unit)
     return [
         *naming_columns(naming_table),
-        *_in_sets(table),
+        *_question_set_columns(table),
         replace(difference, head=f"pooled\n{difference.head.replace(chr(10), ' ')}"),
         *test,
         Column(
@@ -80,18 +80,18 @@ def pooled_columns(table: PooledTable) -> list[Column]:
 
 
 def short_pooled_columns(table: PooledTable) -> list[Column]:
-    """Return the setting, its difference on each set, the pooled one, and the verdict."""
+    """Return the columns for setting, difference on each set, pooled difference and verdict."""
     naming_table = Table("", table.keys, table.rows)
     values = [format_effect(row.effect) if row.effect else ABSENT for row in table.rows]
     return [
         *label_columns(naming_table),
-        *_in_sets(table),
+        *_question_set_columns(table),
         Column("pooled [95 %]", values, use=ColumnUse.difference),
-        Column("verdict", list(map(verdict_cell, table.rows)), False, use=ColumnUse.verdict),
+        Column("verdict", list(map(format_verdict_cell, table.rows)), False, use=ColumnUse.verdict),
     ]
 
 
-def _in_sets(table: PooledTable) -> list[Column]:
+def _question_set_columns(table: PooledTable) -> list[Column]:
     return [
         Column(
             name,
@@ -103,7 +103,7 @@ def _in_sets(table: PooledTable) -> list[Column]:
 
 
 def _format_cell(row: TableRow | None) -> str:
-    """Return the difference on one set, with its own finding if it has one."""
+    """Format the difference on one set of questions, with the finding on this set if there is one."""
     if row is None or row.effect is None:
         return ABSENT
     finding = "" if row.effect.finding is Finding.open else f" {row.effect.finding}"
@@ -122,7 +122,7 @@ def pooled_csv_lines(table: PooledTable) -> list[dict[str, Any]]:
 
 
 def pooled_record(table: PooledTable) -> dict[str, Any]:
-    """Return a pooled table as JSON data, with each setting's difference per set and pooled."""
+    """Return a pooled table as JSON data: each setting's pooled difference and difference per set."""
     return {
         "unit": table.unit,
         "weights": table.weights.value,

@@ -1,4 +1,4 @@
-"""Show verdicts over several tasks (--pool), one per setting."""
+"""Section with verdicts pooled over several tasks (--pool), one per setting."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from runner_compare.section import Section
 
 @dataclass
 class ComparisonPooledTables:
-    """The pooled tables: one for accuracies, one for likelihoods."""
+    """Holds the pooled tables: one for accuracies, one for likelihoods."""
 
     tables: list[PooledTable] = field(default_factory=list)
 
 
 class PooledSection(Section):
-    """Section with verdicts over several tasks."""
+    """Report section with verdicts pooled over several tasks."""
 
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
         return [pooled_part(table) for table in comparison.get_section_data(ComparisonPooledTables).tables]

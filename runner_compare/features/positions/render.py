@@ -1,4 +1,4 @@
-"""Render loss and KL divergence by position as tables and pictures, one line per row."""
+"""Tables and pictures of loss and KL divergence by position, one line per row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TITLE = "by position: how many tokens stand before, with 95 % intervals over tex
 
 
 def loss_pictures(table: Table, name: str, cell: str, list_cells: PlacesOf, axis_label: str) -> list[Picture]:
-    """Return the picture of rows with at least two cells (positions or contexts), or []."""
+    """Return the picture of loss by position or context length; [] below two cells."""
     rows = [row for row in table.rows if len(list_cells(row.run.metrics)) > 1]
     if not rows:
         return []
@@ -41,7 +41,9 @@ def loss_pictures(table: Table, name: str, cell: str, list_cells: PlacesOf, axis
 def draw_loss_by_cell(
     rows: Sequence[TableRow], keys: Sequence[str], cell: str, list_cells: PlacesOf, axis_label: str
 ) -> Figure:
-    """Draw a pane for the loss and, if a row has it, one for the KL divergence."""
+    """Draw the loss over cells (positions or contexts) and, if measured, the KL divergence in a
+    second pane.
+    """
     from matplotlib.figure import Figure
 
     members = rows[:MAX_LINES]
@@ -81,7 +83,9 @@ def draw_loss_by_cell(
 
 
 def _draw_row_line(pane: Axes, row: TableRow, number: int, name: str, keys: Sequence[str]) -> None:
-    """Draw the values of a row with their intervals. `keys` have a placeholder for the ends."""
+    """Draw a row's values with their intervals. `keys` are metric keys with a placeholder for
+    interval ends.
+    """
     metrics = row.run.metrics
     points = [(int(key.rpartition("_")[2]), [metrics.get(key.format(end)) for end in ENDS]) for key in keys]
     known = [(x, middle, low, high) for x, (middle, low, high) in points if middle is not None]
@@ -93,12 +97,12 @@ def _format_cell(run: Run, key: str, number_format: str, first: int) -> str:
 
 
 def format_bin_range(first_position: int) -> str:
-    """Return the positions of a bin, e.g. `4–7`."""
+    """Format the range of positions in a bin, e.g. `4–7`."""
     return f"{first_position:,}" if first_position == 1 else f"{first_position:,}–{2 * first_position - 1:,}"
 
 
 def position_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return a job's table by position, one line per bin."""
+    """Return a job's table of loss by position, one line per bin."""
     lines: list[dict[str, Any]] = []
     for first in list_bin_positions(metrics):
         cell = f"/{CELL}{first}"
@@ -115,7 +119,7 @@ def position_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def position_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of positions of all rows, one line per bin."""
+    """Return the table of loss by position for all rows, one line per bin."""
     lines = [(row, first) for row in table.rows for first in list_bin_positions(row.run.metrics)]
     if not lines:
         return {}

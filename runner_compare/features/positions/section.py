@@ -1,4 +1,4 @@
-"""Show loss and KL divergence by position: how many tokens precede a token in its window."""
+"""Section with loss and KL divergence by position: how many tokens precede a token in its window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner_compare.statistics.position_loss import CELL, list_bin_positions
 
 
 class Positions(Section):
-    """Section with the loss by position."""
+    """Report section with the loss by position."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return position_tables(table)

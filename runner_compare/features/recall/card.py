@@ -1,4 +1,4 @@
-"""Summary of a recall job: metrics, facts, tables, a curve and pictures.
+"""Summary of a task=recall job: metrics, facts, tables, a curve and pictures.
 
 The pictures are drawn from the job's folder: `python -m runner_compare.features.recall.card
 FOLDER`.
@@ -35,7 +35,7 @@ CURVE = "recall_by_length"
 
 @dataclass(frozen=True)
 class RecallCard:
-    """Recall results of a job; empty without answers."""
+    """Recall results of one job for its report; empty without answers."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class RecallCard:
 
     @classmethod
     def from_samples(cls, samples: Sequence[Sample], margin_points: float, title: str) -> RecallCard:
-        """Compute the results of samples within a margin, in points.
+        """Compute the recall results of samples, with a margin in percentage points.
 
         Samples that ended in an error do not count as answers.
         """
@@ -80,7 +80,7 @@ class RecallCard:
         result.notes += self.notes
 
     def save(self, folder: Path, draw_pictures: bool) -> None:
-        """Write the data of the pictures into a job's folder, and optionally draw them."""
+        """Write the plot data into a job's folder, and optionally draw the pictures."""
         if self.drawn:
             write_text_atomically(folder / POINTS, json.dumps(self.drawn, indent=1) + "\n")
             if draw_pictures:
@@ -88,7 +88,7 @@ class RecallCard:
 
     @staticmethod
     def draw_missing(folder: Path) -> None:
-        """Draw the pictures of a recorded job if it has none."""
+        """Draw a recorded job's pictures if the folder has none."""
         draw_missing_plots(MODULE, folder, POINTS)
 
 

@@ -1,4 +1,4 @@
-"""Recall of one run in long texts: by length and depth, and the effective length."""
+"""Recall of one run in long texts, by length and depth, and its effective context length."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from runner_compare.statistics.effective_length import (
     one_sided_length_tests,
 )
 from runner_compare.statistics.effects import Test
-from runner_compare.ways.verdicts import compare_with_cut_off_bounds, mcnemar_test
+from runner_compare.ways.verdicts import compare_with_cut_off_bounds, create_mcnemar_test
 
 if TYPE_CHECKING:
     from runner_compare.statistics.lost_depths import DepthAnswer, LostDepths
@@ -43,7 +43,7 @@ Key = tuple[str, float | None, str | None, int]
 
 @dataclass(frozen=True)
 class CellRecall:
-    """Recall at one depth and length."""
+    """Recall of the questions at one depth and one text length."""
 
     answers: int
     right: float  # of several answers to a question, the share of right ones counts
@@ -55,7 +55,7 @@ class CellRecall:
 
 @dataclass(frozen=True)
 class LengthRecall:
-    """Recall at one length, with its 95 % interval."""
+    """Recall at one text length, with a 95 % confidence interval."""
 
     length: int
     answers: int
@@ -70,7 +70,7 @@ class LengthRecall:
 
 @dataclass(frozen=True)
 class RecallFindings:
-    """Recall results of one run, by length, depth and kind of question."""
+    """Recall results of one run, by text length, depth and kind of question."""
 
     outcomes: tuple[QuestionOutcome, ...]
     margin: float = MARGIN
@@ -79,32 +79,34 @@ class RecallFindings:
 
     @cached_property
     def question_kinds(self) -> list[str]:
-        """Kinds of questions, in the order of their first answers."""
+        """Kinds of questions, in order of their first answer."""
         return list(dict.fromkeys(asked.kind for asked in self._positions))
 
     @cached_property
     def depths(self) -> list[float]:
-        """Depths that questions ask about."""
+        """Depths (positions in the text) that questions ask about."""
         return sorted({asked.depth for asked in self._positions if asked.depth is not None})
 
     @cached_property
     def length_recalls(self) -> list[LengthRecall]:
-        """Recall at each length, shortest first."""
+        """Recall at each text length, shortest first."""
         return recall_by_length(self.outcomes)
 
     @cached_property
     def effective_length(self) -> EffectiveLength | None:
-        """The effective length; None if it cannot be determined."""
+        """Effective context length; None if it cannot be determined."""
         return compute_effective_length(self.length_recalls, self.margin, *self.significance_levels)
 
     @property
     def significance_levels(self) -> tuple[float, float]:
-        """Significance levels of lost and of kept lengths."""
+        """Significance levels for showing that recall at a length is lost, and that it is kept."""
         return ALPHA / self.settings, ALPHA / (self.sharing or self.settings)
 
     @cached_property
     def effective_length_by_kind(self) -> dict[str, EffectiveLength | None]:
-        """Effective length of each kind of question, with simultaneous intervals; {} for one kind."""
+        """Effective context length for each kind of question, with simultaneous intervals; {} for
+        one kind.
+        """
         if len(self.question_kinds) < 2:
             return {}
         own = {
@@ -119,7 +121,7 @@ class RecallFindings:
 
     @cached_property
     def lost_depths(self) -> list[LostDepths]:
-        """For each length, the range of depths with the lowest recall."""
+        """Range of depths with the lowest recall, for each text length."""
         from runner_compare.statistics.lost_depths import find_lost_depths  # imports numpy
 
         return find_lost_depths(self.depth_answers, self.settings)
@@ -142,19 +144,19 @@ class RecallFindings:
 
     @cached_property
     def is_clustered_by_haystack(self) -> bool:
-        """Whether haystacks are the clusters, so that results generalize to other haystacks."""
+        """Whether haystack texts are the clusters, so that results generalize to other haystacks."""
         return any(outcome.is_clustered_by_text for outcome in self.outcomes)
 
     @property
     def is_too_low(self) -> bool:
-        """Whether recall at the shortest length may be within the margin, so that no loss can be
+        """Whether recall at the shortest length may be below the margin, so that no loss can be
         shown.
         """
         return self.length_recalls[0].low <= self.margin
 
     @cached_property
     def needed_questions(self) -> int:
-        """Approximate number of questions per length that decide the first undecided length.
+        """Approximate number of questions per length that would decide the first undecided length.
 
         It assumes that no recall is lost there.
         """
@@ -167,7 +169,9 @@ class RecallFindings:
         return max(at_least, undecided.test.sample_size_for_margin(self.margin, level) or at_least)
 
     def recall_at(self, length: int, depth: float | None) -> CellRecall | None:
-        """Return the recall at a depth and length; None without questions there."""
+        """Return the recall at a length and depth (None: questions without a single depth); None
+        without questions.
+        """
         return _cell_recall(
             [
                 outcome
@@ -177,7 +181,7 @@ class RecallFindings:
         )
 
     def recall_of_kind(self, kind: str, length: int) -> CellRecall | None:
-        """Return the recall of a kind of question at a length."""
+        """Return the recall for one kind of question at a text length."""
         return _cell_recall(
             [outcome for outcome in self.outcomes if outcome.recall and outcome.recall[:2] == (kind, length)]
         )
@@ -193,7 +197,7 @@ def _cell_recall(outcomes: Sequence[QuestionOutcome]) -> CellRecall | None:
 
 
 def recall_by_length(outcomes: Sequence[QuestionOutcome]) -> list[LengthRecall]:
-    """Return the recall at each length, each compared with the shortest one."""
+    """Return the recall at each text length, each compared with the shortest length."""
     of_length: dict[int, list[QuestionOutcome]] = {}
     for outcome in outcomes:
         if outcome.recall is not None:
@@ -210,7 +214,7 @@ def _recall_at_length(
     compared = None
     if outcomes is not shortest_outcomes:
         pairs = pair_with_shortest(outcomes, shortest_outcomes)
-        compared = compare_with_cut_off_bounds(_create_test, pairs) if pairs else None
+        compared = compare_with_cut_off_bounds(_create_length_test, pairs) if pairs else None
     return LengthRecall(
         length=length,
         answers=len(outcomes),
@@ -224,7 +228,7 @@ def _recall_at_length(
 
 
 def answer_clusters(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
-    """Return each answer's cluster if clusters have several answers, else None for each."""
+    """Return the cluster of each answer, or None for each if no cluster has several answers."""
     clusters = [outcome.cluster for outcome in outcomes]
     if None in clusters or len(set(clusters)) == len(clusters):
         return [None] * len(clusters)
@@ -234,15 +238,15 @@ def answer_clusters(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
 def pair_with_shortest(
     outcomes: Sequence[QuestionOutcome], shortest_outcomes: Sequence[QuestionOutcome]
 ) -> Pairs:
-    """Pair answers at a length with those to the same questions, at the same depth, at the
-    shortest length.
+    """Pair answers at a length with the answers to the same questions and depths at the shortest
+    length.
     """
     keyed, base = _key_outcomes(outcomes), _key_outcomes(shortest_outcomes)
     return [(outcome, base[key]) for key, outcome in keyed.items() if key in base]
 
 
 def _key_outcomes(outcomes: Sequence[QuestionOutcome]) -> dict[Key, QuestionOutcome]:
-    """Map answers by kind, depth and question. Equal ones are numbered in their order."""
+    """Map answers by question kind, depth and question. Equal keys are numbered in order."""
     keyed: dict[Key, QuestionOutcome] = {}
     counts: dict[tuple[str, float | None, str | None], int] = {}
     for outcome in outcomes:
@@ -253,12 +257,12 @@ def _key_outcomes(outcomes: Sequence[QuestionOutcome]) -> dict[Key, QuestionOutc
     return keyed
 
 
-def _create_test(pairs: Pairs) -> Test:
-    """Return the test of the answers at a length against those at the shortest one."""
+def _create_length_test(pairs: Pairs) -> Test:
+    """Create the test of answers at one text length against those at the shortest length."""
     families = answer_clusters([own for own, _ in pairs])
     samples = max(outcome.num_answers for pair in pairs for outcome in pair)
     if families[0] is None and samples == 1:
-        return mcnemar_test(pairs)
+        return create_mcnemar_test(pairs)
     clusters = None if families[0] is None else families
     in_texts = clusters is not None and any(own.is_clustered_by_text for own, _ in pairs)
     return MeanFlipTest(
@@ -273,7 +277,7 @@ def _create_test(pairs: Pairs) -> Test:
 def compute_effective_length(
     lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA, kept_alpha: float | None = None
 ) -> EffectiveLength | None:
-    """Return the effective length, or None.
+    """Return the effective context length, or None if it cannot be determined.
 
     It is None for a single length, and for recall near zero at the first one.
     """
@@ -288,8 +292,9 @@ def compute_effective_length(
     return find_effective_length([length.length for length in lengths], tests, alpha, kept_alpha)
 
 
-def divide_error(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindings]:
-    """Adjust the levels of several settings so that all effective lengths hold together in 95 %.
+def divide_error_rate(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindings]:
+    """Adjust significance levels so that the effective lengths of all settings hold jointly with
+    95 %.
 
     Settings that are shown to reach every length pass their part of the level to the others.
     """
@@ -303,7 +308,7 @@ def divide_error(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFind
 
 
 def _reaches_all_lengths(findings: RecallFindings, settings: int, sharing: int) -> bool:
-    """Whether recall is shown to be kept at every length, if settings share the levels."""
+    """Whether recall is shown to be kept at every length, at levels that settings share."""
     found = compute_effective_length(
         findings.length_recalls, findings.margin, ALPHA / settings, ALPHA / sharing
     )
@@ -312,25 +317,25 @@ def _reaches_all_lengths(findings: RecallFindings, settings: int, sharing: int) 
 
 @dataclass
 class TableRecall:
-    """Recall of a table's rows by run id, and the comparisons at each length."""
+    """Recall of a table's rows, by run id, with the comparisons at each text length."""
 
     findings: dict[str, RecallFindings] = field(default_factory=dict)
     compared: dict[str, dict[int, Decision]] = field(default_factory=dict)  # by run id and length
 
 
 def recall_rows(table: Table) -> list[TableRow]:
-    """Return the rows of recall jobs."""
+    """Return the table rows of task=recall jobs."""
     findings = table.get_section_data(TableRecall).findings
     return [row for row in table.rows if row.run.run_id in findings]
 
 
 def table_margin(table: Table) -> float:
-    """Return the margin of the table's effective lengths, as a fraction."""
+    """Return the margin for the effective lengths of a table, as a fraction."""
     return next(iter(table.get_section_data(TableRecall).findings.values())).margin
 
 
 def recorded_margin(table: Table) -> float:
-    """Return the margin that all jobs of a table recorded, or the default."""
+    """Return the margin that all jobs of a table recorded; the default if they differ."""
     recorded = {row.run.get_value(JOB_MARGIN) for row in table.rows}
     if len(recorded) > 1 or None in recorded:
         return MARGIN
@@ -338,13 +343,13 @@ def recorded_margin(table: Table) -> float:
 
 
 def compute_recall(table: Table, reader: Reader) -> None:
-    """Read the answers of each row, and compare them with the baseline's at each length."""
+    """Read the answers of each row, and compare them with the baseline's at each text length."""
     kept = table.get_section_data(TableRecall)
     if not table.has_accuracies or not any(RECALL in row.run.metrics for row in table.rows):
         return
     answers = load_row_answers(table, reader, lambda outcome: outcome.recall is not None)
     margin = recorded_margin(table)
-    kept.findings = divide_error(
+    kept.findings = divide_error_rate(
         {run_id: RecallFindings(tuple(own.values()), margin) for run_id, own in answers.items() if own}
     )
     compared: dict[str, dict[int, RunComparison]] = {}
@@ -356,7 +361,7 @@ def compute_recall(table: Table, reader: Reader) -> None:
 
 
 def recall_error_families(table: Table) -> list[ErrorFamily]:
-    """Return the families of statements that share one error."""
+    """Return the families of recall statements that share one error rate."""
     kept = table.get_section_data(TableRecall)
     findings = [*kept.findings.values()]
     if not findings:
@@ -373,8 +378,8 @@ def recall_error_families(table: Table) -> list[ErrorFamily]:
     ]
 
 
-def apply_margin(tables: list[Table], margin_points: str) -> None:
-    """Recompute effective lengths with another margin, in points.
+def apply_recall_margin(tables: list[Table], margin_points: str) -> None:
+    """Recompute the effective lengths of tables with another margin, in percentage points.
 
     Raises ConfigError for an invalid margin, or if there is no effective length.
     """
@@ -398,13 +403,13 @@ def apply_margin(tables: list[Table], margin_points: str) -> None:
             code="empty",
         )
     for of_table in kept:
-        of_table.findings = divide_error(
+        of_table.findings = divide_error_rate(
             {run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()}
         )
 
 
 def _group_by_length(answers: Answers) -> dict[int, Answers]:
-    """Group answers by length. Cluster labels are removed if every cluster has a single answer."""
+    """Group answers by text length. Drops cluster labels if every cluster has a single answer."""
     by_length: dict[int, Answers] = {}
     for question, outcome in answers.items():
         if outcome.recall is not None:

@@ -1,4 +1,6 @@
-"""Show recall by length and depth, the effective length, and comparisons with the baseline."""
+"""Section with recall by length and depth, effective context lengths, and comparisons with the
+baseline.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from runner_compare.section import Section
 
 
 class Recall(Section):
-    """Section with recall in long texts."""
+    """Report section about recall in long texts."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         compute_recall(table, reader)

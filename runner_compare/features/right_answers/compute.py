@@ -1,4 +1,4 @@
-"""Compute the cost per correct answer of each row."""
+"""Compute each row's cost per correct answer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SERVER, A_SERVER = "model.base_url", "a server"
 
 @dataclass
 class TableCostEstimates:
-    """Cost per correct answer with intervals, by run id and kind of cost."""
+    """Costs per correct answer with confidence intervals, by run id and kind of cost."""
 
     of_rows: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
 
 def should_show_costs(table: Table) -> bool:
-    """Whether a table has several engines, or knows energy or money."""
+    """Whether to show costs: a table has several engines, or energy or money is known."""
     known = any(row.run.metrics.keys() & {COUNTED, "cost_usd"} for row in table.rows)
     return table.has_accuracies and (known or len(set(row_engines(table))) > 1)
 
@@ -31,7 +31,7 @@ def row_engines(table: Table) -> list[str]:
 
 
 def all_costs_per_correct_answer(run: Run) -> dict[str, float]:
-    """Return the known costs per correct answer."""
+    """Return a run's known costs per correct answer: tokens, time, money, energy."""
     metrics, by_answers = run.metrics, costs_per_correct_answer(run)
     costs = {
         "seconds": metrics.get("right_answer_s"),

@@ -1,5 +1,4 @@
-"""Confidence intervals over questions for the cost per correct answer: tokens, time, money,
-energy.
+"""Confidence intervals of the cost per correct answer (tokens, time, money, energy), over questions.
 
 A job measures its seconds, money and joules as one sum. Each question's part follows from
 its tokens: prompt tokens share one part of the sum, new tokens the other.
@@ -21,9 +20,7 @@ PRICES = "model.price_in", "model.price_out"
 
 
 def estimate_costs(run: Run, reader: Reader, costs: Mapping[str, float]) -> dict[str, Estimate]:
-    """Return the costs per correct answer with their intervals; {} if tokens per question are
-    unknown.
-    """
+    """Return each cost per correct answer with its interval; {} if tokens per question are unknown."""
     if run.accuracy_interval is None or "n_all" in run.metrics:
         return {}  # more was asked than counts
     try:
@@ -40,7 +37,7 @@ def estimate_costs(run: Run, reader: Reader, costs: Mapping[str, float]) -> dict
 
 
 def prompt_cost_fraction(run: Run, cost: str, cells: TokenCells) -> float:
-    """Return the fraction of a cost that prompt tokens cause; by default their fraction of all
+    """Return the fraction of a cost caused by prompt tokens. The default is their fraction of all
     tokens.
     """
     prompt, new = (fmean(map(fmean, side)) for side in (cells.prompt, cells.new))

@@ -1,4 +1,4 @@
-"""Render the cost per correct answer as a table and sentences."""
+"""Table and sentences on the cost per correct answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ LEGEND = (
 
 
 def cost_table_columns(table: Table) -> list[Column]:
-    """Return the columns: time, tokens, money and joules per correct answer, and the row's energy."""
+    """Return the columns of time, tokens, money and joules per correct answer, and of a row's
+    energy.
+    """
     rows = table.rows
     costs = [all_costs_per_correct_answer(row.run) for row in rows]
     estimates = [table.get_section_data(TableCostEstimates).of_rows.get(row.run.run_id, {}) for row in rows]
@@ -50,7 +52,7 @@ def cost_table_columns(table: Table) -> list[Column]:
 
 
 def missing_cost_sentences(table: Table) -> list[str]:
-    """Return sentences on unknown costs, with the rows and reasons; [] if all are known."""
+    """Return sentences on rows with unknown costs and the reasons; [] if all are known."""
     missing: dict[str, dict[str, list[str]]] = {}  # names of rows, by cost and reason
     costs = [all_costs_per_correct_answer(row.run) for row in table.rows]
     for key in HEADS:
@@ -74,7 +76,7 @@ def _verb_form(names: list[str]) -> str:
 
 
 def missing_cost_reason(run: Run, key: str) -> str:
-    """Return why a cost per correct answer is unknown."""
+    """Return the reason why a cost per correct answer is unknown."""
     if not count_correct_answers(run):
         return "no answer is right"
     is_on_server, is_counted = SERVER in run.params, COUNTED in run.metrics

@@ -1,6 +1,4 @@
-"""Show the cost per correct answer of each row: time, tokens, money and energy, for any
-engine.
-"""
+"""Section with each row's cost per correct answer: time, tokens, money and energy, for any engine."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from runner_compare.section import Section
 
 
 class CorrectAnswerCosts(Section):
-    """Section with the cost per correct answer."""
+    """Report section with the cost per correct answer."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         for row in table.rows if should_show_costs(table) else ():
@@ -51,7 +49,7 @@ class CorrectAnswerCosts(Section):
         return LEGEND if should_show_costs(table) else ""
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return a row's energy and its cost per correct answer."""
+        """Return a row's energy and cost per correct answer as JSON data."""
         metrics = row.run.metrics
         energy = {key: metrics[key] for key in (*OF_JOBS, "energy_cost") if key in metrics}
         estimates = table.get_section_data(TableCostEstimates).of_rows.get(row.run.run_id, {})

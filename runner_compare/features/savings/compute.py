@@ -1,4 +1,4 @@
-"""Compare the token use of teams question by question."""
+"""Compare the token use of agent teams with their baselines, question by question."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NULL = (None, "null", "None", "")
 
 @dataclass
 class TableSavings:
-    """Token savings of team rows against their baselines, by run id."""
+    """Token savings of agent teams compared with their baselines, by run id."""
 
     of_rows: dict[str, TokenSaving] = field(default_factory=dict)
 
 
-def compute_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
-    """Compare each row's tokens with its baseline's, on the questions that both answered."""
+def compute_savings(table: Table, costs_by_run: Mapping[str, Sequence[Costs]]) -> None:
+    """Compare the tokens of each row with those of its baseline, on questions that both answered."""
     of_rows = table.get_section_data(TableSavings).of_rows
     for row in table.rows:
         if row.baseline is None:
             continue
-        saving = compute_saving(row.run, row.baseline.run, costs_of)
+        saving = compute_saving(row.run, row.baseline.run, costs_by_run)
         if saving is not None:
             of_rows[row.run.run_id] = saving
     savings = of_rows.values()
@@ -39,9 +39,9 @@ def compute_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> No
             saving.finding = TokenFinding.saves if saving.both.value > 0 else TokenFinding.costs_more
 
 
-def compute_saving(run: Run, base: Run, costs_of: Mapping[str, Sequence[Costs]]) -> TokenSaving | None:
-    """Return a run's token saving against its baseline; None without shared questions."""
-    costs, base_costs = costs_of.get(run.run_id), costs_of.get(base.run_id)
+def compute_saving(run: Run, base: Run, costs_by_run: Mapping[str, Sequence[Costs]]) -> TokenSaving | None:
+    """Return a run's token saving compared with its baseline; None without shared questions."""
+    costs, base_costs = costs_by_run.get(run.run_id), costs_by_run.get(base.run_id)
     if not costs or not base_costs:
         return None
     answered = [
@@ -60,7 +60,7 @@ def compute_saving(run: Run, base: Run, costs_of: Mapping[str, Sequence[Costs]])
 
 
 def graph_origin(run: Run) -> str:
-    """Return how a run's graph was made: fixed, drawn, learned or given."""
+    """Return the origin of a run's agent graph: fixed, drawn, learned or given."""
     if run.get_value("task.graph") not in NULL:
         return "given"
     if "true" in {(run.get_value(f"task.optimized_{kind}") or "").lower() for kind in KINDS}:

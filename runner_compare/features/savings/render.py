@@ -1,4 +1,4 @@
-"""Render a team's token savings as text and JSON data."""
+"""Texts and JSON data of agent teams' token savings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenS
 
 
 def describe_graph(run: Run) -> str:
-    """Describe a run's graph: `the learned full_connected graph with 7 of 12 spatial edges`."""
+    """Describe a run's agent graph: `the learned full_connected graph with 7 of 12 spatial edges`."""
     mode = run.get_value("task.mode") or "unknown"
     if mode == "direct_answer":
         return "one agent, without a graph"
@@ -34,7 +34,7 @@ def _describe_edges(run: Run, kind: str) -> str:
 
 
 def saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
-    """Return the sentence about a row's token saving, also if it saves nothing or costs more."""
+    """Return a sentence on a row's token saving, also if the row saves nothing or costs more."""
     assert row.baseline is not None
     name, base_name, shared = name_sides(row, keys)
     on = f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
@@ -64,7 +64,7 @@ def saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
 
 
 def short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
-    """Return what a row saves of its baseline's tokens, in one line."""
+    """Return a one-line sentence on the tokens that a row saves compared with its baseline."""
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
     tokens = f"{_format_amount(saving.both, sign)} tokens a question, {100 * sign * saving.share:.1f} %"
     found = {
@@ -76,7 +76,7 @@ def short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -
 
 
 def _describe_named_graph(name: str, run: Run) -> str:
-    """Describe a run's graph, preceded by the run's other distinguishing keys."""
+    """Describe a run's agent graph, preceded by other keys that distinguish the run."""
     mode = run.get_value("task.mode")
     if mode == "direct_answer" and name != run.job_id:
         return name
@@ -93,7 +93,7 @@ def _accuracy_sentence(row: TableRow) -> str:
 
 
 def _training_sentences(saving: TokenSaving) -> list[str]:
-    """Return after how many questions training pays off, if one of the two was trained."""
+    """Return a sentence on after how many questions training pays off, if a run was trained."""
     if not saving.training_tokens:
         return []
     if saving.training_tokens < 0:

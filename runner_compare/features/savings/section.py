@@ -1,4 +1,4 @@
-"""Show a team's token savings question by question, with the difference in accuracy."""
+"""Section with a team's token savings question by question, and the difference in accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner_compare.section import Section
 
 
 class Savings(Section):
-    """Section with the token savings of teams."""
+    """Report section with the token savings of agent teams."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         compute_savings(table, table.get_section_data(TableTokenCosts).of_questions)
@@ -23,7 +23,7 @@ class Savings(Section):
         return [saving_sentence(row, saving, table.keys)] if saving else []
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Return what each row saves, in one line."""
+        """Return one line per row with its token saving."""
         kept = table.get_section_data(TableSavings).of_rows
         rows = [row for row in table.rows if row.run.run_id in kept]
         return [short_saving_sentence(row, kept[row.run.run_id], table.keys) for row in rows]

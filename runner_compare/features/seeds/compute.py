@@ -1,4 +1,4 @@
-"""--seeds: pool jobs that differ only in their seed; intervals cover questions and seeds.
+"""--seeds: pool jobs that differ only in their seed. Intervals then cover questions and seeds.
 
 Another seed gives other answers and, in a team that learns, another graph. The pooled row
 has the mean over its seeds, and the spread between seeds.
@@ -27,12 +27,14 @@ EDGES = EDGES_COUNTED[1::2]
 
 
 def remove_seed_key(keys: Sequence[str]) -> list[str]:
-    """Return the keys that distinguish rows, without the seed."""
+    """Return the keys that distinguish rows, without the seed key."""
     return [key for key in keys if key != SEED]
 
 
 def pool_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) -> list[Run]:
-    """Pool the runs that agree in these keys, which exclude the seed. A single seed is unchanged."""
+    """Pool the runs with equal values of these keys, which exclude the seed. Single runs stay
+    unchanged.
+    """
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.task_version, *(run.get_value(key) for key in keys)), []).append(run)
@@ -40,7 +42,9 @@ def pool_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) ->
 
 
 def find_pooled_run(job: Run | None, runs: Sequence[Run]) -> Run | None:
-    """Return the pooled run that includes a named job; None if no job was named."""
+    """Return the pooled run that includes a job, or the job itself if it is not pooled; None if
+    `job` is None.
+    """
     return None if job is None else next((run for run in runs if job in run.parts), job)
 
 
@@ -98,7 +102,7 @@ def _pool_members(members: Sequence[Run], reader: Reader) -> Run:
 
 
 def merge_runs(members: list[Run]) -> Run:
-    """Merge several runs into one, with their shared params and pooled metrics."""
+    """Merge several runs into one with their shared params and their pooled metrics."""
     return replace(
         members[0],
         run_id="+".join(run.run_id for run in members),
@@ -133,7 +137,7 @@ def require_pooled_seeds(tables: Sequence[Table]) -> None:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """Mean, standard deviation and range of a value over several seeds."""
+    """Mean, standard deviation and range of one metric over several seeds."""
 
     mean: float
     deviation: float  # the standard deviation of the seeds' values
@@ -142,12 +146,14 @@ class SeedSpread:
 
     @classmethod
     def from_values(cls, values: Sequence[float]) -> SeedSpread:
-        """Compute the spread of at least two values, one per seed."""
+        """Compute the spread of two or more values, one per seed."""
         return cls(fmean(values), stdev(values), min(values), max(values))
 
 
 def compute_seed_spreads(run: Run) -> dict[str, SeedSpread]:
-    """Return the known spreads over seeds: accuracy, tokens per question and edges."""
+    """Return the spread over seeds of accuracy, tokens per question and graph edges, as far as
+    known.
+    """
     found = {"accuracy": SeedSpread.from_values(seed_accuracies(run))}
     if all(part.metrics.keys() >= set(OF_QUESTION) for part in run.parts):
         found["tokens_a_question"] = SeedSpread.from_values(

@@ -1,4 +1,4 @@
-"""Render the spread between a row's seeds as a table and JSON data."""
+"""Table and JSON data of the spread between a row's seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TITLE = "how far seeds are apart"
 
 
 def seed_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of spreads, one line per row that pools several seeds."""
+    """Return the columns of spreads over seeds, one line per row that pools several seeds."""
     rows = rows_with_seeds(table)
     found = [compute_seed_spreads(row.run) for row in rows]
     heads = {"accuracy": "accuracy of a seed, %", "tokens_a_question": "tokens a question"}

@@ -1,4 +1,4 @@
-"""Show the spread between seeds (--seeds), and each seed's metrics."""
+"""Section with the spread between seeds (--seeds), and each seed's metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner_compare.section import Section
 
 
 class Seeds(Section):
-    """Section about rows that pool several seeds."""
+    """Report section about rows that pool several seeds."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return {TITLE: seed_columns(table)} if rows_with_seeds(table) else {}

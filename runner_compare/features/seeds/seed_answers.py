@@ -8,9 +8,7 @@ from runner_compare.model.data import Answers, QuestionOutcome
 
 
 def combine_seed_answers(answers_by_seed: Sequence[Answers]) -> Answers:
-    """Count the correct answers of all seeds per question. It is solved if more than half are
-    correct.
-    """
+    """Add up the correct answers of all seeds per question. More than half correct counts as solved."""
     mean: Answers = {}
     for question, first in answers_by_seed[0].items():
         outcomes = [of_seed[question] for of_seed in answers_by_seed]

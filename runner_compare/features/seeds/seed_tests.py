@@ -9,7 +9,9 @@ from runner_compare.statistics import RunComparison, SeedTest
 
 
 def add_seed_variation(compared: RunComparison, run: Run, base: Run) -> RunComparison:
-    """Return the comparison with the error that seeds add, if one of the runs pools several."""
+    """Return the comparison with the seeds' contribution to its error, if a side pools several
+    seeds.
+    """
     if not (run.over_seeds or base.over_seeds):
         return compared
     whole = SeedTest(compared.test, seed_accuracies(run), seed_accuracies(base))
@@ -26,7 +28,7 @@ def add_seed_variation(compared: RunComparison, run: Run, base: Run) -> RunCompa
 
 
 def seed_accuracies(run: Run, cut_off_bound: str = "") -> list[float]:
-    """Return the accuracy of each seed, or its bound `at_worst` or `at_best` for cut-off answers."""
+    """Return each seed's accuracy, or its bound for cut-off answers (`at_worst` or `at_best`)."""
     every = run.parts or [run]
     return [
         getattr(part.accuracy_bounds, cut_off_bound)

@@ -1,4 +1,4 @@
-"""Legend of the columns for several answers per question."""
+"""Legend for the columns about several answers per question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show several answers per question: mean accuracy, pass@k and majority vote."""
+"""Section about several answers per question: mean accuracy, pass@k and majority vote."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from runner_compare.section import ColumnSlot, Section
 
 
 class SeveralAnswers(Section):
-    """Section about several answers per question."""
+    """Report section about several answers per question."""
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return the columns of each recorded number of answers."""
+        """Return the pass@k and majority-vote columns for each recorded number of answers."""
         runs = [row.run for row in table.rows]
         return {ColumnSlot.comparison: [metric_column(key, runs, 1) for key in _vote_metric_keys(table)]}
 

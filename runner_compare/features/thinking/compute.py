@@ -1,4 +1,4 @@
-"""Compare thinking tokens of rows, and compute the cost per correct answer."""
+"""Compare the rows' thinking tokens, and compute their cost per correct answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner_compare.reader import Reader
 from runner_compare.statistics import Decision, Test, decide_all, undecided_decision
 from runner_compare.statistics.answer_times import estimate_answer_times
 from runner_compare.statistics.token_costs import Estimate
-from runner_compare.ways.numbers import compare_metric
+from runner_compare.ways.numbers import create_metric_test
 
 TOKENS = "thinking_tokens"  # the number of a question
 THINKING = "thinking_tokens_per_answer"  # a metric that only jobs have whose model thought
@@ -19,7 +19,7 @@ BUDGET = "generation.thinking_tokens"
 
 @dataclass
 class TableThinking:
-    """Thinking comparisons and costs of rows, by run id."""
+    """Comparisons of thinking tokens and costs per correct answer, by run id."""
 
     # how many tokens more than its baseline a row thinks
     effects: dict[str, Decision] = field(default_factory=dict)
@@ -27,17 +27,17 @@ class TableThinking:
     right_answers: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
 
-def has_thinking(table: Table) -> bool:
-    """Whether thinking is shown: a model of the table thought, or rows differ in the budget."""
+def should_show_thinking(table: Table) -> bool:
+    """Whether a model of the table produced thinking, or rows differ in the thinking budget."""
     return table.has_accuracies and (
         BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows)
     )
 
 
 def compute_thinking(table: Table, reader: Reader) -> None:
-    """Compare each row's thinking tokens with its baseline's on the same questions."""
+    """Compare the thinking tokens of each row with its baseline's on the same questions."""
     kept = table.get_section_data(TableThinking)
-    for row in table.rows if has_thinking(table) else ():
+    for row in table.rows if should_show_thinking(table) else ():
         kept.right_answers[row.run.run_id] = estimate_costs(
             row.run, reader, costs_per_correct_answer(row.run)
         )
@@ -47,8 +47,8 @@ def compute_thinking(table: Table, reader: Reader) -> None:
         kept.effects[row.run.run_id] = undecided_decision(test) if row.is_repeat else next(decisions)
 
 
-def rows_with_comparison(table: Table) -> list[tuple[TableRow, Decision]]:
-    """Return the rows whose thinking was compared, without repeats of a baseline."""
+def rows_with_thinking_comparison(table: Table) -> list[tuple[TableRow, Decision]]:
+    """Return the rows whose thinking tokens were compared, without repeats of a baseline."""
     effects = table.get_section_data(TableThinking).effects
     return [
         (row, effects[row.run.run_id])
@@ -58,14 +58,14 @@ def rows_with_comparison(table: Table) -> list[tuple[TableRow, Decision]]:
 
 
 def _create_thinking_test(row: TableRow, reader: Reader) -> Test | None:
-    """Return the test of a row's thinking tokens against its baseline's, or None."""
+    """Create the test of a row's thinking tokens against its baseline's; None if not comparable."""
     if row.baseline is None or row.effect is None or _thinking_budget(row) != _thinking_budget(row.baseline):
         return None  # of unlike budgets one knows who thinks longer
     run, base = (replace(side, number=TOKENS) for side in (row.run, row.baseline.run))
     if run.over_seeds or base.over_seeds or (THINKING not in run.metrics and THINKING not in base.metrics):
         return None
     try:
-        test = compare_metric(run, base, reader)
+        test = create_metric_test(run, base, reader)
     except NotPaired:
         return None  # few questions, or nobody counted the tokens: the rows have their means, and no test
     counts = test.effect.counts
@@ -77,14 +77,14 @@ def _thinking_budget(row: TableRow) -> str:
 
 
 def mean_tokens_per_question(run: Run) -> float | None:
-    """Return the mean tokens per question: prompt, thinking and text of all its answers."""
+    """Return the mean tokens per question: prompt, thinking and answer text, over all answers."""
     n = run.metrics.get("n_all", run.metrics.get("n"))
     tokens = [run.metrics.get(key) for key in ("prompt_tokens", "new_tokens")]
     return sum(token or 0.0 for token in tokens) / n if n and None not in tokens else None
 
 
 def costs_per_correct_answer(run: Run) -> dict[str, float]:
-    """Return the known tokens, seconds and USD per correct answer."""
+    """Return the tokens, seconds and USD per correct answer, as far as known."""
     right = count_correct_answers(run)
     tokens, n = mean_tokens_per_question(run), run.metrics.get("n_all", run.metrics.get("n"))
     times = estimate_answer_times(run.metrics)
@@ -97,7 +97,9 @@ def costs_per_correct_answer(run: Run) -> dict[str, float]:
 
 
 def count_correct_answers(run: Run) -> float | None:
-    """Return the number of correct answers, over all answers per question; None without verdicts."""
+    """Return the number of correct answers, counting each of several per question; None without
+    verdicts.
+    """
     metrics = run.metrics
     if run.max_answers_per_question > 1 and run.accuracy_interval:
         share, n = metrics.get("accuracy_all", run.accuracy_interval[0]), metrics.get("n_all", metrics["n"])

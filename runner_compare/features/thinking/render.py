@@ -1,4 +1,4 @@
-"""Render thinking tokens and the cost per correct answer as a table, a sentence and JSON data."""
+"""Table, sentences and JSON data of thinking tokens and the cost per correct answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_compare.features.thinking.compute import (
     TableThinking,
     costs_per_correct_answer,
     mean_tokens_per_question,
-    rows_with_comparison,
+    rows_with_thinking_comparison,
 )
 from runner_compare.features.token_costs.render import estimate_record
 from runner_compare.metrics import BY_ANSWERS, find_metric
@@ -27,8 +27,10 @@ TITLE = "thinking, and what a right answer costs: the tokens and seconds of all 
 
 
 def thinking_sentence(table: Table) -> str:
-    """Return which rows think longer or shorter than their baselines, and which are undecided."""
-    compared = rows_with_comparison(table)
+    """Return a sentence on rows that think longer or shorter than their baselines, and on
+    undecided rows.
+    """
+    compared = rows_with_thinking_comparison(table)
     found = [(row, effect) for row, effect in compared if effect.finding is not Finding.open]
     still_open = [(row, effect) for row, effect in compared if effect.finding is Finding.open]
     parts = [
@@ -46,15 +48,15 @@ def thinking_sentence(table: Table) -> str:
     return f"thinking tokens of an answer: {'; '.join(parts)}"
 
 
-def short_sentences(table: Table) -> list[str]:
-    """Say of each row that thinks longer or shorter by how many tokens."""
+def short_thinking_sentences(table: Table) -> list[str]:
+    """Return one line per row that thinks longer or shorter, with the difference in tokens."""
     thinks = {Finding.larger: "longer", Finding.smaller: "shorter"}
     return [
         (
             f"{row_versus_baseline(row, table.keys)}: thinks {thinks[effect.finding]} "
             f"by {abs(effect.value):,.0f} tokens an answer."
         )
-        for row, effect in rows_with_comparison(table)[:MAX_ROWS]
+        for row, effect in rows_with_thinking_comparison(table)[:MAX_ROWS]
         if effect.finding in thinks
     ]
 
@@ -76,7 +78,7 @@ def _format_difference(decision: Decision) -> str:
 
 
 def thinking_record(decision: Decision) -> dict[str, Any]:
-    """Return the difference in thinking tokens as JSON data."""
+    """Return a row's difference in thinking tokens as JSON data."""
     return {
         "mean": decision.counts["mean"],
         "baseline_mean": decision.counts["baseline_mean"],
@@ -93,7 +95,7 @@ def thinking_record(decision: Decision) -> dict[str, Any]:
 
 
 def correct_answer_cost_record(table: Table, row: TableRow) -> dict[str, float | None]:
-    """Return the cost per correct answer as JSON data, with intervals if known."""
+    """Return a row's cost per correct answer as JSON data, with intervals if known."""
     estimates = table.get_section_data(TableThinking).right_answers.get(row.run.run_id, {})
     return costs_record(costs_per_correct_answer(row.run), estimates)
 
@@ -107,7 +109,7 @@ def costs_record(costs: Mapping[str, float], estimates: Mapping[str, Estimate]) 
 
 
 def format_cost(value: float | None, estimate: Estimate | None, number_format: str) -> str:
-    """Format a cost, with its interval if known."""
+    """Format a cost, with its confidence interval if known."""
     written = _format_optional(value, number_format)
     if estimate is None or value is None:
         return written
@@ -115,7 +117,7 @@ def format_cost(value: float | None, estimate: Estimate | None, number_format: s
 
 
 def thinking_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of thinking tokens and costs per correct answer."""
+    """Return the columns of thinking tokens and of costs per correct answer."""
     rows = table.rows
     shown = [
         *naming_columns(table),
@@ -137,7 +139,7 @@ def thinking_columns(table: Table) -> list[Column]:
 def answer_cost_columns(
     rows: Sequence[TableRow], estimates_by_run: Mapping[str, Mapping[str, Estimate]] | None = None
 ) -> dict[str, Column]:
-    """Return the columns of known costs per correct answer: tokens, seconds and USD.
+    """Return columns for the known costs per correct answer: tokens, seconds and USD.
 
     `estimates_by_run` has the intervals by run id.
     """

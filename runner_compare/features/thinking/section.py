@@ -1,15 +1,17 @@
-"""Show how much longer each row thinks than its baseline, and its cost per correct answer."""
+"""Section that shows how much longer each row thinks than its baseline, and its cost per
+correct answer.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from runner_base import Column
-from runner_compare.features.thinking.compute import TableThinking, compute_thinking, has_thinking
+from runner_compare.features.thinking.compute import TableThinking, compute_thinking, should_show_thinking
 from runner_compare.features.thinking.render import (
     TITLE,
     correct_answer_cost_record,
-    short_sentences,
+    short_thinking_sentences,
     thinking_columns,
     thinking_record,
     thinking_sentence,
@@ -20,13 +22,13 @@ from runner_compare.section import Section
 
 
 class Thinking(Section):
-    """Section about thinking tokens and the cost per correct answer."""
+    """Report section about thinking tokens and the cost per correct answer."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         compute_thinking(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return {TITLE: thinking_columns(table)} if has_thinking(table) else {}
+        return {TITLE: thinking_columns(table)} if should_show_thinking(table) else {}
 
     def sentences(self, table: Table) -> list[str]:
         return [thinking_sentence(table)] if table.get_section_data(TableThinking).effects else []
@@ -35,15 +37,15 @@ class Thinking(Section):
         return {}
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Say which rows think longer or shorter."""
-        return short_sentences(table)
+        """Return lines that name the rows that think longer or shorter than their baselines."""
+        return short_thinking_sentences(table)
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         record: dict[str, Any] = {}
         effect = table.get_section_data(TableThinking).effects.get(row.run.run_id)
         if effect is not None:
             record["thinking"] = thinking_record(effect)
-        if has_thinking(table):
+        if should_show_thinking(table):
             record["right_answer_costs"] = correct_answer_cost_record(table, row)
         return record
 

@@ -1,4 +1,4 @@
-"""Token costs of a run's answers, read from its samples."""
+"""Token costs of a run's answers, computed from its samples."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCos
 
 @dataclass
 class TableTokenCosts:
-    """Token costs of team rows by run id: totals, and costs per question for each seed."""
+    """Token costs of agent-team rows by run id: totals, and costs per question and seed."""
 
     of_rows: dict[str, TokenCost] = field(default_factory=dict)
     of_questions: dict[str, list[Costs]] = field(default_factory=dict)
 
 
 def compute_token_costs(table: Table, reader: Reader) -> None:
-    """Read the token cost of each team row, and of each of its questions."""
+    """Read the token cost of each agent-team row, in total and per question."""
     kept = table.get_section_data(TableTokenCosts)
     for row in table.rows:
         if row.run.accuracy_interval is None or not row.run.metrics.keys() >= set(OF_QUESTION):
@@ -40,7 +40,7 @@ def compute_token_costs(table: Table, reader: Reader) -> None:
 
 
 def load_costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
-    """Return the costs of a run's questions, one table per seed."""
+    """Return the token cost of each question of a run, one mapping per seed."""
     parts = [reader.load_costs(part) for part in run.parts or [run]]
     return (
         parts if run.over_seeds else [{question: cost for part in parts for question, cost in part.items()}]
@@ -48,7 +48,7 @@ def load_costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
 
 
 def to_token_cells(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
-    """Convert the costs of these questions to one row of numbers per seed."""
+    """Convert the costs of these questions to a matrix with one line per seed."""
     rows = [[of_seed[question] for question in questions] for of_seed in costs]
     clusters = [cost.cluster for cost in rows[0]]
     return TokenCells(
@@ -60,7 +60,7 @@ def to_token_cells(costs: Sequence[Costs], questions: Sequence[Question]) -> Tok
 
 
 def mean_training_tokens(run: Run) -> float | None:
-    """Return the tokens of training, averaged over seeds; None without training."""
+    """Return the tokens spent on training, averaged over seeds; None without training."""
     counts = [[part.metrics.get(f"train_{key}") for key in OF_CALLS] for part in run.parts or [run]]
     known = [[count for count in of_part if count is not None] for of_part in counts]
     return fmean(map(sum, known)) if any(known) else None

@@ -1,4 +1,4 @@
-"""Render token costs as table cells, JSON data and a picture."""
+"""Table cells, JSON data and picture of token costs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TITLE = (
 
 
 def token_pictures(table: Table, token_estimates: Mapping[str, Estimate]) -> list[Picture]:
-    """Return the picture of a table with at least two rows with known tokens.
+    """Return the picture of accuracy over tokens, if two or more rows have token counts.
 
     `token_estimates` has their intervals by run id.
     """
@@ -46,7 +46,7 @@ def token_pictures(table: Table, token_estimates: Mapping[str, Estimate]) -> lis
 
 
 def tokens_and_accuracy(table: Table) -> list[tuple[float, float, TableRow]]:
-    """Return tokens per question and accuracy, in percent, of each row that has both."""
+    """Return tokens per question and accuracy in percent, for each row that has both."""
     return [
         (sum(row.run.metrics[key] for key in OF_QUESTION), 100 * row.run.accuracy_interval[0], row)
         for row in table.rows
@@ -55,7 +55,7 @@ def tokens_and_accuracy(table: Table) -> list[tuple[float, float, TableRow]]:
 
 
 def draw_accuracy_over_tokens(table: Table, token_estimates: Mapping[str, Estimate]) -> Figure:
-    """Draw accuracy over tokens per question, with a pane per set of questions."""
+    """Draw accuracy over tokens per question, one pane per set of questions."""
     from matplotlib.figure import Figure
 
     all_points = tokens_and_accuracy(table)
@@ -92,7 +92,7 @@ def format_correct_per_1000(cost: TokenCost | None) -> str:
 
 
 def token_cost_record(cost: TokenCost) -> dict[str, Any]:
-    """Return token costs as JSON data; an infinite end becomes null."""
+    """Return token costs as JSON data. Infinite interval ends become null."""
     record = {key: value for key, value in asdict(cost).items() if not isinstance(value, tuple)}
     for key in ("tokens_a_question", "correct_per_1000"):
         record |= estimate_record(key, getattr(cost, key))
@@ -100,6 +100,6 @@ def token_cost_record(cost: TokenCost) -> dict[str, Any]:
 
 
 def estimate_record(key: str, estimate: Estimate) -> dict[str, float | None]:
-    """Return a value and the ends of its interval under their JSON keys."""
+    """Return an estimate and its interval ends under their JSON keys."""
     ends = {f"{key}{end}": value for end, value in zip(ENDS, estimate, strict=True)}
     return {name: value if abs(value) != float("inf") else None for name, value in ends.items()}

@@ -1,4 +1,4 @@
-"""Show token costs of a run's answers, with intervals."""
+"""Section with the token costs of a run's answers, with intervals."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from runner_compare.section import ColumnSlot, Section
 
 
 class TokenCosts(Section):
-    """Section with the token costs of teams."""
+    """Report section with the token costs of agent teams."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         compute_token_costs(table, reader)
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return the number of correct answers per 1,000 tokens of each row."""
+        """Return the column of correct answers per 1,000 tokens."""
         costs = table.get_section_data(TableTokenCosts).of_rows
         if not costs:
             return {}

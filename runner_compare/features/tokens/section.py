@@ -1,5 +1,5 @@
-"""Show token-level results: KL percentiles, llama.cpp's block, and the worst tokens in
-context.
+"""Section with token-level results: KL percentiles, llama-perplexity's block, and the worst
+tokens in context.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runner_compare.section import Section
 
 
 class Tokens(Section):
-    """Section with the divergence from a reference, token by token."""
+    """Report section with the divergence from a reference model, token by token."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return token_tables(table)

@@ -1,4 +1,4 @@
-"""Tool-calling results of one run: at which step calls fail, by category and context length."""
+"""Tool-calling results of one run: the step at which calls fail, by category and context length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Cell = tuple[str, int]  # category, and the length up to which contexts were fil
 
 @dataclass(frozen=True)
 class CellCalls:
-    """Answers of one category at one context length."""
+    """Tool-calling answers in one category at one context length."""
 
     category: str
     length: int
@@ -41,19 +41,19 @@ class CellCalls:
 
     @property
     def needs_calls(self) -> bool:
-        """Whether the questions need a call."""
+        """Whether the questions require a tool call."""
         return not self.outcome_counts.keys() & {ToolOutcome.nothing_called, ToolOutcome.called_without_need}
 
 
 @dataclass(frozen=True)
 class ToolFindings:
-    """Tool-calling results of one run."""
+    """Tool-calling results of one run, by category and context length."""
 
     outcomes: tuple[QuestionOutcome, ...]
 
     @cached_property
     def cells(self) -> list[CellCalls]:
-        """Answers of each category and length, in the order of the first ones."""
+        """Answers per category and context length, in order of their first answers."""
         own: dict[Cell, list[QuestionOutcome]] = {}
         for place, outcome in self._iter_tool_outcomes():
             own.setdefault((place.category, place.length), []).append(outcome)
@@ -61,12 +61,12 @@ class ToolFindings:
 
     @cached_property
     def context_lengths(self) -> list[int]:
-        """Tokens up to which contexts were filled; 0: not filled."""
+        """Token counts up to which contexts were filled; 0 means not filled."""
         return sorted({cell.length for cell in self.cells})
 
     @cached_property
     def step_shares(self) -> dict[str, float]:
-        """Fraction of answers that pass each step, among the questions it applies to."""
+        """Fraction of answers that pass each step, among the questions to which the step applies."""
         with_need = [cell for cell in self.cells if cell.needs_calls]
         without = [cell for cell in self.cells if not cell.needs_calls]
         shares = {step: _outcome_share(with_need, outcomes) for step, outcomes in STEPS.items() if with_need}
@@ -79,6 +79,6 @@ class ToolFindings:
 
 
 def _outcome_share(cells: Sequence[CellCalls], outcomes: frozenset[ToolOutcome] | set[ToolOutcome]) -> float:
-    """Return the fraction of answers with one of several outcomes."""
+    """Return the fraction of answers that have one of these outcomes."""
     counted = sum((cell.outcome_counts for cell in cells), Counter[ToolOutcome]())
     return sum(counted[outcome] for outcome in outcomes) / counted.total()

@@ -1,6 +1,4 @@
-"""Pair answers to questions that offer tools: two rows at each step, or one row at two
-lengths.
-"""
+"""Pair answers to questions that offer tools: two rows per step, or one row at two context lengths."""
 
 from __future__ import annotations
 
@@ -21,21 +19,21 @@ from runner_compare.model.error_families import ErrorFamily, row_error_families
 from runner_compare.model.mean_pairs import (
     TOOL_ACCURACY,
     add_function_clusters,
-    compare_means,
+    create_mean_test,
     find_cluster_field,
-    needs_means,
+    needs_mean_test,
 )
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome
 from runner_compare.reader import Reader
 from runner_compare.statistics import Decision, RunComparison
-from runner_compare.ways.verdicts import compare_with_cut_off_bounds, mcnemar_test
+from runner_compare.ways.verdicts import compare_with_cut_off_bounds, create_mcnemar_test
 
 EVERY_STEP = STEPS | {WITHOUT_NEED: frozenset({ToolOutcome.nothing_called})}
 OF_NO_NEED = frozenset({ToolOutcome.nothing_called, ToolOutcome.called_without_need})
 
 
 def answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tuple[Answers, Answers]]:
-    """Return the answers of two rows per step, solved where they pass it.
+    """Return both rows' answers for each step; an answer that passes the step counts as solved.
 
     Only the questions to which a step applies count.
     """
@@ -62,13 +60,15 @@ def answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tu
 
 
 def solved_at_step(outcome: QuestionOutcome, step: str) -> QuestionOutcome:
-    """Return an answer as solved if it passes a step."""
+    """Return a copy of an answer's outcome that is solved if the answer passes a step."""
     assert outcome.tools is not None
     return outcome._replace(solved=outcome.tools.outcome in EVERY_STEP[step], right=(0, 0))
 
 
 def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
-    """Compare each context length of a row with its shortest one, on the same questions."""
+    """Compare a row's answers at each context length with those at its shortest, on the same
+    questions.
+    """
     by_length: dict[int, dict[Question, QuestionOutcome]] = {}
     for question, outcome in _number_answers(answers):
         if outcome.tools is not None:
@@ -79,11 +79,11 @@ def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
         own, base = by_length[length], by_length[shortest]
         shared = [question for question in own if question in base]
         pairs = add_function_clusters(shared, [(own[question], base[question]) for question in shared])
-        by_means = partial(compare_means, cluster_field_name=find_cluster_field(run, run))
+        by_means = partial(create_mean_test, cluster_field_name=find_cluster_field(run, run))
         if pairs:
             try:
                 compared[length] = compare_with_cut_off_bounds(
-                    by_means if needs_means(pairs) else mcnemar_test, pairs
+                    by_means if needs_mean_test(pairs) else create_mcnemar_test, pairs
                 )
             except TooFewPairs:
                 continue  # families: nothing is said
@@ -91,7 +91,9 @@ def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
 
 
 def _number_answers(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
-    """Yield answers by question and expected calls, numbered among equal ones of a length."""
+    """Yield each answer under its question and expected calls. Equal keys of one length are
+    numbered.
+    """
     counts: dict[tuple[int, str, str], int] = {}
     for (_, question, gold), outcome in answers.items():
         length = outcome.tools.length if outcome.tools else 0
@@ -102,7 +104,7 @@ def _number_answers(answers: Answers) -> Iterator[tuple[Question, QuestionOutcom
 
 @dataclass
 class TableToolCalls:
-    """Tool-calling results of a table's rows by run id, with all comparisons."""
+    """Tool-calling results of a table's rows, by run id, with all comparisons."""
 
     findings: dict[str, ToolFindings] = field(default_factory=dict)
     compared: dict[str, dict[Cell, Decision]] = field(default_factory=dict)
@@ -111,7 +113,7 @@ class TableToolCalls:
 
 
 def compute_tool_calls(table: Table, reader: Reader) -> None:
-    """Read each row's answers, and compare them with the baseline's per category and length."""
+    """Read the answers of each row, and compare them with the baseline's per category and length."""
     kept = table.get_section_data(TableToolCalls)
     if not table.has_accuracies or not any(TOOL_ACCURACY in row.run.metrics for row in table.rows):
         return
@@ -133,7 +135,7 @@ def compute_tool_calls(table: Table, reader: Reader) -> None:
 
 
 def tool_call_error_families(table: Table) -> list[ErrorFamily]:
-    """Return the families of comparisons that share one error."""
+    """Return the families of tool-call comparisons that share one error rate."""
     kept = table.get_section_data(TableToolCalls)
     if not kept.findings:
         return []
@@ -148,7 +150,7 @@ def tool_call_error_families(table: Table) -> list[ErrorFamily]:
 
 
 def _group_by_cell(answers: Answers) -> dict[Cell, Answers]:
-    """Group answers by category and length. Each question occurs once per cell."""
+    """Group answers by category and context length. Each question occurs once per group."""
     by_cell: dict[Cell, Answers] = {}
     for question, outcome in answers.items():
         if outcome.tools is not None:
@@ -158,6 +160,6 @@ def _group_by_cell(answers: Answers) -> dict[Cell, Answers]:
 
 
 def tool_rows(table: Table) -> list[TableRow]:
-    """Return the rows whose questions offered tools."""
+    """Return the table rows whose questions offered tools."""
     findings = table.get_section_data(TableToolCalls).findings
     return [row for row in table.rows if row.run.run_id in findings]

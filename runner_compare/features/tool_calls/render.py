@@ -1,4 +1,4 @@
-"""Render tool calls as tables, sentences and JSON data."""
+"""Tables, sentences and JSON data of tool calls."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from runner_compare.model.outcomes import QuestionOutcome
 from runner_compare.render.columns import naming_columns_of_rows
 from runner_compare.render.compared_parts import (
     format_points_with_interval,
-    short_part_sentences,
+    short_subset_sentences,
     subset_columns,
     subset_sentences,
-    undecided_sentence,
+    undecided_sentences,
 )
 from runner_compare.render.error_families import error_sentences
 from runner_compare.render.labels import row_name
@@ -40,7 +40,7 @@ WORDS = {outcome: outcome.value.replace("_", " ") for outcome in ToolOutcome}
 
 
 def tool_call_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the tables of steps, categories, failures and comparisons, by title."""
+    """Return the tables of steps, categories, failures and comparisons, as columns by title."""
     kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
     shown = {
         "calls of functions: answers that take each step, %": step_columns(table),
@@ -58,18 +58,18 @@ def tool_call_tables(table: Table) -> dict[str, list[Column]]:
 
 
 def short_call_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of categories."""
+    """Return the table of tool-call categories, for the default output."""
     return {BY_CATEGORY: cell_columns(table)}
 
 
 def short_call_sentences(table: Table) -> list[str]:
-    """Say in one line each in which categories and at which steps rows are better or worse."""
+    """Return one line per row with the categories and steps in which it is better or worse."""
     kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
     return [
-        *short_part_sentences(
+        *short_subset_sentences(
             "calls", table, kept.compared, lambda cell: f"in {format_cell_name(cell, has_lengths)}"
         ),
-        *short_part_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
+        *short_subset_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
         *(
             f"right calls of {row_name(row, table.keys)} at {length:,} tokens: {decision.finding} than at "
             f"{kept.findings[row.run.run_id].context_lengths[0]:,}."
@@ -81,7 +81,7 @@ def short_call_sentences(table: Table) -> list[str]:
 
 
 def tool_call_sentences(table: Table) -> list[str]:
-    """Return sentences on categories, lengths and steps with a difference to the baseline.
+    """Return sentences on categories, lengths and steps in which rows differ from the baseline.
 
     They also say whether longer contexts change a row's calls.
     """
@@ -90,9 +90,9 @@ def tool_call_sentences(table: Table) -> list[str]:
         *subset_sentences(
             "calls", table, kept.compared, lambda cell: f"in {format_cell_name(cell, has_lengths)}"
         ),
-        *undecided_sentence("right calls", kept.compared),
+        *undecided_sentences("right calls", kept.compared),
         *subset_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
-        *undecided_sentence("steps of calls", kept.steps),
+        *undecided_sentences("steps of calls", kept.steps),
         *(
             f"right calls of {row_name(row, table.keys)} at {length:,} against "
             f"{kept.findings[row.run.run_id].context_lengths[0]:,} tokens: "
@@ -101,13 +101,13 @@ def tool_call_sentences(table: Table) -> list[str]:
             for length, decision in kept.lengths.get(row.run.run_id, {}).items()
             if decision.finding is not Finding.open
         ),
-        *undecided_sentence("longer contexts", kept.lengths),
+        *undecided_sentences("longer contexts", kept.lengths),
         *error_sentences(tool_call_error_families(table)),
     ]
 
 
 def format_percent(fraction: float) -> str:
-    """Format a fraction for a table cell, e.g. `97.5`."""
+    """Format a fraction in percent without unit for a table cell, e.g. `97.5`."""
     return f"{100 * fraction:.1f}"
 
 
@@ -123,7 +123,7 @@ def step_columns(table: Table) -> list[Column]:
 
 
 def format_cell_name(cell: Cell, has_lengths: bool) -> str:
-    """Return a category with its length, if there are several: `parallel at 4,096`."""
+    """Return a category's name, with the context length if there are several: `parallel at 4,096`."""
     category, length = cell
     if not has_lengths:
         return category
@@ -131,7 +131,7 @@ def format_cell_name(cell: Cell, has_lengths: bool) -> str:
 
 
 def _list_cells(table: Table) -> tuple[list[Cell], bool]:
-    """Return the categories and lengths of all rows, and whether there are several lengths."""
+    """Return all pairs of category and context length, and whether there are several lengths."""
     found = [
         cell
         for findings in table.get_section_data(TableToolCalls).findings.values()
@@ -142,7 +142,7 @@ def _list_cells(table: Table) -> tuple[list[Cell], bool]:
 
 
 def cell_columns(table: Table) -> list[Column]:
-    """Return the columns of accuracy per category, one line per length and row."""
+    """Return the columns of accuracy per category, one line per context length and row."""
     kept = table.get_section_data(TableToolCalls).findings
     cells, has_lengths = _list_cells(table)
     lines = [(row, length) for row in tool_rows(table) for length in kept[row.run.run_id].context_lengths]
@@ -165,7 +165,7 @@ def _find_cell(findings: ToolFindings, category: str, length: int) -> CellCalls 
 
 
 def outcome_columns(table: Table) -> list[Column]:
-    """Return a column for each kind of failure, with the number of answers."""
+    """Return one column per kind of tool-call failure, with numbers of answers."""
     rows, kept = tool_rows(table), table.get_section_data(TableToolCalls).findings
     columns = naming_columns_of_rows(table, rows)
     for outcome in ToolOutcome:
@@ -179,9 +179,7 @@ def outcome_columns(table: Table) -> list[Column]:
 
 
 def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
-    """Add the fractions of steps, categories and lengths, and the table of outcomes, to a job's
-    result.
-    """
+    """Add tool-call metrics and the table of outcomes to a job's result."""
     findings = ToolFindings(tuple(QuestionOutcome.from_sample(sample) for sample in samples))
     metrics = {"tool_accuracy": fmean(outcome.accuracy for outcome in findings.outcomes)}
     for name, group in _iter_metric_groups(findings):
@@ -196,7 +194,7 @@ def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
 
 
 def _iter_metric_groups(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
-    """Yield the cells of each category and, if there are several, of each length, with a metric
+    """Yield each category's cells and, if several, each context length's cells, with a metric
     suffix.
     """
     for category in dict.fromkeys(cell.category for cell in findings.cells):
@@ -206,7 +204,7 @@ def _iter_metric_groups(findings: ToolFindings) -> Iterator[tuple[str, list[Cell
 
 
 def outcome_table_row(cell: CellCalls, has_lengths: bool) -> dict[str, Any]:
-    """Return the counts of outcomes of a category and length; only those that occurred."""
+    """Return the number of answers per outcome in one category and length, without zeros."""
     filled: dict[str, Any] = {"tokens": cell.length} if has_lengths else {}
     right = {"right": f"{100 * cell.accuracy:.1f} %", "answers": len(cell.outcomes)}
     failed = [
@@ -222,7 +220,7 @@ def _failed_outcomes(counts: Counter[ToolOutcome]) -> list[ToolOutcome]:
 
 
 def cell_record(cell: CellCalls) -> dict[str, Any]:
-    """Return the answers of a category and length as JSON data."""
+    """Return the results in one category and context length as JSON data."""
     low, high = cell.interval
     return {
         "category": cell.category,

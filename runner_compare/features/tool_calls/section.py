@@ -1,4 +1,4 @@
-"""Show at which step tool calls fail, and where rows differ from the baseline."""
+"""Section that shows at which step tool calls fail, and where rows differ from the baseline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runner_compare.section import Section
 
 
 class ToolCalls(Section):
-    """Section about tool calls."""
+    """Report section about tool calls."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         compute_tool_calls(table, reader)
@@ -75,7 +75,9 @@ class ToolCalls(Section):
         )
 
     def csv_fields(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return the fractions of each step, and of each category and length, as CSV columns."""
+        """Return the fraction of passed answers per step, category and context length as CSV
+        columns.
+        """
         findings = table.get_section_data(TableToolCalls).findings.get(row.run.run_id)
         if findings is None:
             return {}

@@ -1,4 +1,4 @@
-"""Render what sampling seeds do not show about training runs."""
+"""Sentences on what sampling seeds do not show about training runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from runner_compare.model.data import Table, key_label
 
 
 def training_sentence(table: Table) -> str:
-    """Return what a finding between rows with different training seeds refers to; "" otherwise."""
+    """Return a sentence on what a finding between rows with different training seeds refers to;
+    else "".
+    """
     if keys := find_training_seed_keys(table):
         return (
             f"runs differ by a training seed ({', '.join(map(key_label, keys))}): "
@@ -26,7 +28,7 @@ def training_sentence(table: Table) -> str:
 
 
 def short_training_sentence(table: Table) -> str:
-    """Say in one line what a finding between such rows is about."""
+    """Return one line on what a finding between rows with different training seeds refers to."""
     if keys := find_training_seed_keys(table):
         return (
             f"{', '.join(map(key_label, keys))} is a training seed: a finding holds for these weights only."

@@ -1,4 +1,4 @@
-"""Warn that sampling seeds say nothing about training runs of the same recipe.
+"""Section that warns that sampling seeds show nothing about other training runs of a recipe.
 
 A training seed is recognised by a key that the user declared for it (`…training_seed`,
 `…train_seed`), or in names of models and adapters that are equal except for `seed` and a
@@ -13,14 +13,14 @@ from runner_compare.section import Section
 
 
 class TrainingSeeds(Section):
-    """Section about rows that are training runs of one recipe."""
+    """Report section about rows that are training runs of one recipe."""
 
     def sentences(self, table: Table) -> list[str]:
         text = training_sentence(table)
         return [text] if text else []
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Say the same in one line."""
+        """Return the warning about training seeds in one line."""
         text = short_training_sentence(table)
         return [text] if text else []
 

@@ -1,4 +1,4 @@
-"""Report rows for which the extractor read few answers, although they ended."""
+"""Section about rows with complete answers that the extractor mostly could not read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner_compare.section import Section
 
 
 class UnreadAnswers(Section):
-    """Section about answers that the extractor could not read."""
+    """Report section about complete answers that the extractor could not read."""
 
     def sentences(self, table: Table) -> list[str]:
         note = unread_answers_message(

@@ -31,7 +31,9 @@ TYPED = {"true": True, "false": False, "none": None}  # as a text, `False` would
 
 
 def to_config_params(results: Results, task: str) -> dict[str, str]:
-    """Return a task's settings by config key. Keys of the backend alone are below `backend`."""
+    """Return a task's settings under config keys. Keys known only to the lm-eval backend are below
+    `backend`.
+    """
     content, config = results.content, results.content["config"]
     backend = str(config.get("model"))
     params = {
@@ -53,7 +55,7 @@ def to_config_params(results: Results, task: str) -> dict[str, str]:
 
 
 def _model_params(arguments: dict[str, Any], backend: str, content: dict[str, Any]) -> dict[str, str]:
-    """Return the params of model, quantization and adapter, and other backend settings."""
+    """Return params of model, quantization and adapter, and the backend's other settings."""
     model_name = next((arguments[key] for key in MODEL_NAMES if key in arguments), None)
     default_name = OUR_MODEL if backend == OURS else content.get("model_name")
     params = {"model.name": to_param_text(default_name if model_name is None else model_name)}
@@ -71,7 +73,7 @@ def _model_params(arguments: dict[str, Any], backend: str, content: dict[str, An
 
 
 def parse_model_args(arguments: Any) -> dict[str, Any]:
-    """Parse the arguments in a results file: an object, or text `key=value,key=value`."""
+    """Parse the model arguments of a results file: an object, or text `key=value,key=value`."""
     if isinstance(arguments, str):
         pairs = (part.split("=", 1) for part in arguments.split(",") if "=" in part)
         return {key.strip(): TYPED.get(value.lower(), value) for key, value in pairs}

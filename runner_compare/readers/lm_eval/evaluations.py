@@ -31,7 +31,8 @@ SETTINGS = ("limit", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 def load_evaluations(
     paths: list[str], cluster: str | None = None, metric: str = ""
 ) -> tuple[list[Run], FilesReader]:
-    """Load the newest run of each evaluation below these folders, with a reader of samples.
+    """Load the newest run of each lm-eval evaluation below these folders, and a reader of the
+    samples.
 
     `cluster` is the document field that names its cluster, `metric` the only metric to load.
     """
@@ -73,7 +74,7 @@ def load_evaluations(
 
 
 def default_baseline_and_rows(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Return the default baseline and row keys: the first folder against all others."""
+    """Return the default baseline and row keys: the first folder is the baseline of all others."""
     folders = {run.params[FOLDER_KEY] for run in runs}
     # a folder with several kinds of runs is no baseline
     if len(folders) < 2 or paths[0] not in folders:
@@ -83,7 +84,7 @@ def default_baseline_and_rows(paths: list[str], runs: list[Run]) -> tuple[dict[s
 
 
 def check_same_documents(tables: Iterable[Table], reader: FilesReader) -> None:
-    """Raise DataError, with file and line, if a run and its baseline have different documents."""
+    """Raise DataError, with file and line, if a run and its baseline evaluated different documents."""
     for row in (row for table in tables for row in table.rows):
         if row.note and row.baseline and not row.run.parts and not row.baseline.run.parts:
             series, base_series = (reader.get_series(side.run) for side in (row, row.baseline))
@@ -108,7 +109,7 @@ def _check_documents(series: Series, other_series: Series) -> None:
 
 
 class FilesReader(Reader):
-    """Reader of runs from other tools' files, which are all local."""
+    """Reader of runs loaded from local files of other tools."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +137,7 @@ class FilesReader(Reader):
         return self.get_series(run).load_text_scores()
 
     def get_series(self, run: Run) -> Series:
-        """Return the lm-eval series of a run; only lm-eval has likelihoods and documents."""
+        """Return the lm-eval series of a run. Only lm-eval results have likelihoods and documents."""
         series = self.read[run.run_id]
         assert isinstance(series, Series)
         return series
@@ -144,7 +145,7 @@ class FilesReader(Reader):
     def load_answer_texts(
         self, run: Run, questions: set[Question], max_chars: int = TEXT_END
     ) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some questions, with the end of each question."""
+        """Return a run's answers to some questions, with the end of each question's text."""
         return dict(
             pair
             for part in run.parts or [run]
@@ -153,7 +154,9 @@ class FilesReader(Reader):
 
 
 def _iter_series(results: Results, cluster: str | None) -> Iterator[Series]:
-    """Yield the metrics of a results file. Metrics of the same log-likelihood count once."""
+    """Yield each metric of a results file as a series. Metrics of the same log-likelihood count
+    once.
+    """
     for task in results.tasks:
         metrics = results.metrics_by_filter(task)
         documents = read_documents(results, task, cluster)
@@ -170,7 +173,7 @@ def _iter_series(results: Results, cluster: str | None) -> Iterator[Series]:
 
 
 def _check_reported_mean(series: Series, reported: Any) -> None:
-    """Raise DataError if a mean over the documents differs from the results file."""
+    """Raise DataError if a metric's mean over documents differs from the results file."""
     values = [document.values[series.metric] for document in series.documents.values()]
     mean = recompute_metric(find_aggregation(series.results, series.task, series.metric), values)
     if mean is not None:
@@ -179,7 +182,7 @@ def _check_reported_mean(series: Series, reported: Any) -> None:
 
 
 def _outermost_groups(all_results: list[Results]) -> dict[str, str]:
-    """Return each task's outermost group, whose tasks share one table."""
+    """Map each task to its outermost lm-eval group, whose tasks share one table."""
     parents: dict[str, str] = {}
     for results in all_results:
         for group, members in (results.content.get("group_subtasks") or {}).items():
@@ -197,7 +200,7 @@ def _outermost_groups(all_results: list[Results]) -> dict[str, str]:
 
 
 def _iter_newest(path: str, all_series: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
-    """Yield the newest of equal runs with its name: its folder, or its file if ambiguous."""
+    """Yield the newest of equal evaluations, named by folder, or by file if ambiguous."""
     newest: dict[tuple[str, str], tuple[Series, dict[str, str]]] = {}
     for series in all_series:  # the newest first
         params, config = to_config_params(series.results, series.task), series.results.content["config"]

@@ -57,7 +57,7 @@ class Line(msgspec.Struct):
 
 
 class Document(NamedTuple):
-    """One line of the samples file."""
+    """One document of an lm-eval samples file."""
 
     line: int
     doc_id: int
@@ -69,7 +69,7 @@ class Document(NamedTuple):
 
     @property
     def pairing_key(self) -> Question:
-        """Key that pairs the document with the same one of another run."""
+        """Key by which the document is paired with the same document of another run."""
         return self.doc_id, self.doc_hash, self.target
 
 
@@ -78,24 +78,24 @@ Documents = dict[int, Document]  # by doc_id, in the file's order
 
 @dataclass
 class Results:
-    """One results file."""
+    """One lm-eval results file."""
 
     path: Path
     content: dict[str, Any]
 
     @property
     def time(self) -> str:
-        """The time of writing, from the file name."""
+        """Time at which the results file was written, from its name."""
         match = TIME.search(self.path.name)
         return match[1] if match else ""
 
     @property
     def tasks(self) -> list[str]:
-        """The evaluated tasks, without groups."""
+        """Names of the evaluated tasks, without task groups."""
         return list(self.content["configs"])
 
     def find_entry(self, key: str, task: str) -> Any:
-        """Return a task's entry in one of the file's tables, or None."""
+        """Return a task's entry in one top-level object of the results file, or None."""
         table = self.content.get(key)
         return table.get(task) if isinstance(table, dict) else None
 
@@ -112,7 +112,7 @@ class Results:
         return by_filter
 
     def metric_direction(self, task: str, metric: str) -> BetterDirection:
-        """Return the better direction of a metric, if lm-eval defines it."""
+        """Return the better direction of a metric, if lm-eval records it."""
         is_higher = (self.find_entry("higher_is_better", task) or {}).get(metric)
         if is_higher is None:
             return BetterDirection.neither
@@ -120,7 +120,7 @@ class Results:
 
 
 def find_results(path_argument: str) -> list[Results]:
-    """Return the results below a folder, or of a named file, newest first."""
+    """Return the lm-eval results below a folder, or in one file, newest first."""
     path = Path(path_argument).expanduser()
     if path.is_file():
         if not TIME.search(path.name):
@@ -155,7 +155,7 @@ def _read_results(path: Path) -> Results:
 
 
 def read_documents(results: Results, task: str, cluster_field: str | None = None) -> dict[str, Documents]:
-    """Return a task's documents by filter.
+    """Return a task's documents by filter name.
 
     `cluster_field` is the document field that names its cluster. Raises DataError, with file
     and line, if a document is damaged or missing.
@@ -203,7 +203,7 @@ def read_documents(results: Results, task: str, cluster_field: str | None = None
 
 
 def _read_cluster(values: dict[str, Any], field: str, source: str) -> str:
-    """Return the cluster of a document from its field. Raises DataError if there is none."""
+    """Return a document's cluster from one of its fields. Raises DataError if the field is missing."""
     document = values.get("doc")
     value = document.get(field) if isinstance(document, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -218,7 +218,7 @@ def _read_cluster(values: dict[str, Any], field: str, source: str) -> str:
 
 
 def iter_sample_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and content of each line of samples.
+    """Yield the number and content of each line of a samples file.
 
     Raises DataError, with file and line, for a malformed line.
     """
@@ -228,7 +228,7 @@ def iter_sample_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def format_question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
-    """Return a sample's question, its extracted answer and its whole answer."""
+    """Return a sample's question, extracted answer and full answer as texts."""
     arguments_field = values.get("arguments")
     arguments = (
         [argument for argument in arguments_field.values() if isinstance(argument, dict)]
@@ -247,7 +247,7 @@ def format_question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _first_answers(value: Any) -> list[Any]:
-    """Return the first answer to each request, from `[["text"]]` or `[[["-1.5", "True"]]]`."""
+    """Return the first answer to each request, given `[["text"]]` or `[[["-1.5", "True"]]]`."""
     items = value if isinstance(value, list) else []
     return [
         item[0] if isinstance(item, list) and item and isinstance(item[0], list) else item for item in items

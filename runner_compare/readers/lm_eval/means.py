@@ -1,4 +1,4 @@
-"""Recompute means in lm-eval's results file from its documents.
+"""Recompute the means in lm-eval's results file from its documents.
 
 A metric of all documents together (a corpus' BLEU, a class' F1) cannot be recomputed, and
 is not checked.
@@ -33,7 +33,7 @@ METRICS = {
 
 
 def find_aggregation(results: Results, task: str, metric: str) -> str | None:
-    """Return how lm-eval aggregated a metric over documents; None if its file does not contain it."""
+    """Return how lm-eval aggregated a metric over documents; None if the file does not record it."""
     config = results.find_entry("configs", task) or {}
     metric_list = config.get("metric_list")
     if not metric_list:
@@ -50,7 +50,7 @@ def find_aggregation(results: Results, task: str, metric: str) -> str | None:
 
 
 def recompute_metric(aggregation: str | None, values: Sequence[Any]) -> float | None:
-    """Recompute a metric from its documents' values; None if it is no kind of mean."""
+    """Recompute a metric from its values per document; None if it is not a mean."""
     compute = COMPUTED.get(aggregation or "")
     if compute is None or not values:
         return None
@@ -61,7 +61,7 @@ def recompute_metric(aggregation: str | None, values: Sequence[Any]) -> float | 
 
 
 class _NoNumber(Exception):
-    """A document has no number, so there is no mean."""
+    """Raised if a document has no numeric value, so that no mean exists."""
 
 
 def _mean(values: Sequence[Any]) -> float:

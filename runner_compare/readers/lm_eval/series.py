@@ -1,4 +1,4 @@
-"""One metric of one lm-evaluation-harness task, document by document, and its run metrics."""
+"""One metric of one lm-eval task, document by document, and the run metrics computed from it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Series:
 
     @property
     def has_verdicts(self) -> bool:
-        """Whether the metric is a verdict for every document, and higher is better."""
+        """Whether each document has a verdict and higher is better."""
         if self.is_beside_numbers:
             return False
         values = [document.values[self.metric] for document in self.documents.values()]
@@ -67,7 +67,7 @@ class Series:
 
     @property
     def has_only_numbers(self) -> bool:
-        """Whether it is neither a log-likelihood nor a verdict."""
+        """Whether the metric is neither a log-likelihood nor a verdict."""
         return not self.is_log_likelihood and not self.has_verdicts
 
     @property
@@ -77,15 +77,15 @@ class Series:
 
     @property
     def metric_values(self) -> dict[int, float | None]:
-        """Number of each document; None without one, e.g. for a class that is counted over all
-        documents.
+        """Value of each document; None for documents without one, e.g. if a class is counted over
+        all documents.
         """
         return {
             key: parse_lm_eval_value(document.values[self.metric]) for key, document in self.documents.items()
         }
 
     def load_answers(self) -> Answers:
-        """Return the outcome of each document."""
+        """Return the outcome of each document of the series."""
         return {
             document.pairing_key: QuestionOutcome(
                 document.values[self.metric] == 1, document.prompt_hash, document.cluster
@@ -94,7 +94,7 @@ class Series:
         }
 
     def load_metric_values(self) -> Answers:
-        """Return the metric of each document."""
+        """Return the metric's value for each document of the series."""
         numbers = self.metric_values
         return {
             document.pairing_key: QuestionOutcome(
@@ -104,7 +104,7 @@ class Series:
         }
 
     def load_text_scores(self) -> Texts:
-        """Return the log-likelihood of each document."""
+        """Return the log-likelihood of each document of the series."""
         return {
             document.doc_id: TextScore(
                 (document.doc_hash, document.target),
@@ -119,7 +119,7 @@ class Series:
     def load_answer_texts(
         self, questions: Collection[Question], max_chars: int
     ) -> Iterator[tuple[Question, dict[str, str]]]:
-        """Yield the answers to some documents, which are read from the file again."""
+        """Yield the answers to some documents, read again from the file."""
         shown = {
             document.line: document
             for document in self.documents.values()
@@ -152,7 +152,7 @@ class Series:
 
 
 def series_metrics(series: Series) -> dict[str, float]:
-    """Return the metrics of a series: an accuracy, a log-likelihood or a mean, with interval."""
+    """Return run metrics of a series: an accuracy, a log-likelihood or a mean, with its interval."""
     if series.is_log_likelihood:
         return _likelihood_metrics(series)
     if series.has_verdicts:
@@ -167,7 +167,7 @@ def _verdict_metrics(series: Series) -> dict[str, float]:
 
 
 def _likelihood_metrics(series: Series) -> dict[str, float]:
-    """Return the log-likelihood per byte or text, with its interval, and lm-eval's own metric."""
+    """Return the log-likelihood per byte or per text, with its interval, and lm-eval's metric."""
     unit = "byte" if series.metric in OF_BYTES else "text"
     likelihoods = [series.document_likelihood(document) for document in series.documents.values()]
     nats, sizes = (

@@ -1,1 +1,1 @@
-"""One test method per module, each a Test of `effects`."""
+"""Test methods, one module each. Each defines subclasses of `effects.Test`."""

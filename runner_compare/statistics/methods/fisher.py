@@ -1,4 +1,4 @@
-"""Fisher's exact test, for verdicts on different questions."""
+"""Fisher's exact test for verdicts of two runs on different questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_compare.statistics.stats import ALPHA
 
 @dataclass(frozen=True)
 class FisherTest(Test):
-    """Numbers of correct answers and of questions on each side."""
+    """Fisher's exact test, given the numbers of correct answers and questions of both runs."""
 
     correct: int
     n: int
@@ -44,7 +44,7 @@ class FisherTest(Test):
         )
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true difference."""
+        """Return the two-sided p-value against a null difference."""
         return stats.unpaired_difference_p_value(
             self.correct, self.n, self.baseline_correct, self.baseline_n, null_value
         )

@@ -1,4 +1,4 @@
-"""McNemar's exact test, for one verdict per question on the same questions."""
+"""McNemar's exact test, for runs with one verdict per question on the same questions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from runner_compare.statistics.stats import ALPHA, POWER
 
 @dataclass(frozen=True)
 class McNemarTest(Test):
-    """Verdicts on the same n questions: wins are solved only by this run, losses only by the
-    baseline.
-    """
+    """McNemar's test of n questions: wins are solved only by this run, losses only by the baseline."""
 
     wins: int
     losses: int
@@ -50,29 +48,29 @@ class McNemarTest(Test):
 
     @property
     def expected_disagreement_rate(self) -> float:
-        """Expected fraction of further questions that only one of the two solves."""
+        """Expected fraction of new questions that only one of the two runs solves."""
         return expected_disagreement(self.wins + self.losses, self.n)
 
     def interval_at_level(self, alpha: float) -> tuple[float, float]:
         return stats.paired_difference_interval(self.wins, self.losses, self.n, alpha)
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true difference."""
+        """Return the two-sided p-value against a null difference."""
         return stats.paired_difference_p_value(self.wins, self.losses, self.n, null_value)
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest true difference that this many questions detect."""
+        """Return the smallest true difference that the test's number of questions detects."""
         discordant_rate = (self.wins + self.losses) / self.n if self.n else 0.0
         return smallest_detectable_difference(self.n, discordant_rate, level)
 
     def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions that decide about a margin, including those already asked."""
+        """Return the number of questions that decides about a margin, including those already asked."""
         return paired_questions_needed(
             margin, self.expected_disagreement_rate, level, power, (self.wins, self.losses, self.n)
         )
 
     def sample_size_interval(self, margin: float, level: float, power: float = POWER) -> Between:
-        """Return the sample size for a margin at both ends of the disagreement's interval."""
+        """Return the sample sizes for a margin at both ends of the disagreement rate's interval."""
         seen = self.wins, self.losses, self.n
         fewest, most = (
             paired_questions_needed(margin, rate, level, power, seen) for rate in self.disagreement_interval
@@ -81,11 +79,13 @@ class McNemarTest(Test):
 
     @property
     def disagreement_interval(self) -> tuple[float, float]:
-        """95 % interval of the fraction of questions that only one of the two solves."""
+        """95 % interval of the fraction of questions that only one of the two runs solves."""
         return stats.exact_interval(self.wins + self.losses, self.n)
 
     def detection_size_interval(self, difference: float, level: float, power: float = POWER) -> Between:
-        """Return the sample size for a difference at both ends of the disagreement's interval."""
+        """Return the sample sizes that detect a difference at both ends of the disagreement rate's
+        interval.
+        """
         fewest, most = (
             questions_needed_to_detect(rate, difference, level, power) for rate in self.disagreement_interval
         )

@@ -1,4 +1,6 @@
-"""Sign-flip test of per-question accuracies, for clustered questions or several answers each."""
+"""Sign-flip test of per-question accuracies, for clustered questions or several answers per
+question.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ MAX_TAILS = 12.0  # kurtosis of clusters up to which the observed ones bound wha
 
 @dataclass(frozen=True)
 class MeanFlipTest(Test):
-    """Difference of each question's mean verdict, over the samples per question."""
+    """Sign-flip test of the difference of each question's accuracy over its samples."""
 
     differences: Sequence[float]
     clusters: Sequence[Hashable] | None = None
@@ -31,7 +33,7 @@ class MeanFlipTest(Test):
 
     @cached_property
     def mean(self) -> MeanDifference:
-        """Mean difference over clusters."""
+        """Mean difference over clusters, with test and interval."""
         return MeanDifference.from_differences(self.differences, self.clusters, self.is_strict)
 
     def compute_effect(self) -> Effect:
@@ -56,7 +58,7 @@ class MeanFlipTest(Test):
         return self.mean.interval(alpha)
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true difference."""
+        """Return the two-sided p-value against a null difference."""
         return self.mean.p_value_at(null_value)
 
     def detectable_difference(self, level: float) -> float | None:

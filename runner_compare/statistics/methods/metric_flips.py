@@ -1,4 +1,4 @@
-"""Sign-flip test of differences of a per-question metric, such as F1 or a length."""
+"""Sign-flip test of the difference in a per-question metric, such as F1 or answer length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIN_DIFFERING = 20
 
 @dataclass(frozen=True)
 class MetricFlipTest(Test):
-    """Differences of a per-question metric, as sums over questions, and both sides' values.
+    """Sign-flip test of differences of a per-question metric, given as sums over questions.
 
     Where few questions differ, the next one may differ by the whole range of the metric, and
     the observed differences do not show that: then the differences also count by their signs
@@ -39,33 +39,33 @@ class MetricFlipTest(Test):
 
     @cached_property
     def sign_flip_test(self) -> SignFlipTest:
-        """The test of the differences by their sizes."""
+        """Sign-flip test of the differences by size."""
         return SignFlipTest(self.differences, self.sizes, self.name)
 
     @cached_property
     def value_range(self) -> tuple[float, float]:
-        """Smallest and largest value of both sides."""
+        """Smallest and largest metric value of both runs."""
         return min(*self.values, *self.baseline_values), max(*self.values, *self.baseline_values)
 
     @cached_property
     def wins(self) -> int:
-        """Number of sums that are higher."""
+        """Number of sums in which this run's metric is higher."""
         return sum(difference > 0 for difference in self.differences)
 
     @cached_property
     def losses(self) -> int:
-        """Number of sums that are lower."""
+        """Number of sums in which this run's metric is lower."""
         return sum(difference < 0 for difference in self.differences)
 
     @cached_property
     def max_mean_difference(self) -> float:
-        """Mean difference if all sums differed by the whole range."""
+        """Mean difference if every sum differed by the whole value range."""
         least, most = self.value_range
         return (most - least) * max(self.sizes) * len(self.sizes) / math.fsum(self.sizes)
 
     @property
     def few_differ(self) -> bool:
-        """Whether too few questions differ to show how large differences are."""
+        """Whether too few questions differ to estimate how large differences are."""
         return self.wins + self.losses < MIN_DIFFERING
 
     def compute_effect(self) -> Effect:
@@ -104,7 +104,7 @@ class MetricFlipTest(Test):
         )
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true difference of the means."""
+        """Return the two-sided p-value against a null difference of the means."""
         p = self.sign_flip_test.p_value_at(null_value)
         if not self.few_differ or not self.max_mean_difference:
             return p
@@ -113,14 +113,16 @@ class MetricFlipTest(Test):
 
     @property
     def knows_power(self) -> bool:
-        """Whether enough questions differ to show how large differences are."""
+        """Whether enough questions differ to estimate how large differences are."""
         return not self.few_differ
 
     def detectable_difference(self, level: float) -> float | None:
         return None if self.few_differ else self.sign_flip_test.detectable_difference(level)
 
     def worst_case_detectable(self, level: float) -> float | None:
-        """Return the smallest difference that is detected if a few questions lose all they can."""
+        """Return the smallest difference that is detected if a few questions lose all that they
+        can lose.
+        """
         evenly = self.detectable_difference(level)
         if evenly is None:
             return None
@@ -133,7 +135,7 @@ class MetricFlipTest(Test):
 
     @cached_property
     def _mean_total_loss(self) -> float:
-        """Loss of a question that loses everything, weighted by how much there is to lose."""
+        """Mean loss of questions that drop to the worst value, weighted by how much each can lose."""
         least, most = self.value_range
         if self.better is BetterDirection.lower:
             lost = [most - value for value in self.baseline_values]

@@ -1,6 +1,4 @@
-"""Pool mean verdicts of several tasks into one test, for clustered questions or several
-answers.
-"""
+"""Pool per-question accuracies of several tasks into one test, for clusters or several answers."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from runner_compare.statistics.methods.mean_flips import MeanFlipTest
 
 
 def pool_mean_tests(tests: Sequence[MeanFlipTest]) -> MeanFlipTest:
-    """Combine the tests of several tasks into one over all questions.
+    """Combine the tests of several tasks into one test over all questions.
 
     Clusters with the same name are one cluster, also across tasks: a run that does badly with a
     template does so in each task. Questions without clusters stay single.

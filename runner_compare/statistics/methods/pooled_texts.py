@@ -22,7 +22,8 @@ from runner_compare.statistics.stats import ALPHA, POWER
 
 @dataclass(frozen=True)
 class PooledLikelihoodTest(Test):
-    """Texts of several tasks, at least two each. Weighted by questions, all units count equally.
+    """Test over the texts of several tasks, at least two each. If weighted by questions, all units
+    count equally.
 
     Test and interval are those of a single task; error, skewness and degrees of freedom are
     those of the weighted mean, within tasks.
@@ -83,7 +84,7 @@ class PooledLikelihoodTest(Test):
         return ratios.conservative_interval(self.weighted_mean, error, bend, freedom, alpha)
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true weighted mean."""
+        """Return the two-sided p-value against a null value of the weighted mean."""
         error, bend, _, freedom = self.uncertainty
         by_unit = [share / total for share, total in zip(self.task_weights, self.units_per_task, strict=True)]
         differences = [
@@ -112,11 +113,11 @@ class PooledLikelihoodTest(Test):
 
     @property
     def can_plan(self) -> bool:
-        """Whether tasks with enough texts have most of the spread."""
+        """Whether most of the variance comes from tasks with enough texts."""
         return self._can_plan
 
     def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of texts over all tasks that decide about a margin."""
+        """Return the number of texts over all tasks that decides about a margin."""
         error, bend, tails, freedom = self.uncertainty
         alike = samples_needed_to_detect(error, freedom + 1, margin, level, power, bend, tails, upward=True)
         return None if alike is None else math.ceil(alike * self.num_texts / (freedom + 1))

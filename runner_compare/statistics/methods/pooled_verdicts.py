@@ -1,4 +1,6 @@
-"""Pooled test of verdicts over several tasks, with equal weight per question or per task."""
+"""Pooled test of verdicts over several tasks, in which every question or every task has equal
+weight.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from runner_compare.statistics.stats import POWER
 def create_pooled_test(
     tasks: Sequence[PairedVerdicts], weights: PoolingWeights, max_units: int = FINEST
 ) -> Test:
-    """Create the test of paired verdicts of several tasks without common questions."""
+    """Create the test of paired verdicts of several tasks that share no questions."""
     assert tasks
     assert all(task.n > 0 for task in tasks)
     return (
@@ -35,7 +37,7 @@ def create_pooled_test(
 
 
 def pool_by_questions(tasks: Sequence[PairedVerdicts]) -> McNemarTest:
-    """Return the McNemar test of all questions together."""
+    """Create the McNemar test of all tasks' questions together."""
     wins, losses, n, correct = (
         sum(getattr(task, name) for task in tasks) for name in ("wins", "losses", "n", "baseline_correct")
     )
@@ -44,7 +46,7 @@ def pool_by_questions(tasks: Sequence[PairedVerdicts]) -> McNemarTest:
 
 @dataclass(frozen=True)
 class WeightedFlipTest(Test):
-    """Verdicts of several tasks with equal weight per task.
+    """Sign-flip test of verdicts in which every task has equal weight.
 
     Sums of weights up to `finest` units are exact.
     """
@@ -65,7 +67,7 @@ class WeightedFlipTest(Test):
         return mean_difference_interval(self.tasks, alpha)
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true mean difference."""
+        """Return the two-sided p-value against a null value of the mean difference."""
         return interval_p_value_at(self.tasks, null_value)
 
     def detectable_difference(self, level: float) -> float | None:
@@ -73,5 +75,5 @@ class WeightedFlipTest(Test):
         return detectable_mean_difference(self.tasks, level)
 
     def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions over all tasks that decide about a margin."""
+        """Return the number of questions over all tasks that decides about a margin."""
         return questions_for_mean_margin(self.tasks, margin, level, power)

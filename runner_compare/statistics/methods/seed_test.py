@@ -1,6 +1,4 @@
-"""Test of means over questions and seeds, which adds the variation of seeds to a question
-test.
-"""
+"""Test of means over questions and seeds: adds the variation between seeds to a test of questions."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from runner_compare.statistics.stats import ALPHA, find_interval_end
 
 @dataclass(frozen=True)
 class SeedTest(Test):
-    """A test of means over seeds, question by question, with the accuracy of each seed.
+    """A test of per-question means over seeds, with the accuracy of each seed.
 
     It plans no number of questions, because more questions do not show more about seeds.
     """
@@ -34,7 +32,7 @@ class SeedTest(Test):
 
     @cached_property
     def seed_components(self) -> list[ErrorComponent]:
-        """Contribution of seeds to the error of the difference."""
+        """Contributions of each run's seeds to the error of the difference."""
         return [*seed_errors(self.accuracies), *seed_errors(self.baseline_accuracies)]
 
     def compute_effect(self) -> Effect:
@@ -64,7 +62,7 @@ class SeedTest(Test):
         return find_interval_end(is_compatible, value, -1.0), find_interval_end(is_compatible, value, 1.0)
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true difference."""
+        """Return the two-sided p-value against a null difference."""
         p, gap = self.by_questions.p_value_at(null_value), self.by_questions.effect.value - null_value
         parts = add_seed_errors(p, gap, self.seed_components)
         return p if parts is None else max(p, p_value_of_gap(parts, gap))
@@ -79,7 +77,7 @@ class SeedTest(Test):
 
     @property
     def has_worst_case(self) -> bool:
-        """Whether the test of the questions has a worst case."""
+        """Whether the underlying test of questions has a worst case."""
         return self.by_questions.has_worst_case
 
     def detectable_difference(self, level: float) -> float | None:
@@ -90,7 +88,7 @@ class SeedTest(Test):
         )
 
     def worst_case_detectable(self, level: float) -> float | None:
-        """Return the smallest loss of a few questions that is detected."""
+        """Return the smallest loss that is detected if it is concentrated in a few questions."""
         return (
             self._add_seed_variation(self.by_questions.worst_case_detectable(level), level)
             if self.knows_power
@@ -98,7 +96,7 @@ class SeedTest(Test):
         )
 
     def _add_seed_variation(self, smallest: float | None, level: float) -> float | None:
-        """Return the detectable difference over questions and seeds, given that over questions."""
+        """Convert a difference detectable over questions to one detectable over questions and seeds."""
         if smallest is None or not self.seed_components:
             return smallest
         return detectable_difference_over_seeds(smallest, self.seed_components, level)

@@ -1,4 +1,4 @@
-"""Always-valid test of paired verdicts, for a run that was compared during execution.
+"""Always-valid test of paired verdicts, for runs that were compared while running.
 
 A test for a single look would not be valid.
 """
@@ -15,7 +15,7 @@ from runner_compare.statistics.sequential import SequentialPairs, Side, comparis
 
 @dataclass(frozen=True)
 class SequentialTest(Test):
-    """Paired verdicts in the order in which a run looked at them."""
+    """Always-valid test of paired verdicts, in the order in which the run evaluated them."""
 
     pairs: Sequence[tuple[bool, bool]]
     early_stop_comparisons: int | None = None  # as many share the 5 % as was fixed before that run
@@ -48,13 +48,13 @@ class SequentialTest(Test):
         )
 
     def interval_at_level(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at the level fixed before the run: there is no other."""
+        """Return the interval at the level fixed before the run. Other levels are not possible."""
         return self.sequential_pairs.interval_low, self.sequential_pairs.interval_high
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true difference."""
+        """Return the two-sided p-value against a null difference."""
         return self.sequential_pairs.p_value_against(null_value)
 
     def sequential_side(self, null_value: float) -> Side:
-        """Return on which side of a value the always-valid test places the truth."""
+        """Return on which side of a null value the true difference lies, by the always-valid test."""
         return self.sequential_pairs.first_shown_side(null_value)

@@ -1,4 +1,4 @@
-"""Sign-flip test of log-likelihood differences on the same texts."""
+"""Sign-flip test of the log-likelihood differences of two runs on the same texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_TAILS = 4.5  # kurtosis up to which the observed tails bound what a plan nee
 
 @dataclass(frozen=True)
 class SignFlipTest(Test):
-    """Log-likelihood difference of each text in nats, and its number of units."""
+    """Sign-flip test of each text's log-likelihood difference, in nats, with its number of units."""
 
     differences: Sequence[float]
     sizes: Sequence[float]
@@ -27,17 +27,17 @@ class SignFlipTest(Test):
 
     @cached_property
     def standard_error(self) -> float:
-        """Standard error of the difference per unit."""
+        """Standard error of the mean difference per unit."""
         return ratios.ratio_standard_error(self.differences, self.sizes)
 
     @cached_property
     def scaled_skewness(self) -> float:
-        """Skewness of the texts, divided by the root of their number."""
+        """Skewness over texts, divided by the square root of their number."""
         return ratios.skewness(self.differences, self.sizes) / math.sqrt(len(self.differences))
 
     @cached_property
     def kurtosis(self) -> float:
-        """Kurtosis of the texts."""
+        """Kurtosis over texts."""
         return ratios.kurtosis(self.differences, self.sizes)
 
     def compute_effect(self) -> Effect:
@@ -57,14 +57,14 @@ class SignFlipTest(Test):
         return ratios.paired_ratio_interval(self.differences, self.sizes, alpha)
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true difference per unit."""
+        """Return the two-sided p-value against a null difference per unit."""
         pairs = zip(self.differences, self.sizes, strict=True)
         return ratios.paired_p_value(
             [difference - null_value * size for difference, size in pairs], self.sizes
         )
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest true difference that this many texts detect."""
+        """Return the smallest true difference that the test's number of texts detects."""
         return ratios.detectable_ratio_difference(
             self.standard_error,
             len(self.differences),
@@ -74,7 +74,7 @@ class SignFlipTest(Test):
         )
 
     def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of texts that decide about a margin, which the test has to exclude."""
+        """Return the number of texts that decides about a margin, by excluding a loss of the margin."""
         return self._sample_size(margin, level, power, upward=True)
 
     def sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:

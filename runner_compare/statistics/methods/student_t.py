@@ -1,4 +1,4 @@
-"""Student's t test of measurements over processes. With too few processes there is no test."""
+"""Student's t test of measurements from several processes. Too few processes are not tested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_REPEATS = 2  # a side, in one process: a single one has no range
 
 @dataclass(frozen=True)
 class Measurements:
-    """Measurements of one quantity on one side, all above 0."""
+    """Positive measurements of one quantity in one job."""
 
     repeats: Sequence[float]  # of the newest run
     runs: Sequence[float]  # one figure for each process
@@ -27,7 +27,7 @@ class Measurements:
 
 @dataclass(frozen=True)
 class StudentTTest(Test):
-    """Test of a quantity over runs of both sides.
+    """Student's t test of one quantity over the runs of two jobs.
 
     With too few runs it only reports the range of repeats.
     """
@@ -42,7 +42,7 @@ class StudentTTest(Test):
 
     @cached_property
     def run_ratio(self) -> RunRatio:
-        """Ratio of the runs' geometric means."""
+        """Ratio of the geometric means over runs."""
         return RunRatio.from_runs(self.run.runs, self.baseline.runs)
 
     def compute_effect(self) -> Effect:
@@ -54,7 +54,7 @@ class StudentTTest(Test):
         )
 
     def _effect_of_repeats(self) -> Effect:
-        """Return the ratio of the medians of two processes, and the range of their repeats."""
+        """Return the ratio of medians of two single processes, with the range of their repeats."""
         repeats, baseline = self.run.repeats, self.baseline.repeats
         low, high = min(repeats) / max(baseline), max(repeats) / min(baseline)
         if min(len(repeats), len(baseline)) < MIN_REPEATS:
@@ -71,11 +71,11 @@ class StudentTTest(Test):
         return Effect(method, self.measure, value, low, high, p, n, baseline_n, counts, is_ratio=True)
 
     def interval_at_level(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at a level. Too few runs have only the range of repeats."""
+        """Return the interval at a level, or the range of repeats if there are too few runs."""
         return self.run_ratio.interval(alpha) if self.has_enough_runs else (self.effect.low, self.effect.high)
 
     def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a true ratio."""
+        """Return the two-sided p-value against a null ratio."""
         return self.run_ratio.p_value_at(null_value)
 
     @property
@@ -84,7 +84,7 @@ class StudentTTest(Test):
         return self.has_enough_runs
 
     def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of runs per side that decide about a margin."""
+        """Return the number of runs per job that decides about a margin."""
         n, baseline_n = len(self.run.runs), len(self.baseline.runs)
         # of a run, as if both sides had the same
         spread = self.run_ratio.error * math.sqrt(1 / (1 / n + 1 / baseline_n))

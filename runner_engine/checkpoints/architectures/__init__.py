@@ -1,4 +1,5 @@
-"""Mappings for the architectures of .gguf files, by llama.cpp's names: one module per family.
+"""Mappings from .gguf architectures, under llama.cpp's names, to transformers models: one module
+per model family.
 
 Only the module for a file's architecture is imported.
 """
@@ -55,7 +56,9 @@ BY_TRANSFORMERS = ("bloom", "deci", "falcon", "gpt2", "mamba", "minimax-m2", "ne
 
 
 def find_architecture(header: GgufHeader) -> Architecture:
-    """Return the mapping for a file's architecture. Raises KeyError if it is unknown."""
+    """Return the mapping for the architecture of a .gguf file. Raises KeyError if the architecture
+    is unknown.
+    """
     name = header.architecture
     known: dict[str, Architecture] = import_module(f"{__name__}.{MODULES[name]}").KNOWN
     kinds = {"expert_shared_feed_forward_length": "shared experts", "expert_count": "experts"}

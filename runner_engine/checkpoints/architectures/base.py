@@ -1,4 +1,4 @@
-"""Describes how a .gguf architecture's settings and tensors map to those of a transformers model.
+"""Maps the settings and tensors of a .gguf architecture to those of a transformers model.
 
 Tensor values are NumPy arrays here. A config is a transformers config made from the settings.
 """
@@ -59,7 +59,9 @@ GATE_AND_UP = "ffn_gate_up_exps"  # both in one tensor, gates first
 
 @dataclass(frozen=True)
 class TensorChange:
-    """How a file's tensor becomes a model's tensor. Reordering works on blocks, too, arithmetic does not."""
+    """Conversion of a .gguf tensor to a model's tensor. Quantized blocks can be reordered, but not
+    changed by arithmetic.
+    """
 
     rows: Order | None = None
     columns: Order | None = None
@@ -69,13 +71,13 @@ class TensorChange:
     )
 
 
-def _no_settings(_header: GgufHeader) -> dict[str, Any]:
+def _build_empty_config(_header: GgufHeader) -> dict[str, Any]:
     return {}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Maps a file's settings and tensors to those of a transformers model."""
+    """Maps the settings and tensors of one .gguf architecture to those of a transformers model."""
 
     model_type: str
     # keys of the file → of the config, besides SETTINGS
@@ -85,7 +87,9 @@ class Architecture:
     layer: Mapping[str, str] = field(default_factory=lambda: LAYER)
     whole: Mapping[str, str] = field(default_factory=lambda: WHOLE)
     layers: str = "model.layers"
-    computed: Callable[[GgufHeader], dict[str, Any]] = _no_settings  # settings that no key of the file holds
+    computed: Callable[[GgufHeader], dict[str, Any]] = (
+        _build_empty_config  # settings that no key of the file holds
+    )
     # by a tensor's part, `attn_q`, or `norm` of all norms
     changes: Mapping[str, TensorChange] = field(default_factory=dict)
     # several tensors of the file, in this order, that are one weight of the model's layer; its
@@ -95,7 +99,9 @@ class Architecture:
     is_read_by_transformers: bool = False  # also: then both give the same settings
 
     def find_change(self, tensor_suffix: str) -> TensorChange | None:
-        """Return the change for a tensor, by the part of its name after the block's number."""
+        """Return the conversion of a tensor, given the part of its name after the block number. None if
+        it needs no conversion.
+        """
         stem = tensor_suffix.rpartition(".")[0] or tensor_suffix
         for name in (tensor_suffix, stem):
             if name in self.changes:
@@ -103,33 +109,35 @@ class Architecture:
         return self.changes.get("norm") if stem.endswith("norm") else None
 
 
-def read_setting(header: GgufHeader, key: str, default: Any = None) -> Any:
-    """Read a setting of the file's architecture."""
-    return header.metadata.get(f"{header.architecture}.{key}", default)
+def read_architecture_setting(header: GgufHeader, setting_name: str, default: Any = None) -> Any:
+    """Read a setting of the file's architecture from the .gguf metadata."""
+    return header.metadata.get(f"{header.architecture}.{setting_name}", default)
 
 
-def read_layer_settings(header: GgufHeader, key: str, default: Any = 0) -> list[Any]:
-    """Read one value per layer of a setting that the file stores once or per layer."""
-    value, count = read_setting(header, key, default), count_layers(header)
+def read_layer_settings(header: GgufHeader, setting_name: str, default: Any = 0) -> list[Any]:
+    """Return one number per layer for a setting that the .gguf file stores once or per layer."""
+    value, count = read_architecture_setting(header, setting_name, default), count_decoder_layers(header)
     if not isinstance(value, list):
         return [value] * count
     if len(value) < count:
         raise DataError(
-            f"{header.architecture}.{key}: {count} numbers expected, found {len(value)}",
+            f"{header.architecture}.{setting_name}: {count} numbers expected, found {len(value)}",
             key=header.file,
             code="damaged",
         )
     return value[:count]
 
 
-def count_layers(header: GgufHeader) -> int:
-    """Return the number of layers, without those for multi-token prediction."""
-    return int(read_setting(header, "block_count", 0)) - int(read_setting(header, "nextn_predict_layers", 0))
+def count_decoder_layers(header: GgufHeader) -> int:
+    """Return the number of layers, without the layers for multi-token prediction."""
+    return int(read_architecture_setting(header, "block_count", 0)) - int(
+        read_architecture_setting(header, "nextn_predict_layers", 0)
+    )
 
 
-def has_tensor(header: GgufHeader, ending: str) -> bool:
-    """Whether a tensor's name has this ending."""
-    return any(tensor.name.endswith(ending) for tensor in header.tensors)
+def has_tensor_with_suffix(header: GgufHeader, suffix: str) -> bool:
+    """Whether the name of any tensor in the file ends with this suffix."""
+    return any(tensor.name.endswith(suffix) for tensor in header.tensors)
 
 
 def read_float32_tensor(tensor: TensorLocation) -> Numbers:
@@ -137,45 +145,48 @@ def read_float32_tensor(tensor: TensorLocation) -> Numbers:
 
 
 def read_head_dim(header: GgufHeader) -> int:
-    """Read the size of an attention head. The default is the model's width divided by its heads."""
-    heads = read_setting(header, "attention.head_count", 1)
+    """Read the size of an attention head. The default is the model's hidden size divided by the
+    number of heads.
+    """
+    heads = read_architecture_setting(header, "attention.head_count", 1)
     heads = max(heads) if isinstance(heads, list) else heads
     return int(
-        read_setting(header, "attention.key_length")
-        or read_setting(header, "embedding_length", 0) // max(1, heads)
+        read_architecture_setting(header, "attention.key_length")
+        or read_architecture_setting(header, "embedding_length", 0) // max(1, heads)
     )
 
 
 def derive_attention_types(header: GgufHeader, every: int) -> list[str]:
-    """Return each layer's attention type: all but every `every`-th layer have a sliding window.
+    """Return the attention type of each layer: every `every`-th layer has full attention, the others
+    a sliding window.
 
     The file's own pattern has precedence.
     """
-    pattern = read_setting(header, "attention.sliding_window_pattern")
+    pattern = read_architecture_setting(header, "attention.sliding_window_pattern")
     if isinstance(pattern, list):
         has_window = read_layer_settings(header, "attention.sliding_window_pattern")
     else:
         every = pattern or every
-        has_window = [(number + 1) % every != 0 for number in range(count_layers(header))]
+        has_window = [(number + 1) % every != 0 for number in range(count_decoder_layers(header))]
     return ["sliding_attention" if has else "full_attention" for has in has_window]
 
 
-def make_unpairing_order(heads: str) -> Order:
-    """Return the row order that undoes the converter's interleaving of rotary pairs.
+def make_deinterleaving_order(num_heads_key: str) -> Order:
+    """Return a row order that undoes the interleaving of rotary pairs by llama.cpp's converter.
 
-    heads: the config's name for the number of heads.
+    num_heads_key: the config's name for the number of heads.
     """
 
-    def compute_row_order(config: Any, rows: int) -> Numbers:
-        count = getattr(config, heads)
-        return np.arange(rows).reshape(count, rows // count // 2, 2).swapaxes(1, 2).reshape(-1)
+    def compute_row_order(config: Any, num_rows: int) -> Numbers:
+        count = getattr(config, num_heads_key)
+        return np.arange(num_rows).reshape(count, num_rows // count // 2, 2).swapaxes(1, 2).reshape(-1)
 
     return compute_row_order
 
 
 PAIRED = {
-    "attn_q": TensorChange(rows=make_unpairing_order("num_attention_heads")),
-    "attn_k": TensorChange(rows=make_unpairing_order("num_key_value_heads")),
+    "attn_q": TensorChange(rows=make_deinterleaving_order("num_attention_heads")),
+    "attn_k": TensorChange(rows=make_deinterleaving_order("num_key_value_heads")),
 }
 # the model adds 1 to its norms' weights
 ONE_MORE = {"norm": TensorChange(numbers=lambda _config, values: values - 1)}

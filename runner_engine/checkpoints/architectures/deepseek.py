@@ -1,4 +1,4 @@
-"""DeepSeek: multi-head latent attention, and experts in some layers."""
+"""Maps DeepSeek's .gguf files: multi-head latent attention, and experts in some layers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner_engine.checkpoints.architectures.base import (
     Architecture,
     Numbers,
     TensorChange,
-    read_setting,
+    read_architecture_setting,
 )
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERTS, SIGMOID
-from runner_engine.checkpoints.architectures.rope import read_rope
+from runner_engine.checkpoints.architectures.rope import read_rope_parameters
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -25,33 +25,37 @@ MSCALE_SHARE = 0.1  # of mscale_all_dim, as the converter writes it
 
 
 def _build_deepseek_config(header: GgufHeader) -> dict[str, Any]:
-    """Return DeepSeek V3's config if the router uses sigmoids, else V2's. Both have the same tensors."""
-    rotated = read_setting(header, "rope.dimension_count", 64)
-    latent = read_setting(header, "attention.kv_lora_rank", 512)
-    key = read_setting(header, "attention.key_length_mla") or read_setting(
+    """Return a DeepSeek V3 config if the router uses sigmoid scores, otherwise a V2 config. Both
+    have the same tensors.
+    """
+    rotated = read_architecture_setting(header, "rope.dimension_count", 64)
+    latent = read_architecture_setting(header, "attention.kv_lora_rank", 512)
+    key = read_architecture_setting(header, "attention.key_length_mla") or read_architecture_setting(
         header, "attention.key_length", latent + rotated
     )
-    value = read_setting(header, "attention.value_length_mla") or read_setting(
+    value = read_architecture_setting(header, "attention.value_length_mla") or read_architecture_setting(
         header, "attention.value_length", latent
     )
-    rope = read_rope(header, rotated)
-    if (factor := read_setting(header, "rope.scaling.yarn_log_multiplier")) and rope["rope_type"] == "yarn":
+    rope = read_rope_parameters(header, rotated)
+    if (factor := read_architecture_setting(header, "rope.scaling.yarn_log_multiplier")) and rope[
+        "rope_type"
+    ] == "yarn":
         rope |= {"mscale": factor / MSCALE_SHARE, "mscale_all_dim": factor / MSCALE_SHARE}
-    groups = read_setting(header, "expert_group_count", 1)
-    heads = read_setting(header, "attention.head_count", 1)
-    is_v3 = read_setting(header, "expert_gating_func", 1) == SIGMOID
+    groups = read_architecture_setting(header, "expert_group_count", 1)
+    heads = read_architecture_setting(header, "attention.head_count", 1)
+    is_v3 = read_architecture_setting(header, "expert_gating_func", 1) == SIGMOID
     settings = {
         "model_type": "deepseek_v3" if is_v3 else "deepseek_v2",
         "num_key_value_heads": heads,
-        "q_lora_rank": read_setting(header, "attention.q_lora_rank"),
+        "q_lora_rank": read_architecture_setting(header, "attention.q_lora_rank"),
         "kv_lora_rank": latent,
         "qk_rope_head_dim": rotated,
         "qk_nope_head_dim": key - rotated,
         "v_head_dim": value,
         "rope_parameters": rope,
-        "norm_topk_prob": bool(read_setting(header, "expert_weights_norm", False)),
+        "norm_topk_prob": bool(read_architecture_setting(header, "expert_weights_norm", False)),
         "n_group": groups,
-        "topk_group": read_setting(header, "expert_group_used_count", 1),
+        "topk_group": read_architecture_setting(header, "expert_group_used_count", 1),
         "num_nextn_predict_layers": 0,
     }
     if is_v3:
@@ -59,9 +63,11 @@ def _build_deepseek_config(header: GgufHeader) -> dict[str, Any]:
     return settings | {"topk_method": "greedy" if groups == 1 else "group_limited_greedy"}
 
 
-def _join_keys_and_values(config: Any, parts: list[Numbers]) -> Numbers:
-    """Build kv_b_proj, [heads × (key + value), latent], from keys, [heads, latent, key], and values."""
-    keys, values = parts
+def _join_key_value_weights(config: Any, key_and_value_weights: list[Numbers]) -> Numbers:
+    """Build kv_b_proj, [heads × (key + value), latent], from the key weights, [heads, latent, key],
+    and the value weights.
+    """
+    keys, values = key_and_value_weights
     both = np.concatenate((keys.swapaxes(1, 2), values), axis=1)
     return both.reshape(-1, config.kv_lora_rank)
 
@@ -92,7 +98,7 @@ KNOWN = {
             "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
         },
         computed=_build_deepseek_config,
-        changes={"self_attn.kv_b_proj.weight": TensorChange(together=_join_keys_and_values)},
+        changes={"self_attn.kv_b_proj.weight": TensorChange(together=_join_key_value_weights)},
         joined={("attn_k_b.weight", "attn_v_b.weight"): "self_attn.kv_b_proj.weight"},
         experts="mlp.experts",
     )

@@ -1,4 +1,6 @@
-"""Architectures without experts that have attention in each layer and unpermuted rotary pairs."""
+"""Maps .gguf files of dense models that have attention in each layer and rotary pairs in
+transformers' order.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from runner_engine.checkpoints.architectures.base import (
     VOCABULARY,
     Architecture,
     derive_attention_types,
-    has_tensor,
+    has_tensor_with_suffix,
+    read_architecture_setting,
     read_head_dim,
-    read_setting,
 )
-from runner_engine.checkpoints.architectures.rope import read_rope, read_rope_if_scaled
+from runner_engine.checkpoints.architectures.rope import read_rope_if_scaled, read_rope_parameters
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -28,20 +30,22 @@ WINDOW = {"attention.sliding_window": "sliding_window"}
 
 
 def _build_qwen3_config(header: GgufHeader) -> dict[str, Any]:
-    """Return the rope settings, and the head size if the file states it."""
-    own = read_setting(header, "attention.key_length")
+    """Return Qwen3's rope settings, and the head size if the file states one."""
+    own = read_architecture_setting(header, "attention.key_length")
     return read_rope_if_scaled(header) | ({} if own is None else {"head_dim": own})
 
 
 def _build_phi3_config(header: GgufHeader) -> dict[str, Any]:
-    """Return the rope settings, and the pretraining length, which takes precedence in Phi-3's config."""
+    """Return Phi-3's rope settings and the pretraining length, which takes precedence in Phi-3's
+    config.
+    """
     settings = read_rope_if_scaled(header)
     trained = settings.get("rope_parameters", {}).get(TRAINED)
     return settings | ({} if trained is None else {TRAINED: trained})
 
 
 def _build_stablelm_config(header: GgufHeader) -> dict[str, Any]:
-    has_bias = any(has_tensor(header, f"attn_{name}.bias") for name in "qkv")
+    has_bias = any(has_tensor_with_suffix(header, f"attn_{name}.bias") for name in "qkv")
     return {
         "use_qkv_bias": has_bias,
         "use_parallel_residual": not any("ffn_norm" in tensor.name for tensor in header.tensors),
@@ -49,13 +53,15 @@ def _build_stablelm_config(header: GgufHeader) -> dict[str, Any]:
 
 
 def _build_olmo2_config(header: GgufHeader) -> dict[str, Any]:
-    """Return Olmo 3's config if there are sliding windows. Layers with windows use unscaled rope."""
-    rope = read_rope(header, read_head_dim(header))
-    if read_setting(header, "attention.sliding_window") is None:
+    """Return an Olmo 3 config if the model has sliding windows. Its sliding-window layers use
+    unscaled rope.
+    """
+    rope = read_rope_parameters(header, read_head_dim(header))
+    if read_architecture_setting(header, "attention.sliding_window") is None:
         return {"rope_parameters": rope}
     local = {
         "rope_type": "default",
-        "rope_theta": read_setting(header, "rope.freq_base_swa", rope["rope_theta"]),
+        "rope_theta": read_architecture_setting(header, "rope.freq_base_swa", rope["rope_theta"]),
     }
     return {
         "model_type": "olmo3",
@@ -68,7 +74,7 @@ def _build_cohere2_config(header: GgufHeader) -> dict[str, Any]:
     head_dim = read_head_dim(header)
     return {
         "head_dim": head_dim,
-        "rope_parameters": read_rope(header, head_dim),
+        "rope_parameters": read_rope_parameters(header, head_dim),
         "layer_types": derive_attention_types(header, every=4),
     }
 
@@ -77,8 +83,8 @@ def _build_glm4_config(header: GgufHeader) -> dict[str, Any]:
     head_dim = read_head_dim(header)
     return {
         "head_dim": head_dim,
-        "attention_bias": has_tensor(header, "attn_q.bias"),
-        "rope_parameters": read_rope(header, head_dim),
+        "attention_bias": has_tensor_with_suffix(header, "attn_q.bias"),
+        "rope_parameters": read_rope_parameters(header, head_dim),
     }
 
 

@@ -1,4 +1,6 @@
-"""Qwen's hybrids: gated delta rule in most layers, attention in each fourth."""
+"""Maps .gguf files of Qwen's hybrid models: gated delta rule in most layers, attention in every
+fourth layer.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,12 @@ from runner_engine.checkpoints.architectures.base import (
     Numbers,
     Order,
     TensorChange,
-    count_layers,
+    count_decoder_layers,
+    read_architecture_setting,
     read_head_dim,
-    read_setting,
 )
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERT
-from runner_engine.checkpoints.architectures.rope import read_rope
+from runner_engine.checkpoints.architectures.rope import read_rope_parameters
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -60,14 +62,17 @@ ROUTED = {"ffn_gate_inp": "mlp.gate", **SHARED_EXPERT}
 
 
 def _build_hybrid_config(header: GgufHeader) -> dict[str, Any]:
-    every, head_dim = read_setting(header, "full_attention_interval", EVERY), read_head_dim(header)
-    kinds = [(number + 1) % every == 0 for number in range(count_layers(header))]
-    rope = read_rope(header, head_dim)
+    every, head_dim = (
+        read_architecture_setting(header, "full_attention_interval", EVERY),
+        read_head_dim(header),
+    )
+    kinds = [(number + 1) % every == 0 for number in range(count_decoder_layers(header))]
+    rope = read_rope_parameters(header, head_dim)
     rope.setdefault("partial_rotary_factor", 1.0)
     return {
         "layer_types": ["full_attention" if is_full else "linear_attention" for is_full in kinds],
-        "linear_value_head_dim": read_setting(header, "ssm.inner_size", 0)
-        // read_setting(header, "ssm.time_step_rank", 1),
+        "linear_value_head_dim": read_architecture_setting(header, "ssm.inner_size", 0)
+        // read_architecture_setting(header, "ssm.time_step_rank", 1),
         "head_dim": head_dim,
         "rope_parameters": rope,
     }
@@ -81,16 +86,17 @@ def _build_qwen3_next_config(header: GgufHeader) -> dict[str, Any]:
     }
 
 
-def _make_value_head_order(size: str | None) -> Order:
-    """Return the order that groups value heads by key head. The file interleaves them.
+def _make_value_head_order(head_size_key: str | None) -> Order:
+    """Return a row order that groups value heads by key head. In the .gguf file they are
+    interleaved.
 
-    size: the config's name for the rows per head; None: one.
+    head_size_key: the config's name for the rows per head; None: one.
     """
 
-    def compute_row_order(config: Any, rows: int) -> Numbers:
+    def compute_row_order(config: Any, num_rows: int) -> Numbers:
         keys, values = config.linear_num_key_heads, config.linear_num_value_heads
-        of_head = 1 if size is None else getattr(config, size)
-        return np.arange(rows).reshape(values // keys, keys, of_head).swapaxes(0, 1).reshape(-1)
+        of_head = 1 if head_size_key is None else getattr(config, head_size_key)
+        return np.arange(num_rows).reshape(values // keys, keys, of_head).swapaxes(0, 1).reshape(-1)
 
     return compute_row_order
 
@@ -98,42 +104,42 @@ def _make_value_head_order(size: str | None) -> Order:
 VALUE_HEADS, SCALARS = _make_value_head_order("linear_value_head_dim"), _make_value_head_order(None)
 
 
-def _reorder_value_rows(config: Any, rows: int) -> Numbers:
-    """Return the order that moves only value rows. Query and key rows before them stay."""
+def _compute_value_row_order(config: Any, num_rows: int) -> Numbers:
+    """Return a row order that reorders only the value rows. The query and key rows before them stay."""
     before = 2 * config.linear_num_key_heads * config.linear_key_head_dim
-    return np.concatenate((np.arange(before), before + VALUE_HEADS(config, rows - before)))
+    return np.concatenate((np.arange(before), before + VALUE_HEADS(config, num_rows - before)))
 
 
-def _group_rows_by_head(config: Any, rows: int) -> Numbers:
-    """Return the order that puts query, key, values and gates of each key head together."""
+def _compute_key_head_row_order(config: Any, num_rows: int) -> Numbers:
+    """Return a row order that groups the query, key, value and gate rows of each key head."""
     heads = config.linear_num_key_heads
     key = heads * config.linear_key_head_dim
-    value = (rows - 2 * key) // 2
+    value = (num_rows - 2 * key) // 2
     ends = (key, 2 * key, 2 * key + value)
-    parts = (part.reshape(heads, -1) for part in np.split(np.arange(rows), ends))
+    parts = (part.reshape(heads, -1) for part in np.split(np.arange(num_rows), ends))
     return np.concatenate([*parts], axis=1).reshape(-1)
 
 
-def compute_decay_logarithms(_config: Any, values: Numbers) -> Numbers:
-    """Return A_log of A, whose values are below zero."""
-    return np.log(-values)
+def compute_decay_logarithms(_config: Any, decays: Numbers) -> Numbers:
+    """Return A_log, the logarithm of -A. All numbers in A are negative."""
+    return np.log(-decays)
 
 
-def reshape_convolution(_config: Any, values: Numbers) -> Numbers:
+def reshape_conv_weights(_config: Any, weights: Numbers) -> Numbers:
     """Reshape the weights of a depthwise convolution to [channels, 1, length]."""
-    return values.reshape(values.shape[0], 1, -1)
+    return weights.reshape(weights.shape[0], 1, -1)
 
 
 NORMS = {**ONE_MORE, "ssm_norm": TensorChange()}
 TILED = {
     **NORMS,
-    "attn_qkv": TensorChange(rows=_reorder_value_rows),
+    "attn_qkv": TensorChange(rows=_compute_value_row_order),
     "attn_gate": TensorChange(rows=VALUE_HEADS),
     "ssm_beta": TensorChange(rows=SCALARS),
     "ssm_alpha": TensorChange(rows=SCALARS),
     "ssm_dt.bias": TensorChange(rows=SCALARS),
     "ssm_a": TensorChange(rows=SCALARS, numbers=compute_decay_logarithms),
-    "ssm_conv1d": TensorChange(rows=_reorder_value_rows, numbers=reshape_convolution),
+    "ssm_conv1d": TensorChange(rows=_compute_value_row_order, numbers=reshape_conv_weights),
     "ssm_out": TensorChange(columns=VALUE_HEADS),
 }
 QKVZ = "linear_attn.in_proj_qkvz.weight"
@@ -158,8 +164,8 @@ KNOWN = {
         changes={
             **NORMS,
             "ssm_a": TensorChange(numbers=compute_decay_logarithms),
-            "ssm_conv1d": TensorChange(numbers=reshape_convolution),
-            QKVZ: TensorChange(rows=_group_rows_by_head),
+            "ssm_conv1d": TensorChange(numbers=reshape_conv_weights),
+            QKVZ: TensorChange(rows=_compute_key_head_row_order),
         },
         joined={("attn_qkv.weight", "attn_gate.weight"): QKVZ},
         experts="mlp.experts",

@@ -1,4 +1,6 @@
-"""Gemma: norms around attention and feed-forward network, sliding windows in most layers."""
+"""Maps Gemma's .gguf files: norms before and after attention and feed-forward network, sliding
+windows in most layers.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from runner_engine.checkpoints.architectures.base import (
     VOCABULARY,
     WHOLE,
     Architecture,
-    count_layers,
+    count_decoder_layers,
     derive_attention_types,
+    read_architecture_setting,
     read_float32_tensor,
     read_head_dim,
     read_layer_settings,
-    read_setting,
 )
 
 if TYPE_CHECKING:
@@ -63,11 +65,13 @@ HUGE = 1e20  # a factor of frequencies by which nothing is rotated
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 
 
-def _query_scale(header: GgufHeader) -> dict[str, Any]:
-    """Return the number whose square root divides queries. The file does not store it."""
-    is_27b = count_layers(header) == LAYERS_OF_27B[header.architecture]
-    width = read_setting(header, "embedding_length", 0) // max(
-        1, read_setting(header, "attention.head_count", 1)
+def _infer_query_scale(header: GgufHeader) -> dict[str, Any]:
+    """Return query_pre_attn_scalar, the number whose square root divides queries. A .gguf file does
+    not store this number.
+    """
+    is_27b = count_decoder_layers(header) == LAYERS_OF_27B[header.architecture]
+    width = read_architecture_setting(header, "embedding_length", 0) // max(
+        1, read_architecture_setting(header, "attention.head_count", 1)
     )
     return {"query_pre_attn_scalar": width if is_27b else read_head_dim(header)}
 
@@ -75,26 +79,32 @@ def _query_scale(header: GgufHeader) -> dict[str, Any]:
 def _build_gemma3_config(header: GgufHeader) -> dict[str, Any]:
     whole: dict[str, Any] = {
         "rope_type": "default",
-        "rope_theta": read_setting(header, "rope.freq_base", 1000000.0),
+        "rope_theta": read_architecture_setting(header, "rope.freq_base", 1000000.0),
     }
-    if read_setting(header, "rope.scaling.type", "none") == "linear":
-        whole |= {"rope_type": "linear", "factor": read_setting(header, "rope.scaling.factor", 1.0)}
-    return _query_scale(header) | {
+    if read_architecture_setting(header, "rope.scaling.type", "none") == "linear":
+        whole |= {
+            "rope_type": "linear",
+            "factor": read_architecture_setting(header, "rope.scaling.factor", 1.0),
+        }
+    return _infer_query_scale(header) | {
         "layer_types": derive_attention_types(header, every=6),
-        "rope_parameters": {"full_attention": whole, "sliding_attention": _local_rope(header)},
+        "rope_parameters": {"full_attention": whole, "sliding_attention": _build_sliding_window_rope(header)},
     }
 
 
-def _local_rope(header: GgufHeader) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": read_setting(header, "rope.freq_base_swa", LOCAL_THETA)}
+def _build_sliding_window_rope(header: GgufHeader) -> dict[str, Any]:
+    return {
+        "rope_type": "default",
+        "rope_theta": read_architecture_setting(header, "rope.freq_base_swa", LOCAL_THETA),
+    }
 
 
 def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
-    """Return Gemma 4's config, in which layers with sliding windows have smaller heads."""
+    """Return a Gemma 4 config. Layers with sliding windows have smaller attention heads."""
     layer_types = derive_attention_types(header, every=6)
     heads = dict(zip(layer_types, read_layer_settings(header, "attention.head_count_kv"), strict=True))
     sizes = read_layer_settings(header, "feed_forward_length")
-    experts = read_setting(header, "expert_count", 0)
+    experts = read_architecture_setting(header, "expert_count", 0)
     names = {tensor.name for tensor in header.tensors}
     layers_with_keys = [
         number
@@ -104,31 +114,35 @@ def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
     whole = {
         "rope_type": "proportional",
         "partial_rotary_factor": _read_rotated_share(header),
-        "rope_theta": read_setting(header, "rope.freq_base", 1000000.0),
+        "rope_theta": read_architecture_setting(header, "rope.freq_base", 1000000.0),
     }
     return {
         "layer_types": layer_types,
-        "head_dim": read_setting(header, "attention.key_length_swa", read_head_dim(header)),
+        "head_dim": read_architecture_setting(header, "attention.key_length_swa", read_head_dim(header)),
         "global_head_dim": read_head_dim(header),
         "num_key_value_heads": heads.get("sliding_attention", heads.get("full_attention", 1)),
         "num_global_key_value_heads": heads.get("full_attention"),
         "attention_k_eq_v": any(f"blk.{number}.attn_v.weight" not in names for number in layers_with_keys),
-        "num_kv_shared_layers": read_setting(header, "attention.shared_kv_layers", 0),
-        "hidden_size_per_layer_input": read_setting(header, "embedding_length_per_layer_input", 0),
-        "vocab_size_per_layer_input": read_setting(header, "vocab_size")
+        "num_kv_shared_layers": read_architecture_setting(header, "attention.shared_kv_layers", 0),
+        "hidden_size_per_layer_input": read_architecture_setting(
+            header, "embedding_length_per_layer_input", 0
+        ),
+        "vocab_size_per_layer_input": read_architecture_setting(header, "vocab_size")
         or header.metadata.get("tokenizer.ggml.tokens"),
         "intermediate_size": min(sizes),
         "use_double_wide_mlp": len(set(sizes)) > 1,
         "enable_moe_block": bool(experts),
         "num_experts": experts or None,
-        "top_k_experts": read_setting(header, "expert_used_count"),
-        "moe_intermediate_size": read_setting(header, "expert_feed_forward_length"),
-        "rope_parameters": {"full_attention": whole, "sliding_attention": _local_rope(header)},
+        "top_k_experts": read_architecture_setting(header, "expert_used_count"),
+        "moe_intermediate_size": read_architecture_setting(header, "expert_feed_forward_length"),
+        "rope_parameters": {"full_attention": whole, "sliding_attention": _build_sliding_window_rope(header)},
     }
 
 
 def _read_rotated_share(header: GgufHeader) -> float:
-    """Read the share of a head that is rotated. Other frequencies are divided by a huge factor."""
+    """Read the share of each head's dimensions that rope rotates. The file divides the other
+    frequencies by a huge factor.
+    """
     for tensor in header.tensors:
         if tensor.name == "rope_freqs.weight" and tensor.dtype == "F32":
             factors = read_float32_tensor(tensor)
@@ -137,7 +151,9 @@ def _read_rotated_share(header: GgufHeader) -> float:
 
 
 KNOWN = {
-    "gemma2": Architecture("gemma2", {**SETTINGS, **THETA}, GEMMA, computed=_query_scale, changes=ONE_MORE),
+    "gemma2": Architecture(
+        "gemma2", {**SETTINGS, **THETA}, GEMMA, computed=_infer_query_scale, changes=ONE_MORE
+    ),
     "gemma3": Architecture("gemma3_text", SETTINGS, GEMMA, computed=_build_gemma3_config, changes=ONE_MORE),
     "gemma4": Architecture(
         "gemma4_text", SETTINGS, GEMMA4, GEMMA4_WHOLE, computed=_build_gemma4_config, experts="experts"

@@ -1,4 +1,6 @@
-"""Llama and similar architectures, whose converter interleaves the rotary pairs of a head."""
+"""Maps .gguf files of Llama and similar models, for which llama.cpp's converter interleaves the
+rotary pairs of a head.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ from runner_engine.checkpoints.architectures.base import (
     THETA,
     VOCABULARY,
     Architecture,
+    read_architecture_setting,
     read_head_dim,
-    read_setting,
 )
-from runner_engine.checkpoints.architectures.rope import read_rope
+from runner_engine.checkpoints.architectures.rope import read_rope_parameters
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -31,8 +33,10 @@ MULTIPLIERS = {
 
 
 def _read_llama_rope_scaling(header: GgufHeader) -> dict[str, Any]:
-    """Return the rope scaling, if there is one. The whole head is rotated."""
-    rope = read_rope(header, read_setting(header, "rope.dimension_count") or read_head_dim(header))
+    """Return the rope scaling if the file has one. Rope rotates all dimensions of a head."""
+    rope = read_rope_parameters(
+        header, read_architecture_setting(header, "rope.dimension_count") or read_head_dim(header)
+    )
     return {} if rope["rope_type"] == "default" else {"rope_parameters": rope}
 
 
@@ -46,15 +50,15 @@ LLAMA = Architecture(
 
 
 def _build_rope_settings(header: GgufHeader) -> dict[str, Any]:
-    return {"rope_parameters": read_rope(header, read_head_dim(header))}
+    return {"rope_parameters": read_rope_parameters(header, read_head_dim(header))}
 
 
 def _build_granite_config(header: GgufHeader) -> dict[str, Any]:
-    """Return Granite's config. The attention multiplier defaults to the usual 1/sqrt(head size)."""
-    if read_setting(header, "attention.scale") is not None:
+    """Return a Granite config. The attention multiplier defaults to 1/sqrt(head size)."""
+    if read_architecture_setting(header, "attention.scale") is not None:
         return _build_rope_settings(header)
-    width = read_setting(header, "embedding_length", 1) // max(
-        1, read_setting(header, "attention.head_count", 1)
+    width = read_architecture_setting(header, "embedding_length", 1) // max(
+        1, read_architecture_setting(header, "attention.head_count", 1)
     )
     return {"attention_multiplier": width**-0.5} | _build_rope_settings(header)
 

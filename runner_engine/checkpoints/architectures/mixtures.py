@@ -1,4 +1,6 @@
-"""Mixtures of experts that have attention in each layer and unpermuted rotary pairs."""
+"""Maps .gguf files of mixtures of experts that have attention in each layer and rotary pairs in
+transformers' order.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ from runner_engine.checkpoints.architectures.base import (
     VOCABULARY,
     Architecture,
     derive_attention_types,
-    has_tensor,
+    has_tensor_with_suffix,
+    read_architecture_setting,
     read_head_dim,
-    read_setting,
 )
-from runner_engine.checkpoints.architectures.rope import read_rope
+from runner_engine.checkpoints.architectures.rope import read_rope_parameters
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -39,12 +41,14 @@ SHARED_EXPERTS = {
 
 
 def _build_rope_settings(header: GgufHeader) -> dict[str, Any]:
-    return {"rope_parameters": read_rope(header, read_head_dim(header))}
+    return {"rope_parameters": read_rope_parameters(header, read_head_dim(header))}
 
 
 def _build_qwen2_moe_config(header: GgufHeader) -> dict[str, Any]:
     settings = {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": []}
-    return settings | {"qkv_bias": has_tensor(header, "attn_q.bias")} | _build_rope_settings(header)
+    return (
+        settings | {"qkv_bias": has_tensor_with_suffix(header, "attn_q.bias")} | _build_rope_settings(header)
+    )
 
 
 def _build_qwen3_moe_config(header: GgufHeader) -> dict[str, Any]:
@@ -62,11 +66,11 @@ def _build_gpt_oss_config(header: GgufHeader) -> dict[str, Any]:
 def _build_glm4_moe_config(header: GgufHeader) -> dict[str, Any]:
     return _build_rope_settings(header) | {
         "head_dim": read_head_dim(header),
-        "attention_bias": has_tensor(header, "attn_q.bias"),
-        "use_qk_norm": has_tensor(header, "attn_q_norm.weight"),
-        "norm_topk_prob": bool(read_setting(header, "expert_weights_norm", True)),
-        "n_group": read_setting(header, "expert_group_count", 1),
-        "topk_group": read_setting(header, "expert_group_used_count", 1),
+        "attention_bias": has_tensor_with_suffix(header, "attn_q.bias"),
+        "use_qk_norm": has_tensor_with_suffix(header, "attn_q_norm.weight"),
+        "norm_topk_prob": bool(read_architecture_setting(header, "expert_weights_norm", True)),
+        "n_group": read_architecture_setting(header, "expert_group_count", 1),
+        "topk_group": read_architecture_setting(header, "expert_group_used_count", 1),
         "num_nextn_predict_layers": 0,
     }
 

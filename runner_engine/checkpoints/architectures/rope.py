@@ -1,8 +1,9 @@
-"""Reads a .gguf file's rope settings as transformers describes them, with scaling stored as tensors.
+"""Reads the rope settings of a .gguf file in transformers' format, including scaling factors
+stored as tensors.
 
-A converter writes llama3's scaling, and LongRoPE's, as one divisor for each frequency. Divisors that
-match a llama3 scaling become that; any others become a LongRoPE with the same factors for short
-and long prompts.
+A converter writes llama3's scaling, and LongRoPE's, as one divisor for each frequency. Divisors
+that match a llama3 scaling become that; any others become a LongRoPE with the same factors for
+short and long prompts.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import numpy as np
 from runner_base import DataError, truncated_repr
 from runner_engine.checkpoints.architectures.base import (
     Numbers,
+    read_architecture_setting,
     read_float32_tensor,
     read_head_dim,
-    read_setting,
 )
 
 if TYPE_CHECKING:
@@ -33,34 +34,38 @@ YARN_KEYS = {
 }
 
 
-def read_rope(header: GgufHeader, head_dim: int) -> dict[str, Any]:
-    """Read the rope parameters in transformers' format. head_dim: size of the rotated heads."""
+def read_rope_parameters(header: GgufHeader, head_dim: int) -> dict[str, Any]:
+    """Read the rope parameters in transformers' format. head_dim: number of rotated dimensions per
+    head.
+    """
     rope: dict[str, Any] = {
         "rope_type": "default",
         "rope_theta": _read_positive_number(header, "rope.freq_base", 10000.0),
     }
-    rotated = read_setting(header, "rope.dimension_count", head_dim)
+    rotated = read_architecture_setting(header, "rope.dimension_count", head_dim)
     if head_dim and rotated != head_dim:
         rope["partial_rotary_factor"] = rotated / head_dim
-    rope |= _read_scaling(header)
+    rope |= _read_rope_scaling(header)
     names = {tensor.name for tensor in header.tensors}
     if {SHORT, LONG} & names:
-        return rope | _read_longrope(header, rotated // 2, rope)
+        return rope | _read_longrope_scaling(header, rotated // 2, rope)
     if FACTORS in names:
-        return rope | _read_stored_divisors(header, rotated, rope)
+        return rope | _infer_scaling_from_divisors(header, rotated, rope)
     return rope
 
 
 def read_rope_if_scaled(header: GgufHeader) -> dict[str, Any]:
-    """Return the rope parameters as a config entry. Empty if only theta is set."""
-    rope = read_rope(header, read_head_dim(header))
+    """Return the rope parameters as a config entry. Empty if the file sets only theta, without
+    scaling.
+    """
+    rope = read_rope_parameters(header, read_head_dim(header))
     is_plain = rope["rope_type"] == "default" and "partial_rotary_factor" not in rope
     return {} if is_plain else {"rope_parameters": rope}
 
 
-def _read_scaling(header: GgufHeader) -> dict[str, Any]:
-    """Read the rope scaling that the file's metadata describes."""
-    kind = read_setting(header, "rope.scaling.type", "linear")
+def _read_rope_scaling(header: GgufHeader) -> dict[str, Any]:
+    """Read the rope scaling from the metadata of a .gguf file."""
+    kind = read_architecture_setting(header, "rope.scaling.type", "linear")
     if kind in BY_TENSORS:
         return {}
     if kind not in ("linear", "yarn"):
@@ -76,23 +81,27 @@ def _read_scaling(header: GgufHeader) -> dict[str, Any]:
     }
     if kind == "linear":
         return {} if scaling["factor"] == 1 else scaling
-    scaling["original_max_position_embeddings"] = _read_trained_length(header)
+    scaling["original_max_position_embeddings"] = _read_pretraining_length(header)
     given = {
         key: name
         for key, name in YARN_KEYS.items()
-        if read_setting(header, f"rope.scaling.{key}") is not None
+        if read_architecture_setting(header, f"rope.scaling.{key}") is not None
     }
     scaling |= {
         name: _read_positive_number(header, f"rope.scaling.{key}", 1.0) for key, name in given.items()
     }
-    if read_setting(header, "rope.scaling.attn_factor") is not None:  # beside what YaRN multiplies by itself
+    if (
+        read_architecture_setting(header, "rope.scaling.attn_factor") is not None
+    ):  # beside what YaRN multiplies by itself
         own = scaling.get("attention_factor", 1 + 0.1 * float(np.log(max(scaling["factor"], 1.0))))
         scaling["attention_factor"] = own * _read_positive_number(header, "rope.scaling.attn_factor", 1.0)
     return scaling
 
 
-def _read_longrope(header: GgufHeader, pairs: int, rope: dict[str, Any]) -> dict[str, Any]:
-    """Read LongRoPE, which uses other divisors beyond the pretraining length."""
+def _read_longrope_scaling(header: GgufHeader, num_pairs: int, rope: dict[str, Any]) -> dict[str, Any]:
+    """Read the LongRoPE scaling, which divides frequencies by other factors beyond the pretraining
+    length.
+    """
     if rope["rope_type"] != "default":
         raise DataError(
             f"{SHORT} and a rope.scaling.type={rope['rope_type']} beside it cannot be read",
@@ -100,22 +109,22 @@ def _read_longrope(header: GgufHeader, pairs: int, rope: dict[str, Any]) -> dict
             code="unsupported",
         )
     found = {
-        key: _read_divisors(header, name, pairs).tolist()
+        key: _read_frequency_divisors(header, name, num_pairs).tolist()
         for key, name in (("short_factor", SHORT), ("long_factor", LONG))
     }
     longrope = {
         "rope_type": "longrope",
         **found,
-        "original_max_position_embeddings": _read_trained_length(header),
+        "original_max_position_embeddings": _read_pretraining_length(header),
     }
-    if read_setting(header, "rope.scaling.attn_factor") is not None:
+    if read_architecture_setting(header, "rope.scaling.attn_factor") is not None:
         longrope["attention_factor"] = _read_positive_number(header, "rope.scaling.attn_factor", 1.0)
     return longrope
 
 
-def _read_stored_divisors(header: GgufHeader, rotary_dim: int, rope: dict[str, Any]) -> dict[str, Any]:
-    """Return the rope scaling that matches the file's stored divisors."""
-    divisors = _read_divisors(header, FACTORS, rotary_dim // 2)
+def _infer_scaling_from_divisors(header: GgufHeader, rotary_dim: int, rope: dict[str, Any]) -> dict[str, Any]:
+    """Return the rope scaling that yields the frequency divisors stored in the file."""
+    divisors = _read_frequency_divisors(header, FACTORS, rotary_dim // 2)
     if rope["rope_type"] == "yarn":
         raise DataError(
             f"{FACTORS} and a rope.scaling.type=yarn beside it cannot be read",
@@ -124,7 +133,7 @@ def _read_stored_divisors(header: GgufHeader, rotary_dim: int, rope: dict[str, A
         )
     if (divisors == 1).all():
         return {}
-    known = _match_llama3(divisors, rope["rope_theta"]) if rope["rope_type"] == "default" else None
+    known = _fit_llama3_scaling(divisors, rope["rope_theta"]) if rope["rope_type"] == "default" else None
     if known is not None:
         return known
     values = (divisors * rope.pop("factor", 1.0)).tolist()
@@ -137,8 +146,8 @@ def _read_stored_divisors(header: GgufHeader, rotary_dim: int, rope: dict[str, A
     }
 
 
-def _match_llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
-    """Return the llama3 scaling that yields these divisors, or None."""
+def _fit_llama3_scaling(divisors: Numbers, theta: float) -> dict[str, Any] | None:
+    """Return the llama3 rope scaling that yields these frequency divisors. None if there is none."""
     factor = round(float(divisors.max()), 4)
     # in positions, of one turn
     lengths = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
@@ -157,45 +166,51 @@ def _match_llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
     }
 
 
-def _compute_llama3_divisors(wavelengths: Numbers, factor: float, original: int) -> Numbers:
-    """Compute llama3's frequency divisors, given the wavelength of each pair in positions."""
-    share = np.clip((original / wavelengths - LOW) / (HIGH - LOW), 0.0, 1.0)
+def _compute_llama3_divisors(wavelengths: Numbers, factor: float, original_positions: int) -> Numbers:
+    """Compute the frequency divisors of llama3 scaling from the wavelength of each pair, in
+    positions.
+    """
+    share = np.clip((original_positions / wavelengths - LOW) / (HIGH - LOW), 0.0, 1.0)
     divisors: Numbers = 1 / ((1 - share) / factor + share)
     return divisors
 
 
-def _read_divisors(header: GgufHeader, name: str, pairs: int) -> Numbers:
-    """Read the frequency divisors that a tensor stores, one per rotated pair."""
-    tensor = next((one for one in header.tensors if one.name == name), None)
+def _read_frequency_divisors(header: GgufHeader, tensor_name: str, num_pairs: int) -> Numbers:
+    """Read the frequency divisors from a tensor, one per rotated pair."""
+    tensor = next((one for one in header.tensors if one.name == tensor_name), None)
     if tensor is None:
         raise DataError(
-            f"{SHORT} and {LONG} belong together, and {name} is missing", key=header.file, code="damaged"
+            f"{SHORT} and {LONG} belong together, and {tensor_name} is missing",
+            key=header.file,
+            code="damaged",
         )
-    if tensor.dtype != "F32" or tensor.shape != (pairs,):
+    if tensor.dtype != "F32" or tensor.shape != (num_pairs,):
         found = f"{list(tensor.shape)} in {tensor.dtype}"
         raise DataError(
-            f"{name}: {pairs} numbers in F32 expected, one for each pair, found {found}",
+            f"{tensor_name}: {num_pairs} numbers in F32 expected, one for each pair, found {found}",
             key=header.file,
             code="damaged",
         )
     values: Numbers = read_float32_tensor(tensor).astype(np.float64)
     if not (np.isfinite(values).all() and (values > 0).all()):
-        raise DataError(f"{name}: numbers above 0 expected", key=header.file, code="damaged")
+        raise DataError(f"{tensor_name}: numbers above 0 expected", key=header.file, code="damaged")
     return values
 
 
-def _read_trained_length(header: GgufHeader) -> int:
-    """Read the context length before rope scaling."""
+def _read_pretraining_length(header: GgufHeader) -> int:
+    """Read the context length of the pretraining, before rope scaling."""
     key = "rope.scaling.original_context_length"
     return int(
-        _read_positive_number(header, "context_length" if read_setting(header, key) is None else key, 2048)
+        _read_positive_number(
+            header, "context_length" if read_architecture_setting(header, key) is None else key, 2048
+        )
     )
 
 
-def _read_positive_number(header: GgufHeader, key: str, default: float) -> float:
-    value = read_setting(header, key, default)
+def _read_positive_number(header: GgufHeader, setting_name: str, default: float) -> float:
+    value = read_architecture_setting(header, setting_name, default)
     if type(value) not in (int, float) or not 0 < value < np.inf:
-        name = f"{header.architecture}.{key}"
+        name = f"{header.architecture}.{setting_name}"
         raise DataError(
             f"damaged header: {name}: a number above 0 expected, found {truncated_repr(value)}",
             key=header.file,

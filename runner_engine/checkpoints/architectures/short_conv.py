@@ -1,4 +1,4 @@
-"""LFM2: short convolutions in most layers, attention in the others."""
+"""Maps LFM2's .gguf files: short convolutions in most layers, attention in the others."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from runner_engine.checkpoints.architectures.base import (
     WHOLE,
     Architecture,
     TensorChange,
-    has_tensor,
+    has_tensor_with_suffix,
     read_head_dim,
     read_layer_settings,
 )
-from runner_engine.checkpoints.architectures.gated_delta import reshape_convolution
-from runner_engine.checkpoints.architectures.rope import read_rope
+from runner_engine.checkpoints.architectures.gated_delta import reshape_conv_weights
+from runner_engine.checkpoints.architectures.rope import read_rope_parameters
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -40,7 +40,7 @@ LAYER = {
 # the norm after the last layer has the name of the one after the embedding, for old readers of such
 # files
 LFM2_WHOLE = {**WHOLE, "token_embd_norm": "model.embedding_norm", "output_norm": "model.embedding_norm"}
-CHANGES = {"shortconv.conv": TensorChange(numbers=reshape_convolution)}
+CHANGES = {"shortconv.conv": TensorChange(numbers=reshape_conv_weights)}
 
 
 def _build_lfm2_config(header: GgufHeader) -> dict[str, Any]:
@@ -49,13 +49,13 @@ def _build_lfm2_config(header: GgufHeader) -> dict[str, Any]:
         "layer_types": ["full_attention" if count else "conv" for count in heads],
         "num_key_value_heads": max(heads, default=0),
         "block_auto_adjust_ff_dim": False,
-        "conv_bias": has_tensor(header, "shortconv.conv.bias"),
-        "rope_parameters": read_rope(header, read_head_dim(header)),
+        "conv_bias": has_tensor_with_suffix(header, "shortconv.conv.bias"),
+        "rope_parameters": read_rope_parameters(header, read_head_dim(header)),
     }
 
 
 def _build_lfm2_moe_config(header: GgufHeader) -> dict[str, Any]:
-    has_bias = has_tensor(header, "exp_probs_b.bias")
+    has_bias = has_tensor_with_suffix(header, "exp_probs_b.bias")
     return _build_lfm2_config(header) | {"norm_topk_prob": True, "use_expert_bias": has_bias}
 
 

@@ -1,4 +1,6 @@
-"""Mamba-2 and its hybrids with attention layers or parallel attention."""
+"""Maps .gguf files of Mamba-2 and of hybrids that combine Mamba-2 with attention in other layers
+or in parallel.
+"""
 
 from __future__ import annotations
 
@@ -15,36 +17,36 @@ from runner_engine.checkpoints.architectures.base import (
     Architecture,
     Numbers,
     TensorChange,
-    count_layers,
-    has_tensor,
+    count_decoder_layers,
+    has_tensor_with_suffix,
+    read_architecture_setting,
     read_head_dim,
     read_layer_settings,
-    read_setting,
 )
-from runner_engine.checkpoints.architectures.gated_delta import compute_decay_logarithms, reshape_convolution
+from runner_engine.checkpoints.architectures.gated_delta import compute_decay_logarithms, reshape_conv_weights
 from runner_engine.checkpoints.architectures.llama import MULTIPLIERS, SHARED_INPUT
-from runner_engine.checkpoints.architectures.rope import read_rope
+from runner_engine.checkpoints.architectures.rope import read_rope_parameters
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
 
 
-def _flatten(_config: Any, values: Numbers) -> Numbers:
-    return values.reshape(-1)
+def _flatten_tensor(_config: Any, tensor: Numbers) -> Numbers:
+    return tensor.reshape(-1)
 
 
 CHANGES = {
     "ssm_a": TensorChange(
         numbers=lambda config, values: compute_decay_logarithms(config, values).reshape(-1)
     ),
-    "ssm_d": TensorChange(numbers=_flatten),
-    "ssm_norm": TensorChange(numbers=_flatten),
-    "ssm_conv1d.weight": TensorChange(numbers=reshape_convolution),
+    "ssm_d": TensorChange(numbers=_flatten_tensor),
+    "ssm_norm": TensorChange(numbers=_flatten_tensor),
+    "ssm_conv1d.weight": TensorChange(numbers=reshape_conv_weights),
 }
 
 
 def _map_mixer_names(prefix: str) -> dict[str, str]:
-    """Map the file's state-space tensors to their names in a layer."""
+    """Map the names of state-space tensors in a .gguf file to their names in a model's layer."""
     return {
         "ssm_in": f"{prefix}.in_proj",
         "ssm_out": f"{prefix}.out_proj",
@@ -57,17 +59,20 @@ def _map_mixer_names(prefix: str) -> dict[str, str]:
 
 
 def _read_ssm_sizes(header: GgufHeader, prefix: str) -> dict[str, Any]:
-    """Read the state-space sizes, under the names that most hybrids use."""
-    heads, width = read_setting(header, "ssm.time_step_rank", 1), read_setting(header, "ssm.inner_size", 0)
+    """Read the state-space sizes under the config keys that most hybrid models use."""
+    heads, width = (
+        read_architecture_setting(header, "ssm.time_step_rank", 1),
+        read_architecture_setting(header, "ssm.inner_size", 0),
+    )
     return {
         f"{prefix}n_heads": heads,
         f"{prefix}d_head": width // heads,
-        f"{prefix}d_state": read_setting(header, "ssm.state_size"),
-        f"{prefix}n_groups": read_setting(header, "ssm.group_count", 1),
-        f"{prefix}d_conv": read_setting(header, "ssm.conv_kernel", 4),
-        f"{prefix}expand": width / max(1, read_setting(header, "embedding_length", 1)),
-        f"{prefix}conv_bias": has_tensor(header, "ssm_conv1d.bias"),
-        f"{prefix}proj_bias": has_tensor(header, "ssm_in.bias"),
+        f"{prefix}d_state": read_architecture_setting(header, "ssm.state_size"),
+        f"{prefix}n_groups": read_architecture_setting(header, "ssm.group_count", 1),
+        f"{prefix}d_conv": read_architecture_setting(header, "ssm.conv_kernel", 4),
+        f"{prefix}expand": width / max(1, read_architecture_setting(header, "embedding_length", 1)),
+        f"{prefix}conv_bias": has_tensor_with_suffix(header, "ssm_conv1d.bias"),
+        f"{prefix}proj_bias": has_tensor_with_suffix(header, "ssm_in.bias"),
     }
 
 
@@ -78,28 +83,28 @@ def _convert_whole_to_int(value: float) -> int | float:
 def _build_granite_hybrid_config(header: GgufHeader) -> dict[str, Any]:
     heads = read_layer_settings(header, "attention.head_count_kv")
     experts, shared = (
-        read_setting(header, "expert_count", 0),
-        read_setting(header, "expert_shared_feed_forward_length", 0),
+        read_architecture_setting(header, "expert_count", 0),
+        read_architecture_setting(header, "expert_shared_feed_forward_length", 0),
     )
     sizes = read_layer_settings(header, "feed_forward_length")
-    has_rope = bool(read_setting(header, "rope.scaling.finetuned", False))
+    has_rope = bool(read_architecture_setting(header, "rope.scaling.finetuned", False))
     made = _read_ssm_sizes(header, "mamba_")
     made["mamba_expand"] = _convert_whole_to_int(made["mamba_expand"])
-    width = read_setting(header, "embedding_length", 1) // max(
-        1, read_setting(header, "attention.head_count", 1)
+    width = read_architecture_setting(header, "embedding_length", 1) // max(
+        1, read_architecture_setting(header, "attention.head_count", 1)
     )
-    found = {name: read_setting(header, key) for key, name in MULTIPLIERS.items()}
+    found = {name: read_architecture_setting(header, key) for key, name in MULTIPLIERS.items()}
     return (
         made
         | {
             "layer_types": ["full_attention" if count else "linear_attention" for count in heads],
             "num_key_value_heads": max(heads, default=0),
             "num_local_experts": experts,
-            "num_experts_per_tok": read_setting(header, "expert_used_count", 0),
+            "num_experts_per_tok": read_architecture_setting(header, "expert_used_count", 0),
             "intermediate_size": max(sizes, default=0),
             "shared_intermediate_size": shared or max(sizes, default=0),
             "position_embedding_type": "rope" if has_rope else None,
-            "rope_parameters": read_rope(header, read_head_dim(header)),
+            "rope_parameters": read_rope_parameters(header, read_head_dim(header)),
             "attention_multiplier": found["attention_multiplier"] or width**-0.5,
         }
         | {name: value for name, value in found.items() if value is not None}
@@ -111,7 +116,7 @@ def _build_nemotron_config(header: GgufHeader) -> dict[str, Any]:
         read_layer_settings(header, "attention.head_count_kv"),
         read_layer_settings(header, "feed_forward_length"),
     )
-    experts = read_setting(header, "expert_count", 0)
+    experts = read_architecture_setting(header, "expert_count", 0)
     network = "moe" if experts else "mlp"
     kinds = [
         "full_attention" if count else (network if size else "linear_attention")
@@ -131,23 +136,29 @@ def _build_nemotron_config(header: GgufHeader) -> dict[str, Any]:
         "use_conv_bias": made["conv_bias"],
         "mamba_proj_bias": made["proj_bias"],
         "n_routed_experts": experts or 1,
-        "n_shared_experts": read_setting(header, "expert_shared_count", 1),
-        "num_experts_per_tok": read_setting(header, "expert_used_count", 1),
-        "moe_intermediate_size": read_setting(header, "expert_feed_forward_length", max(sizes, default=0)),
-        "moe_shared_expert_intermediate_size": read_setting(header, "expert_shared_feed_forward_length", 0),
-        "norm_topk_prob": bool(read_setting(header, "expert_weights_norm", True)),
-        "routed_scaling_factor": read_setting(header, "expert_weights_scale", 1.0),
-        "n_group": read_setting(header, "expert_group_count", 1),
-        "topk_group": read_setting(header, "expert_group_used_count", 1),
-        "moe_latent_size": read_setting(header, "moe_latent_size"),
-        "attention_bias": has_tensor(header, "attn_q.bias"),
-        "mlp_bias": has_tensor(header, "ffn_up.bias"),
+        "n_shared_experts": read_architecture_setting(header, "expert_shared_count", 1),
+        "num_experts_per_tok": read_architecture_setting(header, "expert_used_count", 1),
+        "moe_intermediate_size": read_architecture_setting(
+            header, "expert_feed_forward_length", max(sizes, default=0)
+        ),
+        "moe_shared_expert_intermediate_size": read_architecture_setting(
+            header, "expert_shared_feed_forward_length", 0
+        ),
+        "norm_topk_prob": bool(read_architecture_setting(header, "expert_weights_norm", True)),
+        "routed_scaling_factor": read_architecture_setting(header, "expert_weights_scale", 1.0),
+        "n_group": read_architecture_setting(header, "expert_group_count", 1),
+        "topk_group": read_architecture_setting(header, "expert_group_used_count", 1),
+        "moe_latent_size": read_architecture_setting(header, "moe_latent_size"),
+        "attention_bias": has_tensor_with_suffix(header, "attn_q.bias"),
+        "mlp_bias": has_tensor_with_suffix(header, "ffn_up.bias"),
         "num_nextn_predict_layers": 0,
     }
 
 
 def _build_falcon_config(header: GgufHeader) -> dict[str, Any]:
-    """Return Falcon-H1's config with all multipliers 1, because the converter has applied them to the weights."""
+    """Return a Falcon-H1 config with all multipliers set to 1, because the converter has applied
+    them to the weights.
+    """
     made = _read_ssm_sizes(header, "mamba_")
     made["mamba_expand"] = _convert_whole_to_int(made["mamba_expand"])
     ones = ("lm_head", "embedding", "key", "attention_out", "attention_in", "ssm_in", "ssm_out")
@@ -155,13 +166,13 @@ def _build_falcon_config(header: GgufHeader) -> dict[str, Any]:
         made
         | {f"{name}_multiplier": 1.0 for name in ones}
         | {
-            "mamba_d_ssm": read_setting(header, "ssm.inner_size"),
-            "mamba_rms_norm": has_tensor(header, "ssm_norm.weight"),
+            "mamba_d_ssm": read_architecture_setting(header, "ssm.inner_size"),
+            "mamba_rms_norm": has_tensor_with_suffix(header, "ssm_norm.weight"),
             "mamba_norm_before_gate": False,
             "mlp_multipliers": [1.0, 1.0],
             "ssm_multipliers": [1.0] * 5,
             "head_dim": read_head_dim(header),
-            "rope_parameters": read_rope(header, read_head_dim(header)),
+            "rope_parameters": read_rope_parameters(header, read_head_dim(header)),
         }
     )
 
@@ -177,7 +188,7 @@ def _build_mamba2_config(header: GgufHeader) -> dict[str, Any]:
         "expand": _convert_whole_to_int(made["expand"]),
         "use_conv_bias": made["conv_bias"],
         "use_bias": made["proj_bias"],
-        "num_hidden_layers": count_layers(header),
+        "num_hidden_layers": count_decoder_layers(header),
     }
 
 

@@ -28,13 +28,14 @@ DRAFTERS = {  # the module of each way
 
 
 def create_speculator(
-    config: SpeculationConfig, stats: EngineStats, load_draft: Callable[[], Forward] | None = None
+    config: SpeculationConfig, stats: EngineStats, load_draft_model: Callable[[], Forward] | None = None
 ) -> Speculator:
-    """Create the speculator of generation.speculate. load_draft: loads the draft model's forward
-    passes.
+    """Create the speculator that the config generation.speculate selects.
+
+    load_draft_model: loads the draft model and returns its forward passes.
     """
     if not config.drafts_every_step:
         return NgramSpeculator(stats, config.kind == DrafterKind.auto)
     module = import_module(f"{__name__}.{DRAFTERS[config.kind]}")
-    drafter: Drafter = module.TokenDrafter(stats, load_draft)
+    drafter: Drafter = module.TokenDrafter(stats, load_draft_model)
     return DrafterSpeculator(stats, drafter, config.tokens)

@@ -1,4 +1,4 @@
-"""Interface of a drafter."""
+"""Interface of drafters for speculative decoding."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from runner_engine.decode.sequences import TokenSequence
 
 
 class Drafter(Protocol):
-    """Proposes the next tokens of sequences. The same tokens always lead to the same draft."""
+    """Proposes draft tokens for sequences. The same tokens always lead to the same draft."""
 
     def propose(self, sequences: Sequence[TokenSequence], max_tokens: Sequence[int]) -> list[list[int]]:
-        """Return a draft for each sequence, with at most max_tokens[i] tokens."""
+        """Return draft tokens for each sequence, at most max_tokens[i] for sequence i."""
 
     def reset(self) -> None:
-        """Forget all sequences."""
+        """Forget the tokens and KV cache of all sequences."""
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory that drafting needs for each token of a sequence."""
+        """Bytes of memory that drafting needs for each token of a sequence."""
 
     @property
     def bytes_per_row(self) -> int:
-        """Memory that drafting needs for each sequence, independent of its length."""
+        """Bytes of memory that drafting needs for each sequence, independent of the sequence length."""
 
     @property
     def hidden_reader(self) -> HiddenStateReader | None:
-        """The receiver of the model's hidden states, or None."""
+        """Object that receives the model's hidden states, or None."""

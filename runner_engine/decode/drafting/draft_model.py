@@ -1,5 +1,6 @@
-"""Drafter with a draft model: a smaller model with the same tokenizer, or the same model
-with fewer bits or layers.
+"""Drafter that runs a draft model.
+
+The draft model is smaller with the same tokenizer, or the same model with fewer bits or layers.
 
 The draft model has its own weights and KV store. Each sequence of the target model has a
 draft sequence with the same prompt and tokens. Its prompt is prefilled when the sequence
@@ -25,8 +26,8 @@ from runner_engine.attention import PrefixUse
 from runner_engine.decode.passes import Forward, HiddenStateReader, TokenSpan
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.kernels import token_selection
-from runner_engine.kv_cache import KvStore, Prefix, SequenceKv, copy_prefix_state, create_kv_store
-from runner_engine.recurrent import SavedStates, state_nbytes
+from runner_engine.kv_cache import KvStore, Prefix, SequenceKv, copy_prefix_recurrent_state, create_kv_store
+from runner_engine.recurrent import SavedStates, recurrent_state_nbytes
 from runner_engine.sessions import EngineStats
 
 MOST_TOKENS = 2048  # of prompts that one pass reads
@@ -34,34 +35,40 @@ FEW_TOKENS = 32  # that a row may read in the pass of its guess: more are the be
 
 
 class TokenDrafter:
-    """Drafts with a draft model, whose sequences have the slots 0 … n-1 of their own KV store."""
+    """Proposes draft tokens with a draft model.
+
+    Draft sequences occupy slots 0 … n-1 of a separate KV store.
+    """
 
     hidden_reader: HiddenStateReader | None = None
 
-    def __init__(self, stats: EngineStats, load_draft: Callable[[], Forward] | None) -> None:
-        assert load_draft is not None
+    def __init__(self, stats: EngineStats, load_draft_model: Callable[[], Forward] | None) -> None:
+        assert load_draft_model is not None
         self.stats = stats
-        self._draft: Callable[[], Forward] = load_draft
+        self._draft: Callable[[], Forward] = load_draft_model
         self._prefixes: WeakKeyDictionary[Prefix, Prefix] = WeakKeyDictionary()
         self.reset()
 
     @cached_property
     def forward(self) -> Forward:
-        """The draft model's forward passes. The model is loaded at first use."""
+        """Forward passes of the draft model. First use loads the draft model."""
         return self._draft()
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of keys and values of one token in all layers of the draft model."""
+        """Bytes of keys and values per token, in all layers of the draft model."""
         return self.forward.heads.bytes_per_token
 
     @property
     def bytes_per_row(self) -> int:
-        """Memory of a sequence's recurrent states and their saved copy."""
-        return 2 * state_nbytes(self.forward.heads.states)
+        """Bytes of recurrent states per sequence, with their saved copy."""
+        return 2 * recurrent_state_nbytes(self.forward.heads.states)
 
     def reset(self) -> None:
-        """Drop all draft sequences. Their prompts are prefilled again when they continue."""
+        """Drop all draft sequences.
+
+        The draft model prefills their prompts again when they continue.
+        """
         self.rows: list[DraftSequence] = []  # by slot
         self._saved: SavedStates | None = None  # before the last guess, in the slots of then
         self._own: KvStore | None = None
@@ -76,35 +83,35 @@ class TokenDrafter:
             one.guess = []
         going = [one for one in self.rows if self._can_draft(one, limits[one.of])]
         if going:
-            self._prefill(going)
+            self._prefill_drafts(going)
         while going:
-            for one, token in zip(going, self._next_tokens(going), strict=True):
+            for one, token in zip(going, self._predict_next_tokens(going), strict=True):
                 one.guess.append(token)
             going = [one for one in going if len(one.guess) < limits[one.of]]
             going = [one for one in going if 0 <= one.guess[-1] < self.forward.rows]
             if self._saved is None:
-                self._saved = self._save_states(going)
+                self._saved = self._save_recurrent_states(going)
             for one in going:
                 one.row.tokens.append(one.guess[-1])
         guess_of = {one.of: one.guess for one in self.rows}
         return [guess_of[row] for row in sequences]
 
-    def _can_draft(self, draft_sequence: DraftSequence, limit: int) -> bool:
+    def _can_draft(self, draft_sequence: DraftSequence, max_draft_tokens: int) -> bool:
         """Whether the draft model has embeddings for all tokens of a sequence, and room for its
         draft.
         """
         fused = self.forward.fused
         known = len(draft_sequence.row.prompt) + len(draft_sequence.row.tokens)
-        has_room = fused is None or known + limit <= fused.positions
+        has_room = fused is None or known + max_draft_tokens <= fused.positions
         is_read = draft_sequence.fits_vocabulary(self.forward.rows)
-        return limit > 0 and has_room and is_read
+        return max_draft_tokens > 0 and has_room and is_read
 
     # ----------------------------------------------------------------- the same rows as the model's
 
     def _sync_sequences(self, sequences: Sequence[TokenSequence]) -> None:
-        """Add and remove draft sequences as in the target model, and copy their tokens."""
+        """Add and remove draft sequences to match the target sequences, and copy their tokens."""
         own = self._own = self._own or create_kv_store(self.forward.heads, self.forward.kernels)
-        wanted, before = set(sequences) - self._restore_states(own), len(self.rows)
+        wanted, before = set(sequences) - self._restore_recurrent_states(own), len(self.rows)
         for slot in reversed(range(len(self.rows))):
             if self.rows[slot].of not in wanted:
                 own.remove_sequence(slot, len(self.rows))
@@ -127,17 +134,19 @@ class TokenDrafter:
         for one in self.rows:
             one.sync_tokens()
 
-    def _save_states(self, active: Sequence[DraftSequence]) -> SavedStates | None:
-        """Copy the recurrent states of sequences whose next token is a draft. Returns None without
-        states.
-        """
-        if self._own is None or self._own.states is None or not active:
-            return None
-        return self._own.states.save([self.rows.index(one) for one in active])
+    def _save_recurrent_states(self, draft_sequences: Sequence[DraftSequence]) -> SavedStates | None:
+        """Copy the recurrent states of sequences before they read draft tokens.
 
-    def _restore_states(self, kv_store: KvStore) -> set[TokenSequence]:
-        """Restore recurrent states after rejected drafts. Returns sequences that must be prefilled
-        again.
+        Returns None if the draft model has no recurrent states.
+        """
+        if self._own is None or self._own.states is None or not draft_sequences:
+            return None
+        return self._own.states.save([self.rows.index(one) for one in draft_sequences])
+
+    def _restore_recurrent_states(self, kv_store: KvStore) -> set[TokenSequence]:
+        """Restore recurrent states after rejected draft tokens.
+
+        Returns the sequences that must be prefilled again.
         """
         lost, saved = set[TokenSequence](), self._saved
         if kv_store.states is None:
@@ -155,86 +164,87 @@ class TokenDrafter:
         return lost
 
     def _create_draft_sequence(self, sequence: TokenSequence) -> DraftSequence:
-        return DraftSequence(sequence, sequence.prompt, self._draft_prefix(sequence.kv.prefix))
+        return DraftSequence(sequence, sequence.prompt, self._find_draft_prefix(sequence.kv.prefix))
 
-    def _draft_prefix(self, target_prefix: Prefix | None) -> Prefix | None:
-        """Return the draft model's prefix with the same tokens as a target prefix."""
+    def _find_draft_prefix(self, target_prefix: Prefix | None) -> Prefix | None:
+        """Return the draft model's prefix with the same tokens as a prefix of the target model."""
         if target_prefix is None or self.forward.kernels is None:
             return None  # without kernels each row reads its whole prompt
-        parent, known = self._draft_prefix(target_prefix.parent), self._prefixes.get(target_prefix)
+        parent, known = self._find_draft_prefix(target_prefix.parent), self._prefixes.get(target_prefix)
         if known is None or known.tokens != target_prefix.tokens or known.parent is not parent:
             known = self._prefixes[target_prefix] = Prefix(list(target_prefix.tokens), parent)
         return known
 
     # --------------------------------------------------------------------------------------- passes
 
-    def _prefill(self, active: Sequence[DraftSequence]) -> None:
-        """Prefill prefixes and prompts up to the tokens of the next pass. The time counts as
-        prefill.
-        """
+    def _prefill_drafts(self, draft_sequences: Sequence[DraftSequence]) -> None:
+        """Prefill shared prefixes and prompts of draft sequences. The time counts as prefill time."""
         started, has_read = time.perf_counter(), False
-        for one in active:
+        for one in draft_sequences:
             for prefix in one.row.kv.needed_prefixes:
                 while prefix.kv is None:
                     self._prefill_prefix(prefix)
                     has_read = True
-        self._copy_prefix_states(active)
-        while long := [one for one in active if one.num_unread > FEW_TOKENS]:
+        self._copy_prefix_states(draft_sequences)
+        while long := [one for one in draft_sequences if one.num_unread > FEW_TOKENS]:
             pieces, left = [], MOST_TOKENS
             for one in long:
                 if left:
-                    pieces.append(self._next_span(one, min(one.num_unread - 1, left), is_last=False))
+                    pieces.append(self._build_next_span(one, min(one.num_unread - 1, left), is_last=False))
                     left -= len(pieces[-1].ids)
-            self._run_spans(pieces)
+            self._run_token_spans(pieces)
             has_read = True
         if has_read:
             self.stats.prefill_s += time.perf_counter() - started
 
-    def _copy_prefix_states(self, active: Sequence[DraftSequence]) -> None:
-        """Copy prefix states into sequences that have read nothing yet."""
+    def _copy_prefix_states(self, draft_sequences: Sequence[DraftSequence]) -> None:
+        """Copy the recurrent states of shared prefixes into sequences that have not started."""
         if self._own is None or self._own.states is None:
             return
-        for one in active:
+        for one in draft_sequences:
             slot = self.rows.index(one)
             if not self._own.states.read[slot]:
-                copy_prefix_state(self._own, slot, one.row.kv.prefix)
+                copy_prefix_recurrent_state(self._own, slot, one.row.kv.prefix)
 
-    def _next_tokens(self, active: Sequence[DraftSequence]) -> list[int]:
-        """Read the unread tokens of these sequences. Returns the most probable next token of each."""
+    def _predict_next_tokens(self, draft_sequences: Sequence[DraftSequence]) -> list[int]:
+        """Run the draft model on each sequence's unread tokens.
+
+        Returns the most probable next token of each sequence.
+        """
         assert self._own is not None
-        if len(active) == len(self.rows) and all(one.num_unread == 1 for one in active):
-            rows = [one.row for one in active]
+        if len(draft_sequences) == len(self.rows) and all(one.num_unread == 1 for one in draft_sequences):
+            rows = [one.row for one in draft_sequences]
             self._own.ensure_capacity(
                 max(row.kv.places for row in rows) + 1, max(row.max_kv_tokens for row in rows)
             )
             if self._uses is None:
                 self._uses = self.forward.build_prefix_uses(rows)
-            self._prepare_pass([(one, one.row.kv.places, 1) for one in active])
+            self._prepare_pass([(one, one.row.kv.places, 1) for one in draft_sequences])
             logits = self.forward.step(self._own, rows, self._uses)
             for slot, row in enumerate(rows):
                 row.kv.places += 1
                 self._own.set_filled(slot, row.kv.places)
         else:
-            logits = self._run_spans([self._next_span(one, one.num_unread, is_last=True) for one in active])
+            logits = self._run_token_spans(
+                [self._build_next_span(one, one.num_unread, is_last=True) for one in draft_sequences]
+            )
         tokens: list[int] = token_selection.argmax(logits).tolist()
         return tokens
 
-    def _next_span(self, draft_sequence: DraftSequence, count: int, is_last: bool) -> TokenSpan:
+    def _build_next_span(self, draft_sequence: DraftSequence, num_tokens: int, is_last: bool) -> TokenSpan:
         row, start, last = draft_sequence.row, draft_sequence.row.kv.places, draft_sequence.num_unread
         is_answer = last <= len(row.tokens)
         unread = row.tokens[len(row.tokens) - last :] if is_answer else row.pending_tokens[start:]
-        ids = unread[:count]
+        ids = unread[:num_tokens]
         return TokenSpan(row, self.rows.index(draft_sequence), ids, start, is_last=is_last)
 
     def _prepare_pass(self, spans: Sequence[tuple[DraftSequence, int, int]]) -> None:
-        """Prepare a pass over spans of (sequence, first position, count). Does nothing for a draft
-        model.
-        """
+        """Hook before a forward pass over spans of (sequence, first position, count). Draft models need none."""
 
     def _prefill_prefix(self, prefix: Prefix) -> None:
         self.forward.prefill_prefix(prefix, MOST_TOKENS)
 
-    def _run_spans(self, spans: Sequence[TokenSpan]) -> torch.Tensor:
+    def _run_token_spans(self, spans: Sequence[TokenSpan]) -> torch.Tensor:
         assert self._own is not None
         longest = max(piece.before + len(piece.ids) for piece in spans)
         self._own.ensure_capacity(longest, max(piece.row.max_kv_tokens for piece in spans))
@@ -247,7 +257,7 @@ class TokenDrafter:
 
 
 class DraftSequence:
-    """The draft model's copy of a target sequence."""
+    """The draft model's copy of a target model's sequence."""
 
     def __init__(self, target: TokenSequence, prompt: list[int], prefix: Prefix | None) -> None:
         self.of = target
@@ -257,7 +267,7 @@ class DraftSequence:
         self._largest = max(target.prompt, default=0)  # of the tokens that it must read
 
     def sync_tokens(self) -> None:
-        """Copy the target sequence's tokens. Positions of rejected draft tokens are overwritten."""
+        """Copy the target sequence's tokens. Later tokens overwrite the positions of rejected draft tokens."""
         row, tokens = self.row, self.of.tokens
         same = min(self._same, len(tokens))
         while same < min(len(row.tokens), len(tokens)) and row.tokens[same] == tokens[same]:
@@ -271,10 +281,10 @@ class DraftSequence:
 
     @property
     def num_unread(self) -> int:
-        """Number of tokens that the draft model has not read."""
+        """Number of tokens in the sequence that the draft model has not processed."""
         row = self.row
         return len(row.prompt) - row.kv.num_shared_tokens + len(row.tokens) - row.kv.places
 
     def fits_vocabulary(self, vocab_size: int) -> bool:
-        """Whether the draft model has an embedding for each token."""
+        """Whether the draft model has an embedding for each token of the sequence."""
         return self._largest < vocab_size

@@ -1,4 +1,4 @@
-"""Speculative decoding at every step, for all greedy and sampled sequences, without timing.
+"""Speculative decoding at every step for all greedy and sampled sequences, without measuring speed.
 
 Accepted tokens are counted per position in the draft and per sequence.
 """
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from runner_engine.decode.drafting.contract import Drafter
 from runner_engine.decode.passes import Forward, HiddenStateReader
 from runner_engine.decode.sequences import TokenSequence
-from runner_engine.decode.tokens import Drafts, Sampler, Stopping, count_accepted, verify_draft_tokens
+from runner_engine.decode.tokens import Drafts, Sampler, Stopping, count_accepted_tokens, verify_draft_tokens
 from runner_engine.kv_cache import KvStore
 from runner_engine.sessions import EngineStats, add_counts
 
 
 class DrafterSpeculator:
-    """Drafts tokens for all decoding sequences with one drafter."""
+    """Proposes and verifies draft tokens for all decoding sequences, with one drafter."""
 
     copies_states = True
 
@@ -26,24 +26,25 @@ class DrafterSpeculator:
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory that the drafter needs for each token of a sequence."""
+        """Bytes of memory that the drafter needs for each token of a sequence."""
         return self.drafter.bytes_per_token
 
     @property
     def bytes_per_row(self) -> int:
-        """Memory that the drafter needs for each sequence, independent of its length."""
+        """Bytes of memory that the drafter needs for each sequence, independent of the sequence length."""
         return self.drafter.bytes_per_row
 
     @property
     def hidden_reader(self) -> HiddenStateReader | None:
-        """The receiver of the model's hidden states, or None."""
+        """Object that receives the model's hidden states, or None."""
         return self.drafter.hidden_reader
 
     def propose_drafts(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> Drafts:
-        """Return a draft per sequence (some may be empty), or an empty list if no sequence wants
-        one.
+        """Return draft tokens per sequence (some may be empty).
+
+        Returns an empty list if no sequence can use a draft.
         """
         if not any(row.request.is_guessed for row in sequences):
             return []
@@ -52,7 +53,7 @@ class DrafterSpeculator:
         return [_truncate_unknown_tokens(guess, sampler.vocab_size, forward.rows) for guess in guesses]
 
     def _max_draft_tokens(self, sequence: TokenSequence, forward: Forward) -> int:
-        """Return how many tokens may be drafted for a sequence.
+        """Return the maximum number of draft tokens for a sequence.
 
         Zero at the sequence's limit, while the end of thinking is forced, or under a grammar.
         """
@@ -71,13 +72,14 @@ class DrafterSpeculator:
         sampler: Sampler,
         stopping: Stopping,
     ) -> list[tuple[TokenSequence, int]]:
-        """Verify drafts and count accepted tokens. Returns the new tokens, in order, sequence by
-        sequence.
+        """Verify draft tokens and count accepted ones.
+
+        Returns (sequence, token) pairs of the new tokens, sequence by sequence.
         """
         new = verify_draft_tokens(forward, kv_store, sequences, drafts, sampler, stopping)
         drafted, accepted = [0] * self.tokens, [0] * self.tokens
         for row, draft, of_row in zip(sequences, drafts, new, strict=True):
-            right = count_accepted(draft, of_row)
+            right = count_accepted_tokens(draft, of_row)
             # behind the first wrong token nothing was tried
             looked_at = min(len(draft), right + 1)
             row.guessed = row.guessed or ([0] * self.tokens, [0] * self.tokens)
@@ -95,13 +97,13 @@ class DrafterSpeculator:
         return [(row, token) for row, of_row in zip(sequences, new, strict=True) for token in of_row]
 
     def record_step(self, num_tokens: int | None) -> None:
-        """Do nothing, because no time is measured."""
+        """Does nothing, because this speculator measures no time."""
 
     def reset(self) -> None:
         self.drafter.reset()
 
 
 def _truncate_unknown_tokens(draft: list[int], *vocab_sizes: int) -> list[int]:
-    """Truncate a draft before the first token that the model has no embedding for."""
+    """Truncate a draft before the first token without an embedding in the model."""
     end = next((at for at, token in enumerate(draft) if not 0 <= token < min(vocab_sizes)), len(draft))
     return draft[:end]

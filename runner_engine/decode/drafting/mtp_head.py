@@ -1,4 +1,4 @@
-"""Drafter with the model's own multi-token prediction (MTP) head.
+"""Drafter that uses the multi-token prediction (MTP) head of the model.
 
 The head is a model of one layer. For each token it reads the target model's final hidden
 state of the previous token. So its first token is the second token of a text, and the
@@ -30,10 +30,10 @@ from runner_engine.sessions import EngineStats
 
 
 class TokenDrafter(draft_model.TokenDrafter):
-    """Drafts with the MTP head, which receives the target model's hidden states."""
+    """Proposes draft tokens with the model's MTP head, which reads the target model's hidden states."""
 
-    def __init__(self, stats: EngineStats, load_draft: Callable[[], Forward] | None) -> None:
-        super().__init__(stats, load_draft)
+    def __init__(self, stats: EngineStats, load_draft_model: Callable[[], Forward] | None) -> None:
+        super().__init__(stats, load_draft_model)
         self.hidden_reader = self
         self._seen: WeakKeyDictionary[TokenSequence, _HiddenStates] = WeakKeyDictionary()
         self._of_prefix: WeakKeyDictionary[Prefix, torch.Tensor] = WeakKeyDictionary()
@@ -42,21 +42,21 @@ class TokenDrafter(draft_model.TokenDrafter):
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token's keys and values in the head, and of its target hidden state."""
+        """Bytes per token of the MTP head's keys and values and of the target model's hidden state."""
         forward = self.forward
         width = forward.model.config.hidden_size
         return forward.heads.bytes_per_token + int(width) * forward.heads.dtype.itemsize
 
     # ------------------------------------------------------------------- what the model has computed
 
-    def receive_prefix(self, prefix: Prefix, first: int, hidden_states: torch.Tensor) -> None:
-        """Receive the target model's hidden states of a prefix, starting at its token index `first`."""
+    def receive_prefix(self, prefix: Prefix, first_position: int, hidden_states: torch.Tensor) -> None:
+        """Store the target model's hidden states of a shared prefix, from token index `first_position` on."""
         known = self._of_prefix.pop(prefix, hidden_states[:0])
-        if first == 0 or first == len(known):
-            self._of_prefix[prefix] = torch.cat([known[:first], hidden_states])
+        if first_position == 0 or first_position == len(known):
+            self._of_prefix[prefix] = torch.cat([known[:first_position], hidden_states])
 
     def receive_sequence(self, sequence: TokenSequence, position: int, hidden_states: torch.Tensor) -> None:
-        """Receive the target model's hidden states of a sequence, starting at its own `position`."""
+        """Store the target model's hidden states of a sequence, from `position` after its shared prefixes on."""
         self._seen.setdefault(sequence, _HiddenStates(position, hidden_states[:0])).replace_from(
             position, hidden_states
         )
@@ -64,7 +64,7 @@ class TokenDrafter(draft_model.TokenDrafter):
     # ------------------------------------------------------------------------ the same rows as its
 
     def _create_draft_sequence(self, sequence: TokenSequence) -> DraftSequence:
-        seen, prefix = self._seen.get(sequence), self._draft_prefix(sequence.kv.prefix)
+        seen, prefix = self._seen.get(sequence), self._find_draft_prefix(sequence.kv.prefix)
         if seen is None:
             return _MtpSequence(sequence, sequence.prompt[1:], None, 0)
         if prefix is not None and seen.first == 0:
@@ -76,11 +76,14 @@ class TokenDrafter(draft_model.TokenDrafter):
             sequence, sequence.prompt[sequence.kv.num_shared_tokens + seen.first + 1 :], None, seen.first
         )
 
-    def _draft_prefix(self, target_prefix: Prefix | None) -> Prefix | None:
-        """Return the head's prefix for a target prefix, or None if its hidden states are incomplete."""
+    def _find_draft_prefix(self, target_prefix: Prefix | None) -> Prefix | None:
+        """Return the MTP head's prefix for a prefix of the target model.
+
+        Returns None if hidden states of the prefix are missing.
+        """
         if target_prefix is None or self.forward.kernels is None:
             return None
-        parent, hidden = self._draft_prefix(target_prefix.parent), self._of_prefix.get(target_prefix)
+        parent, hidden = self._find_draft_prefix(target_prefix.parent), self._of_prefix.get(target_prefix)
         is_unknown = hidden is None or len(hidden) != len(target_prefix.tokens)
         if is_unknown or (target_prefix.parent is not None and parent is None) or target_prefix.length < 2:
             return None
@@ -93,33 +96,33 @@ class TokenDrafter(draft_model.TokenDrafter):
             self._to_read[known] = torch.cat([before, hidden[:-1]])
         return known
 
-    def _can_draft(self, draft_sequence: DraftSequence, limit: int) -> bool:
+    def _can_draft(self, draft_sequence: DraftSequence, max_draft_tokens: int) -> bool:
         is_known = (
             self._hidden_inputs(draft_sequence, draft_sequence.row.kv.places, draft_sequence.num_unread)
             is not None
         )
-        return is_known and super()._can_draft(draft_sequence, limit)
+        return is_known and super()._can_draft(draft_sequence, max_draft_tokens)
 
     # --------------------------------------------------------------------------------------- passes
 
     @property
-    def _input_embedding(self) -> Any:
+    def _input_embedding_module(self) -> Any:
         return self.forward.model.get_input_embeddings()
 
     def _prefill_prefix(self, prefix: Prefix) -> None:
-        self._input_embedding.hidden = self._to_read[prefix][prefix.read : prefix.read + MOST_TOKENS]
+        self._input_embedding_module.hidden = self._to_read[prefix][prefix.read : prefix.read + MOST_TOKENS]
         super()._prefill_prefix(prefix)
 
     def _prepare_pass(self, spans: Sequence[tuple[DraftSequence, int, int]]) -> None:
         self._counts = [count for _, _, count in spans]
         hidden = [self._hidden_inputs(*piece) for piece in spans]
-        self._input_embedding.hidden = torch.cat([one for one in hidden if one is not None])
+        self._input_embedding_module.hidden = torch.cat([one for one in hidden if one is not None])
 
-    def _next_tokens(self, active: Sequence[DraftSequence]) -> list[int]:
-        tokens = super()._next_tokens(active)
+    def _predict_next_tokens(self, draft_sequences: Sequence[DraftSequence]) -> list[int]:
+        tokens = super()._predict_next_tokens(draft_sequences)
         hidden = self.forward.hidden
         assert hidden is not None
-        for one, end in zip(active, accumulate(self._counts), strict=True):
+        for one, end in zip(draft_sequences, accumulate(self._counts), strict=True):
             assert isinstance(one, _MtpSequence)
             if not one.guess:  # all that was read so far, the model has computed
                 one.sound = one.row.kv.places
@@ -128,8 +131,9 @@ class TokenDrafter(draft_model.TokenDrafter):
         return tokens
 
     def _hidden_inputs(self, draft_sequence: DraftSequence, position: int, count: int) -> torch.Tensor | None:
-        """Return the hidden states that the head reads together with `count` tokens, or None if
-        unknown.
+        """Return the hidden states that the MTP head reads with the next `count` tokens.
+
+        Returns None if they are unknown.
         """
         assert isinstance(draft_sequence, _MtpSequence)
         if draft_sequence.guess:
@@ -150,8 +154,9 @@ class TokenDrafter(draft_model.TokenDrafter):
         return torch.cat(parts)
 
     def _prefix_hidden_states(self, sequence: TokenSequence, count: int) -> torch.Tensor | None:
-        """Return hidden states of the last `count` prefix tokens of a sequence, or None if
-        incomplete.
+        """Return the hidden states of the last `count` tokens of a sequence's prefix.
+
+        Returns None if some are missing.
         """
         found, left = list[torch.Tensor](), count
         for prefix in reversed(sequence.kv.path):
@@ -166,7 +171,7 @@ class TokenDrafter(draft_model.TokenDrafter):
 
 
 class _MtpSequence(DraftSequence):
-    """The MTP head's copy of a target sequence."""
+    """The MTP head's copy of a target model's sequence."""
 
     def __init__(
         self, target: TokenSequence, prompt: list[int], prefix: Prefix | None, first_target_position: int
@@ -182,21 +187,25 @@ class _MtpSequence(DraftSequence):
         self.last: torch.Tensor | None = None  # of the head's own last norm, behind its last token
 
     def sync_tokens(self) -> None:
-        """Copy the target sequence's tokens. Tokens read with the head's own states are read again."""
+        """Copy the target sequence's tokens.
+
+        The MTP head reads tokens again that it read with its own hidden states.
+        """
         super().sync_tokens()
         self.row.kv.places = min(self.row.kv.places, self.sound)
 
 
 @dataclass
 class _HiddenStates:
-    """Target hidden states of a sequence's own positions, starting at `first`."""
+    """Hidden states of a sequence's tokens after the shared prefixes, from position `first` on."""
 
     first: int
     hidden: torch.Tensor
 
     def replace_from(self, position: int, hidden_states: torch.Tensor) -> None:
-        """Store hidden states from a position on. Those after it came from rejected drafts and are
-        dropped.
+        """Store hidden states from a position on.
+
+        Later hidden states, which came from rejected draft tokens, are dropped.
         """
         known = position - self.first
         if 0 <= known <= len(self.hidden):
@@ -205,12 +214,12 @@ class _HiddenStates:
             self.first, self.hidden = position, hidden_states
 
     def get_range(self, position: int, count: int) -> torch.Tensor | None:
-        """Return the hidden states of `count` positions, or None if some are unknown."""
+        """Return the hidden states of `count` positions from `position` on, or None if some are unknown."""
         start = position - self.first
         if count and not 0 <= start <= len(self.hidden) - count:
             return None
         return self.hidden[start : start + count] if count else self.hidden[:0]
 
     def drop_before(self, position: int) -> None:
-        """Drop hidden states that will not be read again."""
+        """Drop hidden states before a position, because the MTP head will not read them again."""
         self.hidden, self.first = self.hidden[max(position - self.first, 0) :], max(position, self.first)

@@ -1,4 +1,4 @@
-"""N-gram drafter (prompt lookup): proposes the tokens that followed the last n-gram earlier."""
+"""Drafter with n-gram lookup (prompt lookup): proposes the tokens that followed an earlier occurrence."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from runner_engine.sessions import EngineStats
 
 
 class TokenDrafter:
-    """Looks up the last n-gram of each sequence in its earlier tokens."""
+    """Proposes the tokens that followed an earlier occurrence of the last n-gram in the sequence."""
 
     bytes_per_token = 0
     bytes_per_row = 0
     hidden_reader = None
 
-    def __init__(self, _stats: EngineStats, _load_draft: Callable[[], Forward] | None) -> None:
+    def __init__(self, _stats: EngineStats, _load_draft_model: Callable[[], Forward] | None) -> None:
         self._lookups: WeakKeyDictionary[TokenSequence, NgramLookup] = WeakKeyDictionary()
 
     def propose(self, sequences: Sequence[TokenSequence], max_tokens: Sequence[int]) -> list[list[int]]:
-        """Return the tokens that followed the last n-gram before, or nothing if the n-gram is new."""
+        """Return, per sequence, the tokens after the previous occurrence of its last n-gram.
+
+        A new n-gram gives an empty draft.
+        """
         guesses = []
         for row, limit in zip(sequences, max_tokens, strict=True):
             lookup = self._lookups.get(row)
@@ -32,4 +35,4 @@ class TokenDrafter:
         return guesses
 
     def reset(self) -> None:
-        """Do nothing. N-grams of a sequence remain valid when it continues."""
+        """Does nothing. The n-grams of a sequence remain valid when decoding of the sequence continues."""

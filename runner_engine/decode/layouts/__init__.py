@@ -1,6 +1,4 @@
-"""Describes the parts of a decoder's layers for C, by their names and by trials of the
-model's code.
-"""
+"""Describes a decoder's layers for the C kernels, from module names and from test runs of the modules."""
 
 from runner_engine.decode.layouts.attention_layout import AttentionLayout, LatentLayout
 from runner_engine.decode.layouts.mixtures import MixtureLayout

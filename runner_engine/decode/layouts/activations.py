@@ -1,4 +1,4 @@
-"""Identifies the activation function of an MLP by a trial."""
+"""Identifies the activation function of an MLP from outputs for test inputs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ NEARLY = 2e-2  # of the largest number, with products in 16 bits
 
 
 def identify_activation(function: Any) -> Activation:
-    """Return the activation that a function computes. Raises NotFusable if C does not support
-    it.
+    """Return the activation that a function or module computes.
+
+    Raises NotFusable if the C kernels do not support it.
     """
     numbers = torch.linspace(-6, 6, 241, dtype=torch.float32)
     expected = function(numbers)
@@ -37,13 +38,17 @@ def identify_activation(function: Any) -> Activation:
 
 
 def infer_activation(
-    mlp: Callable[[Tensor], Tensor], input_layers: tuple[Any, ...], out: Any, hidden_states: Tensor
+    mlp: Callable[[Tensor], Tensor], input_layers: tuple[Any, ...], output_layer: Any, hidden_states: Tensor
 ) -> Activation:
-    """Return the activation of an MLP that has no module for it: the closest one in a trial."""
+    """Return the activation of an MLP that has no activation module.
+
+    Compares a test run of the MLP with each supported activation.
+    """
     expected = mlp(hidden_states).float()
     gate, up = (layer(hidden_states) for layer in input_layers)
     off = {
-        kind: float((out(known(gate) * up).float() - expected).abs().max()) for kind, known in KNOWN.items()
+        kind: float((output_layer(known(gate) * up).float() - expected).abs().max())
+        for kind, known in KNOWN.items()
     }
     best = min(off, key=lambda kind: off[kind])
     if not off[best] <= NEARLY * float(expected.abs().max()):

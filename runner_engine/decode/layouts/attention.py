@@ -1,4 +1,4 @@
-"""Describes a layer's attention by a trial: norms, RoPE, scales and caps that it applies.
+"""Describes an attention layer from a test run: its norms, RoPE, scales and logit caps.
 
 A few random hidden states go in. The queries and keys that the module passes to attention
 are compared with its own projections, normalized and rotated in each way that C supports.
@@ -49,7 +49,10 @@ def describe_attention(
     hidden_states: torch.Tensor,
     rope_table: RopeTable | None,
 ) -> AttentionLayout:
-    """Describe a layer's attention. hidden_states: [1, T, hidden] inputs of the trial."""
+    """Describe an attention layer from a test run.
+
+    hidden_states: [1, T, hidden] inputs of the test run.
+    """
     norm_names = next((names for names in HEAD_NORMS if set(names) <= computing_child_names(attention)), ())
     names = match_projections(attention, OF_ATTENTION, {*norm_names, *IGNORED})
     into = tuple(getattr(attention, name) for name in names.into)
@@ -73,7 +76,7 @@ def describe_attention(
         norms, norms_all, norms_rotated = None, False, False
     else:
         norms = getattr(attention, norm_names[0]), getattr(attention, norm_names[1])
-        norms_all = _normalizes_all_heads(norms, (queries, keys))
+        norms_all = _has_joint_head_norm(norms, (queries, keys))
         first, second = _normalize_heads(norms, (queries, keys), norms_all)
         rotation, least = find_rotation((first.float(), second.float()), given, angles)
         after, least_after = find_rotation(
@@ -113,8 +116,9 @@ def _project_heads(
     captured: CapturedAttentionInputs,
     key_scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, bool, bool]:
-    """Return projected queries and keys [T, H, D], whether gates follow queries, and whether
-    heads are interleaved.
+    """Return projected queries and keys [T, H, D] and two flags.
+
+    Flags: gates follow the queries; queries, keys and values are interleaved by head.
     """
     counts = kv_spec.kv_heads * kv_spec.group, kv_spec.kv_heads, kv_spec.kv_heads
     shapes = [tuple(some.shape[1:]) for some in (captured.query, captured.key, captured.value)]
@@ -140,7 +144,7 @@ def _project_heads(
     return queries, keys, has_gates, True
 
 
-def _normalizes_all_heads(
+def _has_joint_head_norm(
     norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor]
 ) -> bool:
     """Whether one norm covers all heads [T, H, D] together instead of each head alone."""
@@ -156,7 +160,10 @@ def _normalizes_all_heads(
 def _normalize_heads(
     norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor], together: bool
 ) -> list[torch.Tensor]:
-    """Return normalized queries and keys [T, H, D]."""
+    """Normalize queries and keys [T, H, D].
+
+    together: one norm covers all heads.
+    """
     if not together:
         return [norm(some) for norm, some in zip(norms, heads, strict=True)]
     return [norm(some.flatten(1)).view_as(some) for norm, some in zip(norms, heads, strict=True)]

@@ -1,4 +1,6 @@
-"""Captures the queries, keys and values that a layer's module passes to attention."""
+"""Captures the queries, keys and values that a model's attention module passes to the attention
+function.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ POSITIONS = (1, 2, 5)  # of the rows
 
 
 class CapturedAttentionInputs(Exception):
-    """The inputs that a module passes to attention. Raised as an exception to end its forward
-    pass.
+    """Queries, keys and values that a module passes to the attention function.
+
+    Raised as an exception to stop the forward pass.
     """
 
     def __init__(
@@ -29,9 +32,7 @@ class CapturedAttentionInputs(Exception):
 def capture_attention_inputs(
     model: Any, attention: Any, rows: torch.Tensor, angles: Angles | None, **others: Any
 ) -> CapturedAttentionInputs:
-    """Run a layer's attention module on hidden states [1, T, hidden] and capture its heads [T,
-    H, D].
-    """
+    """Run an attention module on hidden states [1, T, hidden] and capture its heads [T, H, D]."""
 
     def raise_inputs(
         _: int,

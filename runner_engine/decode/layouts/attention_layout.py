@@ -1,4 +1,7 @@
-"""The layout of a layer's attention, filled in by trials in attention.py and latents.py."""
+"""Data structures that describe an attention layer for the C kernels.
+
+attention.py and latents.py fill them from test runs.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,7 @@ from runner_engine.decode.layouts.rotations import Rotation
 
 @dataclass(frozen=True)
 class LatentLayout:
-    """Multi-head latent attention: a normalized latent of keys and values, and optionally one of
-    queries.
-    """
+    """Multi-head latent attention: a normalized latent of keys and values, and an optional query latent."""
 
     norm_queries: NormLayout | None
     to_queries: Any  # None: queries are computed at once
@@ -29,18 +30,18 @@ class LatentLayout:
 
     @property
     def query_width(self) -> int:
-        """Size of the query latent. 0 if there is none."""
+        """Size of the query latent. 0 if the layer has none."""
         return 0 if self.norm_queries is None else self.norm_queries.weight.numel()
 
     @property
     def pair_width(self) -> int:
-        """Size of the latent of keys and values."""
+        """Size of the latent that keys and values share."""
         return self.norm_pairs.weight.numel()
 
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """The projections of a layer's attention, and its norms, RoPE, scales, caps and sinks."""
+    """Projections, norms, RoPE, scales, logit caps and sinks of an attention layer."""
 
     # queries, keys and values, or one layer for all, or what they come out of
     into: tuple[nn.Module, ...]

@@ -1,6 +1,4 @@
-"""Joins blocks of a norm and one part (Nemotron-H, Mamba-2) to layers with attention and
-MLP.
-"""
+"""Joins single-purpose blocks (Nemotron-H, Mamba-2) into layers with attention or a mixer, and an MLP."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ PARTS_OF_BLOCK = {"norm", "mixer"}
 
 
 class JoinedLayer(nn.Module):
-    """A block with attention or a recurrent mixer, joined with the following MLP block if there
-    is one.
-    """
+    """An attention or recurrent block, joined with the following MLP block if there is one."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -31,14 +27,17 @@ class JoinedLayer(nn.Module):
         return self.blocks > 1
 
     def add_mlp_block(self, block: Any) -> None:
-        """Add the norm and MLP of the following block."""
+        """Add the norm and MLP of the following block to the layer."""
         self.add_module("post_attention_layernorm", block.norm)
         self.add_module("mlp", block.mixer)
         self.blocks += 1
 
 
 def join_blocks(blocks: Iterable[nn.Module]) -> list[Any]:
-    """Return a model's layers. Blocks that are complete layers are returned unchanged."""
+    """Return a model's layers, with single-purpose blocks joined.
+
+    Complete layers are returned unchanged.
+    """
     blocks = list(blocks)
     if any(computing_child_names(block) != PARTS_OF_BLOCK for block in blocks):
         return blocks
@@ -53,8 +52,8 @@ def join_blocks(blocks: Iterable[nn.Module]) -> list[Any]:
     return layers
 
 
-def _is_token_mixer(part: Any) -> bool:
-    """Whether a part is attention or recurrent, and not an MLP."""
-    return type(part).__name__ in MIXERS or any(
-        names.all_names <= computing_child_names(part) for names in OF_ATTENTION
+def _is_token_mixer(module: Any) -> bool:
+    """Whether a module is attention or a recurrent mixer, and not an MLP."""
+    return type(module).__name__ in MIXERS or any(
+        names.all_names <= computing_child_names(module) for names in OF_ATTENTION
     )

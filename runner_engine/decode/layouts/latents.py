@@ -1,4 +1,4 @@
-"""Describes multi-head latent attention (MLA) by the names of its parts and a trial."""
+"""Describes multi-head latent attention (MLA) from module names and a test run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner_engine.kv_cache import KvCacheSpec
 
 
 def find_latent_names(attention: Any) -> LatentNames | None:
-    """Return the part names of a module with latent attention, or None for other attention."""
+    """Return the submodule names of a latent attention module, or None for other attention."""
     parts = computing_child_names(attention) - IGNORED
     return next((names for names in LATENTS if names.all_names == parts), None)
 
@@ -35,7 +35,10 @@ def describe_latent_attention(
     hidden_states: torch.Tensor,
     rope_table: RopeTable | None,
 ) -> AttentionLayout:
-    """Describe a layer's latent attention. hidden_states: [1, T, hidden] inputs of the trial."""
+    """Describe a latent attention layer from a test run.
+
+    hidden_states: [1, T, hidden] inputs of the test run.
+    """
     names = find_latent_names(attention)
     assert names is not None
     if find_query_scale(attention) is not None:

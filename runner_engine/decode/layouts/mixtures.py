@@ -1,4 +1,4 @@
-"""Describes a mixture of experts: its router, its experts, and a shared expert."""
+"""Describes a mixture of experts for the C kernels: router, experts and shared expert."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class MixtureLayout:
 
 
 class MixtureAndMlp(nn.Module):
-    """Combines a layer's separate mixture and shared MLP into one module, as other families have
-    it.
+    """Combines separate mixture and shared MLP modules of a layer into one module.
+
+    Other model families have this combined module.
     """
 
     def __init__(self, mixture: nn.Module, mlp: nn.Module) -> None:
@@ -49,20 +50,21 @@ class MixtureAndMlp(nn.Module):
 
 
 class MixtureReader:
-    """Describes the mixtures of a model's layers. The first mixture of each class is checked by
-    a trial.
+    """Describes the mixtures of experts in a model's layers.
+
+    A test run checks the first mixture of each class.
     """
 
     def __init__(self) -> None:
         self._tried: set[tuple[type, bool]] = set()
 
     def describe(self, block: Any, hidden_states: torch.Tensor) -> MixtureLayout | None:
-        """Describe a layer's mixture, or return None if C does not support it.
+        """Describe a layer's mixture of experts, or return None if the C kernels do not support it.
 
         hidden_states: [1, T, hidden] inputs of the trial.
         """
         try:
-            return self._describe(block, hidden_states)
+            return self._describe_unchecked_mixture(block, hidden_states)
         except Exception as error:  # of the family's own code, which is called part by part
             if is_out_of_memory_error(error):
                 raise
@@ -73,7 +75,7 @@ class MixtureReader:
             )
             return None
 
-    def _describe(self, block: Any, hidden_states: torch.Tensor) -> MixtureLayout:
+    def _describe_unchecked_mixture(self, block: Any, hidden_states: torch.Tensor) -> MixtureLayout:
         of_router, router = find_child(block, ROUTERS)
         of_experts, experts = find_child(block, EXPERTS)
         others = computing_child_names(block) - {of_router, of_experts}
@@ -100,7 +102,10 @@ class MixtureReader:
 
 
 def _shared_expert_scale(scale: Any, shared: MlpLayout | None) -> torch.Tensor | None:
-    """Return the single weight row of the linear layer that scales a shared expert."""
+    """Return the weight row of the linear layer that scales a shared expert.
+
+    The layer has one output.
+    """
     if scale is None or shared is None:
         return None
     weight = getattr(scale, "weight", None)
@@ -119,7 +124,7 @@ def _check_mixture(
     layout: MixtureLayout,
     hidden_states: torch.Tensor,
 ) -> None:
-    """Compare a mixture's output with the sum of its parts. Raises NotFusable if they differ."""
+    """Compare a mixture's output with the sum over its experts. Raises NotFusable if they differ."""
     expected = block(hidden_states)
     expected = (expected[0] if isinstance(expected, tuple) else expected).view_as(hidden_states)[0]
     flat = hidden_states[0]

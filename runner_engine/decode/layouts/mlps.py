@@ -1,4 +1,4 @@
-"""Describes an MLP: its matrices by their names, and its activation by a trial."""
+"""Describes an MLP: weight matrices from module names, and its activation from a test run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner_engine.decode.layouts.parts import (
     match_projections,
 )
 from runner_engine.kernels.c_interface import Activation
-from runner_engine.models.lora.unmerged import find_unmerged_matrices
+from runner_engine.models.lora.unmerged import find_unmerged_lora
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,27 @@ class MlpLayout:
 
     @property
     def inner(self) -> int:
-        """Size of the hidden layer after the activation."""
+        """Width of the MLP's hidden layer after the activation."""
         return linear_sizes(self.out)[1]
 
     @property
     def gates_in_product(self) -> bool:
-        """Whether C applies SiLU gating inside the matmul. Needs no biases and no adapters."""
-        alone = all(part.bias is None and find_unmerged_matrices(part) is None for part in self.into)
+        """Whether the C kernels apply SiLU gating inside the matmul.
+
+        The MLP must have no biases and no unmerged adapters.
+        """
+        alone = all(part.bias is None and find_unmerged_lora(part) is None for part in self.into)
         is_plain = alone and self.gate_scale == 1
         return self.activation is Activation.silu and self.has_gate and len(self.into) == 2 and is_plain
 
     @property
     def gates(self) -> int:
-        """Buffer size per token before the activation. 0 if gating happens inside the matmul."""
+        """Buffer elements per token before the activation. 0 if gating happens inside the matmul."""
         return 0 if self.gates_in_product else self.inner * (1 + self.has_gate)
 
 
 def describe_mlp(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
-    """Describe an MLP, or return None if C does not support its parts."""
+    """Describe an MLP, or return None if the C kernels do not support its submodules."""
     function = next((name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None)
     try:
         names = match_projections(mlp, OF_MLP, {function} if function else set())

@@ -1,4 +1,4 @@
-"""Describes a whole model: embedding, layers, lm_head, and the scales between them."""
+"""Describes a whole model for the C kernels: embedding, layers, lm_head, and the scales between them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from runner_engine.recurrent import MIXERS, MixerParts, create_mixer
 
 @dataclass(frozen=True)
 class ParallelMixer:
-    """A recurrent mixer that runs parallel to attention, and the scales around both."""
+    """A recurrent mixer that runs parallel to attention, and the scales of both."""
 
     mixer: MixerParts
     heads: float  # queries, keys and values
@@ -56,7 +56,7 @@ class ParallelMixer:
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """A layer: attention or a recurrent mixer, an optional MLP, and the norms around them."""
+    """A layer: attention or a recurrent mixer, an optional MLP, and the norms around both."""
 
     attention: AttentionLayout | None
     mixer: MixerParts | None  # exactly one of these two
@@ -73,7 +73,7 @@ class LayerLayout:
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """A decoder in the order of its forward pass."""
+    """Embedding, layers, final norm and lm_head of a decoder, in the order of the forward pass."""
 
     body: Any  # the module that has its layers
     name_of_layers: str
@@ -92,10 +92,10 @@ class ModelLayout:
 
 
 def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
-    """Describe a model's layers for C. Raises NotFusable if C does not support one of its parts."""
+    """Describe a model for the C kernels. Raises NotFusable if they do not support one of its layers."""
     register_attention()
     try:
-        return _describe_parts(model, kv_spec)
+        return _describe_model_modules(model, kv_spec)
     except NotFusable:
         raise
     except Exception as error:  # of the family's own code, which is called part by part
@@ -106,7 +106,7 @@ def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         ) from error
 
 
-def _describe_parts(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
+def _describe_model_modules(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     (_, body), settings = find_child(model, BODIES), model.config.get_text_config()
     body = getattr(body, "language_model", body)
     final, norm = find_child(body, FINAL_NORMS)
@@ -150,7 +150,7 @@ def _describe_parts(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         scales.pop(),
         describe_norm(norm, hidden, like),
         model.lm_head,
-        _logit_scale(model, settings),
+        _find_logit_scale(model, settings),
         float(getattr(settings, "final_logit_softcapping", None) or 0),
         tables,
         next(iter(rotations), None),
@@ -159,7 +159,10 @@ def _describe_parts(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
 
 
 def _find_rope_tables(rotary: Any, layer_types: list[str] | None) -> tuple[list[RopeTable], dict[str, int]]:
-    """Return a model's RoPE tables, and each layer type's table index if the tables differ."""
+    """Return a model's RoPE tables.
+
+    If layer types use different tables, also returns the table index by layer type.
+    """
     if rotary is None:
         return [], {}
     if "layer_type" not in inspect.signature(type(rotary).forward).parameters or not layer_types:
@@ -179,7 +182,7 @@ def _describe_layer(
     rope_tables: list[RopeTable],
     mixture_reader: MixtureReader,
 ) -> LayerLayout:
-    of_mixer, mixer = _find_mixer(layer)
+    of_mixer, mixer = _find_recurrent_mixer(layer)
     beside = (
         _describe_parallel_mixer(layer, mixer)
         if mixer and set(ATTENTIONS) & (computing_child_names(layer) - {of_mixer})
@@ -189,7 +192,7 @@ def _describe_layer(
     of_attention, attention = (of_mixer, None) if mixer else find_child(layer, ATTENTIONS)
     mlp = _find_feed_forward(layer)
     others = computing_child_names(layer) - {of_mixer, of_attention, *MLPS} - IGNORED
-    names = _match_layer_names(layer, others) if mlp else WITHOUT_MLP
+    names = _match_norm_names(layer, others) if mlp else WITHOUT_MLP
     hidden, like = hidden_states.shape[-1], hidden_states[0, :1]
     found = None
     if attention is not None:
@@ -225,7 +228,10 @@ def _describe_layer(
 
 
 def _find_feed_forward(layer: nn.Module) -> Any:
-    """Return a layer's MLP or mixture, or both combined. None for a layer without one."""
+    """Return a layer's MLP or mixture of experts, or both combined in one module.
+
+    Returns None for a layer without one.
+    """
     if isinstance(layer, JoinedLayer) and not layer.has_mlp:
         return None
     name, mlp = find_child(layer, MLPS)
@@ -234,16 +240,18 @@ def _find_feed_forward(layer: nn.Module) -> Any:
 
 
 def _describe_parallel_mixer(layer: Any, mixer: MixerParts) -> ParallelMixer:
-    """Describe a recurrent mixer that reads the same input as attention and is added to its
-    output.
+    """Describe a recurrent mixer that runs parallel to attention.
+
+    Both read the same input, and their outputs are added.
     """
     names = ("attention_in_multiplier", "attn_out_multiplier", "ssm_out_multiplier")
     return ParallelMixer(mixer, *(float(getattr(layer, name, 1.0)) for name in names))
 
 
-def _find_mixer(layer: nn.Module) -> tuple[str, MixerParts | None]:
-    """Return the name and parts of a layer's recurrent mixer. Raises NotFusable if C does not
-    support it.
+def _find_recurrent_mixer(layer: nn.Module) -> tuple[str, MixerParts | None]:
+    """Return the name and description of a layer's recurrent mixer.
+
+    Raises NotFusable if the C kernels do not support it.
     """
     for name, child in layer.named_children():
         if type(child).__name__ in MIXERS:
@@ -255,7 +263,7 @@ def _find_mixer(layer: nn.Module) -> tuple[str, MixerParts | None]:
     return "", None
 
 
-def _match_layer_names(layer: nn.Module, norm_names: set[str]) -> LayerNames:
+def _match_norm_names(layer: nn.Module, norm_names: set[str]) -> LayerNames:
     for names in LAYERS:
         if norm_names == names.norm_names:
             return names
@@ -263,18 +271,18 @@ def _match_layer_names(layer: nn.Module, norm_names: set[str]) -> LayerNames:
 
 
 def _residual_scale(layer: Any) -> float:
-    """Return the factor of a layer's output before the residual addition."""
+    """Return the factor that scales a layer's output before the residual addition."""
     return next((float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0)
 
 
 def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
-    """Return the factor of the embeddings before the first layer, rounded to the model's dtype."""
+    """Return the factor that scales embeddings before the first layer, rounded to the model's dtype."""
     own = getattr(embedding, "embed_scale", 1.0)
     own = torch.as_tensor(own).to(dtype).item()
     return float(own) * float(getattr(body, "embedding_multiplier", 1.0))
 
 
-def _logit_scale(model: Any, text_config: Any) -> float:
+def _find_logit_scale(model: Any, text_config: Any) -> float:
     of_body = float(getattr(getattr(model, "model", None), "lm_head_multiplier", 1.0))
     return (
         of_body

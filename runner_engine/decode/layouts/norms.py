@@ -1,5 +1,6 @@
-"""Identifies a norm by a trial. Families differ in rounding and in whether 1 is added to the
-weight.
+"""Identifies the norm that a module computes, from a test run.
+
+Model families differ in rounding and in whether 1 is added to the weight.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ USUAL = [1e-5, 1e-6]  # epsilons of those that have none as an attribute
 
 @dataclass(frozen=True)
 class NormLayout:
-    """A norm: its kind, its bias, and its weight in the form that the kind needs."""
+    """A norm for the C kernels: its kind, its bias, and its weight in the form of that kind."""
 
     kind: NormKind
     weight: torch.Tensor
@@ -29,7 +30,10 @@ class NormLayout:
 
 
 def describe_norm(module: Any, width: int, like: torch.Tensor) -> NormLayout:
-    """Identify the norm that a module computes, for inputs with the dtype and device of `like`."""
+    """Identify the norm that a module computes.
+
+    like: a tensor with the dtype and device of the inputs.
+    """
     epsilons = [float(getattr(module, name)) for name in EPSILONS if hasattr(module, name)][:1] or USUAL
     rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(like)
     rows[0] *= 0.05  # so that a wrong epsilon or mean shows
@@ -45,7 +49,7 @@ def describe_norm(module: Any, width: int, like: torch.Tensor) -> NormLayout:
 
 
 def _candidate_norms(module: Any, width: int, like: torch.Tensor, epsilon: float) -> list[NormLayout]:
-    """Return the norms that the module may compute, the most common first."""
+    """Return the norms that a module may compute, the most common norm first."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     bias = None if bias is None else bias.detach().float().contiguous()
     if weight is None:
@@ -66,7 +70,7 @@ def _candidate_norms(module: Any, width: int, like: torch.Tensor, epsilon: float
 
 
 def _compute_norm(norm: NormLayout, activations: torch.Tensor) -> torch.Tensor:
-    """Compute a norm as the C kernel does, except for the order of summation."""
+    """Compute a norm in torch like the C kernel, except for the summation order."""
     wide = activations.float()
     if norm.kind is NormKind.layer_norm:
         wide = wide - wide.mean(-1, keepdim=True)

@@ -1,5 +1,6 @@
-"""Names of the parts of layers in all model families. Supporting a new combination takes one
-table line.
+"""Names of submodules in the layers of all model families.
+
+A new combination of names takes one table line.
 
 The computation of each part is found by trials (norms.py, activations.py, attention.py),
 not by family names.
@@ -15,7 +16,7 @@ from torch import nn
 
 
 class NotFusable(Exception):
-    """The model has parts that C does not support."""
+    """Raised for a model that the fused forward pass in C does not support."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 
 @dataclass(frozen=True)
 class ProjectionNames:
-    """Names of the linear layers around attention or in an MLP: parallel inputs and one output."""
+    """Names of the linear layers in attention or an MLP: parallel inputs and one output."""
 
     into: tuple[str, ...]
     out: str
@@ -76,9 +77,7 @@ class ProjectionNames:
 
 @dataclass(frozen=True)
 class LatentNames:
-    """Names of the parts of multi-head latent attention: input projections, norms and
-    expansions.
-    """
+    """Names of the submodules of multi-head latent attention: input projections, norms and expansions."""
 
     # the latent of queries, or queries; the latent of keys and values with what keys share
     into: tuple[str, str]
@@ -139,8 +138,9 @@ LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 
 def find_child(module: Any, names: Iterable[str]) -> tuple[str, Any]:
-    """Return the name and module of the first of these children. Raises NotFusable if there is
-    none.
+    """Return the name and module of the first existing child among the given names.
+
+    Raises NotFusable if no child exists.
     """
     for name in names:
         if isinstance(child := getattr(module, name, None), nn.Module):
@@ -149,24 +149,27 @@ def find_child(module: Any, names: Iterable[str]) -> tuple[str, Any]:
 
 
 def computing_child_names(module: nn.Module) -> set[str]:
-    """Return the names of a module's children, without dropout and identity."""
+    """Return the names of a module's children, except dropout and identity modules."""
     return {
         name for name, child in module.named_children() if not isinstance(child, nn.Dropout | nn.Identity)
     }
 
 
 def linear_sizes(layer: Any) -> tuple[int, int]:
-    """Return the numbers of outputs and inputs of a linear layer. Also supports GPT-2's Conv1D."""
+    """Return a linear layer's number of outputs and number of inputs. Also supports GPT-2's Conv1D."""
     names = ("nf", "nx") if hasattr(layer, "nf") else ("out_features", "in_features")
     return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
 
 
 def match_projections(
-    module: Any, choices: Iterable[ProjectionNames], ignored_names: set[str]
+    module: Any, known_projections: Iterable[ProjectionNames], ignored_names: set[str]
 ) -> ProjectionNames:
-    """Return the names of a module's linear layers. Raises NotFusable if it has other parts."""
+    """Return the table entry whose names match a module's linear layers.
+
+    Raises NotFusable if the module has other children.
+    """
     parts = computing_child_names(module) - ignored_names
-    for names in choices:
+    for names in known_projections:
         if parts == names.all_names:
             return names
     raise NotFusable(f"its {type(module).__name__} has other parts: {', '.join(sorted(parts))}")

@@ -1,4 +1,4 @@
-"""Detects queries that attention scales by their position."""
+"""Detects attention layers that scale queries depending on the token position."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ LENGTHS_CHANGE = ("dynamic", "longrope")
 
 @dataclass(frozen=True)
 class QueryScale:
-    """Llama 4's query scale: grows with the logarithm of position divided by the trained length."""
+    """Llama 4's query scale, which grows with the logarithm of position divided by the trained length."""
 
     beta: float
     trained: int
 
     def compute_scales(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return the factors of queries at these positions."""
+        """Return the query factors at these positions."""
         return 1 + self.beta * torch.log(1 + torch.floor(positions / self.trained))
 
     @property
     def trial_positions(self) -> tuple[int, ...]:
-        """Positions at which the scale differs from 1, one per input of a trial."""
+        """Positions with a query scale other than 1, one per test input."""
         return tuple(at + number * self.trained for number, at in enumerate(POSITIONS))
 
 
 def find_query_scale(attention: Any) -> QueryScale | None:
-    """Return a module's query scale, or None without one. Raises NotFusable if positions have
-    other uses.
+    """Return the query scale of an attention module, or None without one.
+
+    Raises NotFusable if the module uses positions in other ways.
     """
     parameter = inspect.signature(type(attention).forward).parameters.get("position_ids")
     if parameter is None or parameter.default is not inspect.Parameter.empty:

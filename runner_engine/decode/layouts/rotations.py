@@ -1,6 +1,4 @@
-"""Identifies how RoPE rotates heads, by comparing a module's attention inputs with each
-supported rotation.
-"""
+"""Identifies a model's RoPE rotation by comparing its rotated heads with each supported rotation."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ NEAR = 0.05  # of the largest number; another rotation gives about 1
 
 @dataclass(frozen=True)
 class Angles:
-    """A model's RoPE angles at some positions."""
+    """Cos and sin of RoPE angles at some positions."""
 
     given: Any  # as its table gives them to its attention
     cos: torch.Tensor  # [T, n]
@@ -27,18 +25,21 @@ class Angles:
 
     @property
     def are_complex(self) -> bool:
-        """Whether the RoPE table contains complex values instead of cos and sin."""
+        """Whether the RoPE angles are complex numbers instead of cos and sin."""
         return isinstance(self.given, torch.Tensor)
 
 
 class RopeTable:
-    """One of a model's RoPE tables of cos and sin."""
+    """A model's module that computes RoPE cos and sin. A model may have several."""
 
     def __init__(self, module: Any, kind: str | None) -> None:
         self.module, self.kind = module, kind
 
     def compute_angles(self, like: torch.Tensor, positions: Sequence[int] | torch.Tensor) -> Angles:
-        """Return the angles at these positions, in the dtype of `like`."""
+        """Return the RoPE angles at these positions.
+
+        like: a tensor with the dtype of the result.
+        """
         at = torch.as_tensor(positions)[None]
         given = self.module(like, at) if self.kind is None else self.module(like, at, self.kind)
         if isinstance(given, torch.Tensor):
@@ -49,21 +50,21 @@ class RopeTable:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Which elements of a head RoPE rotates, and where the model's table stores their angles."""
+    """Which head elements RoPE rotates, and where the model's table stores their angles."""
 
     rotated: int  # so many of each head
     points: RopePoints
     of_table: str  # where the angles of points are: in its first half, in every second place, or all of it
 
-    def select_angles(self, values: torch.Tensor) -> torch.Tensor:
-        """Select cos or sin per rotated pair from the model's table: float32 [n, rotated / 2]."""
-        angles: torch.Tensor = ANGLES[self.of_table](values)
+    def select_angles(self, table_values: torch.Tensor) -> torch.Tensor:
+        """Select one cos or sin per rotated pair from the model's table: float32 [n, rotated / 2]."""
+        angles: torch.Tensor = ANGLES[self.of_table](table_values)
         return angles.float().contiguous()
 
     def build_tables(
         self, rope_table: RopeTable, like: torch.Tensor, num_positions: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cos and sin of the first positions: float32 [num_positions, rotated / 2] each."""
+        """Return the cos and sin of positions 0 … num_positions-1: float32 [num_positions, rotated / 2] each."""
         # said, since a load in another thread sets torch's default format for a while
         shape = (num_positions, self.rotated // 2)
         cos, sin = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
@@ -78,7 +79,7 @@ class Rotation:
         return cos, sin
 
     def rotate(self, heads: torch.Tensor, angles: Angles) -> torch.Tensor:
-        """Rotate the first `rotated` elements of heads [T, H, D]."""
+        """Apply RoPE to the first `rotated` elements of heads [T, H, D]."""
         cos, sin = (self.select_angles(numbers)[:, None] for numbers in (angles.cos, angles.sin))
         turned, rest = heads[..., : self.rotated], heads[..., self.rotated :]
         in_halves = self.points is RopePoints.points_in_halves
@@ -101,12 +102,13 @@ Finish = Callable[[Heads], Sequence[torch.Tensor]]
 
 
 def find_rotation(
-    projected: Heads, captured: Heads, angles: Angles | None, finish: Finish = tuple
+    projected: Heads, captured: Heads, angles: Angles | None, postprocess: Finish = tuple
 ) -> tuple[Rotation | None, float]:
-    """Find the rotation from projected to captured queries and keys, and its error. None: no
-    rotation.
+    """Find the RoPE rotation that maps projected to captured queries and keys.
+
+    Returns the rotation (None: no rotation) and its error. postprocess: applied after the rotation.
     """
-    best, least = None, _max_error(finish(projected), captured)
+    best, least = None, _max_relative_error_of_pairs(postprocess(projected), captured)
     if least <= NEAR or angles is None:
         return best, least
     wide = angles.cos.shape[-1]
@@ -116,14 +118,14 @@ def find_rotation(
             if choice.rotated > projected[0].shape[-1] or choice.rotated % 2:
                 continue
             turned = choice.rotate(projected[0], angles), choice.rotate(projected[1], angles)
-            off = _max_error(finish(turned), captured)
+            off = _max_relative_error_of_pairs(postprocess(turned), captured)
             if off < least:
                 best, least = choice, off
     return best, least
 
 
 def check_rotation_error(error: float, angles: Angles | None) -> None:
-    """Raise NotFusable if no supported rotation explains a module's queries and keys."""
+    """Raise NotFusable if the error of the best RoPE rotation is too large."""
     if error <= NEAR:
         return
     if angles is None:
@@ -132,9 +134,9 @@ def check_rotation_error(error: float, angles: Angles | None) -> None:
 
 
 def max_relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest absolute error as a share of the largest expected value."""
+    """Return the largest absolute error, divided by the largest absolute expected value."""
     return float(((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-9)).item())
 
 
-def _max_error(actual: Sequence[torch.Tensor], expected: Heads) -> float:
+def _max_relative_error_of_pairs(actual: Sequence[torch.Tensor], expected: Heads) -> float:
     return max(max_relative_error(some.float(), other) for some, other in zip(actual, expected, strict=True))

@@ -1,4 +1,4 @@
-"""Identifies the formula by which a router chooses and weights experts, by running its code.
+"""Identifies the formula with which a router chooses and weights experts, by test runs of its code.
 
 The trial uses random weights with a wide spread instead of the checkpoint's, so that a
 correction bias, a group limit or an epsilon has a visible effect.
@@ -28,7 +28,7 @@ BEST_OF_GROUP = (2, 1)
 
 @dataclass(frozen=True)
 class RouterFormula:
-    """How a router turns logits into expert weights, as in kernels/mixture_structs.h."""
+    """How a router turns logits into expert weights (see kernels/mixture_structs.h)."""
 
     chosen: int
     scores: RouterScores
@@ -44,9 +44,7 @@ class RouterFormula:
     rounds_weights: bool = False
 
     def __call__(self, logits: torch.Tensor, expert_bias: torch.Tensor) -> torch.Tensor:
-        """Return the weights of all experts [tokens, experts]. Experts that are not chosen have
-        weight 0.
-        """
+        """Return the weights of all experts [tokens, experts]. Experts outside the top k have weight 0."""
         if self.has_bias:
             logits = logits + expert_bias
         scores = logits.softmax(-1) if self.scores is RouterScores.softmax_scores else logits.sigmoid()
@@ -65,7 +63,7 @@ class RouterFormula:
 
 @dataclass(frozen=True)
 class RouterLayout:
-    """A router: its matrix [experts, hidden], an optional bias of logits or scores, and its
+    """A router: its weight matrix [experts, hidden], an optional bias of logits or scores, and its
     formula.
     """
 
@@ -76,8 +74,9 @@ class RouterLayout:
 
 
 def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
-    """Describe a router that is part of `block`. Raises NotFusable if C does not support its
-    formula.
+    """Describe the router of a mixture block.
+
+    Raises NotFusable if the C kernels do not support its formula.
     """
     weight = router._parameters.get("weight")
     if weight is None or weight.dim() != 2 or weight.device.type != "cpu":
@@ -125,8 +124,9 @@ def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
 
 
 def _router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the block's tensors that it passes to its router besides hidden states, by argument
-    name.
+    """Return the tensors that a mixture block passes to its router, by argument name.
+
+    Hidden states are not included.
     """
     names = list(inspect.signature(router.forward).parameters)[1:]
     found = {name: getattr(block, name, None) for name in names}
@@ -134,7 +134,7 @@ def _router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torch.Te
 
 
 def parse_router_output(output: Any, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights and indices of the chosen experts from a router's output."""
+    """Return the weights and indices of the chosen experts from the output of a router."""
     tensors = [some for some in output if isinstance(some, torch.Tensor)] if isinstance(output, tuple) else []
     numbers = [
         some
@@ -153,7 +153,7 @@ def parse_router_output(output: Any, num_tokens: int) -> tuple[torch.Tensor, tor
 def _candidate_formulas(
     router: nn.Module, top_k: int, num_experts: int, has_expert_bias: bool
 ) -> Iterator[RouterFormula]:
-    """Yield the formulas that a router may use, based on its numeric attributes."""
+    """Yield the formulas that a router may use, inferred from its numeric attributes."""
     of = {name: value for name, value in vars(router).items() if isinstance(value, int | float)}
     groups = next((int(of[name]) for name in GROUPS if of.get(name)), 1)
     chosen_groups = next((int(of[name]) for name in CHOSEN_GROUPS if of.get(name)), 1)
@@ -187,7 +187,7 @@ def _detect_rounding(
     weight: torch.Tensor,
     formula: RouterFormula,
 ) -> RouterFormula:
-    """Return the formula with flags for the values that the router rounds to the model's dtype."""
+    """Return the formula with flags for intermediate results that the router rounds to the model's dtype."""
     dtype, random = weight.dtype, torch.Generator().manual_seed(1)
     rows = torch.randn(TRIED, weight.shape[1], generator=random, dtype=torch.float32).to(dtype)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Forward passes: flat lists of tokens in, logits out."""
+"""Forward passes of continuous batching: flat lists of tokens in, logits out."""
 
 from runner_engine.decode.passes.async_step import AsyncStep
 from runner_engine.decode.passes.chunk_size import ChunkSizer

@@ -1,5 +1,4 @@
-"""Asynchronous decoding steps: a GPU starts the next step before the host has read the last
-tokens.
+"""Asynchronous decoding: a GPU starts the next step before the host has read the last tokens.
 
 The tokens go into the next step's table on the device, and the host reads a copy while
 that step runs. For a sequence that ends with its token, the step's logits are ignored,
@@ -19,16 +18,17 @@ from runner_base import MEMORY_ERRORS, is_out_of_memory_error
 from runner_engine.attention import PrefixUse
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.sequences import TokenSequence
-from runner_engine.devices.gpu import send_to_device
+from runner_engine.devices.gpu import copy_to_device
 from runner_engine.kv_cache import KvStore, SlotStore
-from runner_engine.memory import release_failed_pass
+from runner_engine.memory import release_failed_pass_memory
 
 SWITCH = "RUNNER_AHEAD"
 
 
 class AsyncStep:
-    """The next decoding step, possibly started early. Then sequences may leave, but none may
-    enter.
+    """Starts the next decoding step early on the GPU.
+
+    After an early start, sequences may leave the batch, but none may enter.
     """
 
     def __init__(self, forward: Forward) -> None:
@@ -37,36 +37,41 @@ class AsyncStep:
         self.discard()
 
     def invalidate_sequences(self) -> None:
-        """Discard cached data of the active sequences after some have entered or left."""
+        """Discard cached data of the active sequences, because sequences have entered or left."""
         self._uses: list[PrefixUse] | None = None  # the prefixes of the rows
 
     def discard(self) -> None:
-        """Discard the started step. Its tokens are sent again."""
+        """Discard the step that was started early. Its tokens are processed again."""
         self._logits: torch.Tensor | None = None
         self._line_of: dict[TokenSequence, int] = {}
 
     @property
     def has_begun(self) -> bool:
-        """Whether the next step has been started early."""
+        """Whether the next decoding step was started early."""
         return self._logits is not None
 
     def take_or_run_step(
-        self, kv_store: KvStore, sequences: Sequence[TokenSequence], prefilling: Sequence[TokenSequence]
+        self,
+        kv_store: KvStore,
+        sequences: Sequence[TokenSequence],
+        prefilling_sequences: Sequence[TokenSequence],
     ) -> torch.Tensor:
-        """Return the logits [n, V] of all active sequences: from the started step, or from one that
-        runs now.
+        """Return the logits [n, V] of the step that was started early, or of a step that runs now.
 
-        prefilling: sequences in the following slots whose prompts are incomplete.
+        prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
         begun = self.take_logits(sequences)
         if begun is not None:
             return begun
         if self._uses is None:
             self._uses = self.forward.build_prefix_uses(sequences)
-        return self.forward.step(kv_store, sequences, self._uses, prefilling)
+        return self.forward.step(kv_store, sequences, self._uses, prefilling_sequences)
 
     def take_logits(self, sequences: Sequence[TokenSequence]) -> torch.Tensor | None:
-        """Return the started step's logits [n, V] for these sequences, or None if none was started."""
+        """Return the logits [n, V] of the step that was started early.
+
+        Returns None if no step was started.
+        """
         if self._logits is None or not sequences:
             self.discard()
             return None
@@ -75,32 +80,32 @@ class AsyncStep:
         self.forward.check_token_ids([row.tokens[-1] for row in sequences])
         if lines == list(range(len(lines))):
             return logits[: len(lines)]
-        return logits[send_to_device(torch.tensor(lines), logits.device)]
+        return logits[copy_to_device(torch.tensor(lines), logits.device)]
 
     def read_tokens(
         self,
         sampled_tokens: torch.Tensor,
         kv_store: KvStore,
         sequences: Sequence[TokenSequence],
-        prefilling: Sequence[TokenSequence],
+        prefilling_sequences: Sequence[TokenSequence],
     ) -> list[int]:
-        """Copy the sampled tokens to the host. The next step starts before the host waits for them.
+        """Copy the sampled tokens to the host. The next step starts before the host waits for the copy.
 
-        prefilling: sequences in the following slots whose prompts are incomplete.
+        prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
         on_host = sampled_tokens.to("cpu", non_blocking=True)
         copied = torch.cuda.Event() if sampled_tokens.is_cuda else None  # type: ignore[no-untyped-call]
         if copied is not None:
             copied.record(torch.cuda.current_stream(sampled_tokens.device))
         if isinstance(kv_store, SlotStore) and self._can_start_early(kv_store, sequences):
-            self._start_next_step(sampled_tokens, kv_store, sequences, prefilling)
+            self._start_next_step(sampled_tokens, kv_store, sequences, prefilling_sequences)
         if copied is not None:
             copied.synchronize()
         tokens: list[int] = on_host.tolist()
         return tokens
 
     def _can_start_early(self, slots: SlotStore, sequences: Sequence[TokenSequence]) -> bool:
-        """Whether the next step may start: there is room, and at least one sequence may continue."""
+        """Whether the next step may start early: the KV cache has room, and some sequence may continue."""
         has_room = slots.has_capacity([row.kv.places + 1 for row in sequences])
         return (
             has_room
@@ -113,15 +118,17 @@ class AsyncStep:
         sampled_tokens: torch.Tensor,
         slots: SlotStore,
         sequences: Sequence[TokenSequence],
-        prefilling: Sequence[TokenSequence],
+        prefilling_sequences: Sequence[TokenSequence],
     ) -> None:
-        """Start the next step early. If memory is short, it runs later instead, and nothing is lost."""
+        """Start the next step early. If memory is short, the step runs later."""
         try:
-            self._logits = self.forward.step_with_device_tokens(slots, sequences, prefilling, sampled_tokens)
+            self._logits = self.forward.step_with_device_tokens(
+                slots, sequences, prefilling_sequences, sampled_tokens
+            )
         except MEMORY_ERRORS as error:
             if not is_out_of_memory_error(error):
                 raise
-            release_failed_pass(error, sampled_tokens.device)
+            release_failed_pass_memory(error, sampled_tokens.device)
         if self._logits is None:
             return
         self._line_of = {row: line for line, row in enumerate(sequences)}

@@ -1,5 +1,4 @@
-"""Chooses the prefill chunk size so that decoding sequences wait little for their next
-token.
+"""Chooses the size of prefill chunks so that decoding sequences wait little for their next token.
 
 The time of a pass depends on the processor, the model and the position in the prompt, so
 it is measured pass by pass. The computed tokens do not depend on it: sums have the same
@@ -14,11 +13,11 @@ LEAST_TOKENS = 128  # however slow the model is: with fewer, its weights are rea
 
 
 class ChunkSizer:
-    """Computes the next prefill chunk's number of tokens from the seconds of the last pass."""
+    """Computes the next prefill chunk's size from the duration of the last forward pass."""
 
     def __init__(self) -> None:
         self.tokens = FIRST_TOKENS
 
     def record_pass(self, num_tokens: int, seconds: float) -> None:
-        """Record the duration of a pass that prefilled and decoded."""
+        """Record the duration of a forward pass that both prefilled and decoded."""
         self.tokens = max(int(num_tokens * WAIT_S / max(seconds, 1e-9)), LEAST_TOKENS)

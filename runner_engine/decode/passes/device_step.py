@@ -1,5 +1,6 @@
-"""One decoding step of all sequences on tensors with fixed addresses, so that CUDA graphs
-can replay it.
+"""A decoding step of all sequences on tensors with fixed addresses.
+
+CUDA graphs can replay this step.
 
 The host writes one small table for each step: for every sequence its token, its position,
 the index of its new key and value, and the prefixes that it attends to. Tokens that the
@@ -38,15 +39,15 @@ from runner_engine.attention.device_attention import (
 )
 from runner_engine.attention.partial_attention import (
     Scaling,
-    join_by_log_sums,
+    attend_to_sinks,
+    merge_by_log_sums,
     merge_groups_by_token,
     pad_heads,
-    sinks_term,
 )
-from runner_engine.checkpoints.pass_memory import FEWEST_PLACES, round_batch_size
+from runner_engine.checkpoints.pass_memory import FEWEST_PLACES, round_up_batch_size
 from runner_engine.decode.passes.step_graphs import CudaGraphRecorder, Record, StepGraphs
 from runner_engine.decode.sequences import TokenSequence
-from runner_engine.devices.gpu import copy_into
+from runner_engine.devices.gpu import copy_into_device_tensor
 from runner_engine.kv_cache import KvCacheSpec, PagedSlots, Prefix, SlotStore, Window, round_up_positions
 
 # bytes of a layer's common pages that a step's rows read one by one: to read more takes longer than
@@ -59,9 +60,7 @@ OWN = -1  # in place of a prefix's number: the row's own keys
 
 @dataclass
 class StepAttention:
-    """Attention of one decoding step: over prefixes shared by all sequences, and over each
-    sequence's own keys.
-    """
+    """Attention of one decoding step, over shared prefixes and over each sequence's unshared keys."""
 
     heads: KvCacheSpec
     own: SlotStore
@@ -76,8 +75,9 @@ class StepAttention:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
         softmax: Softmax = PLAIN,
     ) -> torch.Tensor:  # fmt: skip
-        """Return attention outputs [B, H, D] for query [H, B, D], key and value [KVH, B, D] of one
-        layer.
+        """Return attention outputs [B, H, D] of one layer.
+
+        query is [H, B, D]; key and value are [KVH, B, D].
         """
         heads, width, rows = self.heads, value.shape[-1], query.shape[1]
         scaling, window = (Scaling(scale, softmax.cap), heads.windows[layer] if heads.windows else None)
@@ -85,31 +85,32 @@ class StepAttention:
         heads.check_layer(layer)
         query, key, value = map(heads.rotate_if_enabled, pad_heads(heads, query, key, value))
         grouped = query.view(heads.kv_heads, heads.group, rows, heads.dim)  # [KVH, G, B, D]
-        out, top = self._attend_own_keys(layer, scaling, window, grouped, key, value)
+        out, top = self._attend_unshared_keys(layer, scaling, window, grouped, key, value)
         parts = [
             self._attend_prefix(number, layer, scaling, window, grouped)
             for number in range(len(self.prefixes))
         ]
         if softmax.sinks is not None:
-            zeros, sinks, _ = sinks_term(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim)
+            zeros, sinks, _ = attend_to_sinks(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim)
             parts.append((zeros.to(out.dtype), sinks))
         if parts:
             outs, tops = zip(*parts, strict=True)
-            result = join_by_log_sums([*outs, out], [*tops, top], query.dtype)
+            result = merge_by_log_sums([*outs, out], [*tops, top], query.dtype)
         else:
             result = out.flatten(1, 2)
         result = heads.rotate_if_enabled(result)
         return result if width == heads.dim else result[..., :width]
 
-    def _attend_own_keys(
-        self, layer: int, scaling: Scaling, window: Window | None, grouped: torch.Tensor,
+    def _attend_unshared_keys(
+        self, layer: int, scaling: Scaling, window: Window | None, grouped_query: torch.Tensor,
         key: torch.Tensor, value: torch.Tensor,
     ) -> Part:  # fmt: skip
-        """Store the new keys and values, and attend to each sequence's own. Returns [B, KVH, G, D]
-        and [B, KVH, G].
+        """Store new keys and values, and attend to each sequence's unshared keys.
+
+        Returns outputs [B, KVH, G, D] and log-sums [B, KVH, G].
         """
         heads, rows = self.heads, len(self.table)
-        key, value, by_row = key.transpose(0, 1), value.transpose(0, 1), grouped.permute(2, 0, 1, 3)
+        key, value, by_row = key.transpose(0, 1), value.transpose(0, 1), grouped_query.permute(2, 0, 1, 3)
         if not self.places:
             keys, values = self.own.flat_kv(layer, rows)
             keys.index_copy_(0, self._new_kv_indices, key)
@@ -131,13 +132,21 @@ class StepAttention:
         self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
         stored = (some[layer][:rows, :, : self.places] for some in (self.own.keys, self.own.values))
         keys, values = heads.decode_kv(layer, *stored)
-        return attend(scaling, by_row, keys, values, self._own_keys_mask(window)[:, None, None])
+        return attend(scaling, by_row, keys, values, self._masked_unshared_positions(window)[:, None, None])
 
     def _attend_prefix(
-        self, prefix_index: int, layer: int, scaling: Scaling, window: Window | None, grouped: torch.Tensor
+        self,
+        prefix_index: int,
+        layer: int,
+        scaling: Scaling,
+        window: Window | None,
+        grouped_query: torch.Tensor,
     ) -> Part:
-        """Attend all sequences to a prefix. Sequences without this prefix get weight zero."""
-        group, rows = grouped.shape[1:3]
+        """Compute attention of all sequences to a shared prefix.
+
+        Sequences without this prefix get weight zero.
+        """
+        group, rows = grouped_query.shape[1:3]
         prefix = self.prefixes[prefix_index]
         keys, values = prefix.kv.read(layer)
         if self.common:  # what is left behind the last common page is in the rows' own pages
@@ -146,13 +155,13 @@ class StepAttention:
             )
         sees, hidden = self.table[:, SEES + prefix_index] > 0, None
         if window is not None:
-            hidden = self._prefix_mask(window, prefix_index)
+            hidden = self._masked_prefix_positions(window, prefix_index)
             sees = sees & ~hidden.all(dim=-1)
             hidden = hidden.repeat_interleave(group, dim=0)[None, None]
         out, top = (
-            some[0].view(len(grouped), rows, group, *some.shape[3:]).transpose(0, 1)
+            some[0].view(len(grouped_query), rows, group, *some.shape[3:]).transpose(0, 1)
             for some in attend(
-                scaling, merge_groups_by_token(grouped)[None], keys[None], values[None], hidden
+                scaling, merge_groups_by_token(grouped_query)[None], keys[None], values[None], hidden
             )
         )
         return out, top.where(sees[:, None, None], -torch.inf)
@@ -180,8 +189,9 @@ class StepAttention:
 
     @cached_property
     def _num_visible_positions(self) -> torch.Tensor:
-        """Number of positions each sequence attends to, without common pages but with the new token:
-        int32 [B].
+        """Number of KV positions that each sequence attends to: int32 [B].
+
+        Includes the new token, excludes pages common to all sequences.
         """
         if self.blocks is None:
             return (self.table[:, PLACE] + 1).int()
@@ -189,20 +199,20 @@ class StepAttention:
 
     @cached_property
     def _new_kv_indices(self) -> torch.Tensor:
-        """Index of each sequence's new key and value in the flat KV tensor: int64 [B]."""
+        """Index of each sequence's newest key and value in the flat KV tensor: int64 [B]."""
         if self.blocks is None:
             return self._slots * self.own.capacity + self.table[:, PLACE]
         page, position = self.heads.page, self.table[:, POSITION]
         return self.blocks.gather(1, position[:, None] // page)[:, 0].long() * page + position % page
 
     def _first_visible_position(self, window: Window) -> torch.Tensor:
-        """Return the first position inside each sequence's sliding window: int64 [B]."""
+        """Return the first position in each sequence's sliding window: int64 [B]."""
         position = self.table[:, POSITION]
         if window.is_chunk:
             return position // window.size * window.size
         return (position - window.size + 1).clamp(min=0)
 
-    def _prefix_mask(self, window: Window, prefix_index: int) -> torch.Tensor:
+    def _masked_prefix_positions(self, window: Window, prefix_index: int) -> torch.Tensor:
         """Return a mask of the prefix positions before each sequence's sliding window: bool [B, L]."""
         if (window, prefix_index) not in self._hidden:
             prefix = self.prefixes[prefix_index]
@@ -212,8 +222,8 @@ class StepAttention:
             )
         return self._hidden[window, prefix_index]
 
-    def _own_keys_mask(self, window: Window | None) -> torch.Tensor:
-        """Return a mask of own positions that each sequence does not attend to: bool [B, positions]."""
+    def _masked_unshared_positions(self, window: Window | None) -> torch.Tensor:
+        """Return a mask of unshared positions that each sequence does not attend to: bool [B, positions]."""
         if (window, OWN) not in self._hidden:
             place = self.table[:, PLACE]
             places = torch.arange(self.places, device=self.table.device)[None]
@@ -228,7 +238,7 @@ class StepAttention:
 
 @dataclass
 class StepInputs:
-    """Sequences of a step in the slots 0 … n-1, followed by those whose prompts are incomplete."""
+    """Sequences of a decoding step: active sequences in slots 0 … n-1, then sequences in prefill."""
 
     own: SlotStore
     rows: Sequence[TokenSequence]
@@ -237,7 +247,7 @@ class StepInputs:
 
 
 class DeviceDecodeStep:
-    """Computes the logits of one more token of every sequence, entirely on the device."""
+    """Computes the next-token logits of all sequences entirely on the device."""
 
     def __init__(self, model: Any, kv_spec: KvCacheSpec, record: Record | None = None) -> None:
         self.model, self.heads, self.by_length = model, kv_spec, supports_variable_lengths(kv_spec)
@@ -250,7 +260,7 @@ class DeviceDecodeStep:
         ] = []  # what recordings read besides the table: they do not keep it alive
 
     def can_run(self, sequences: Sequence[TokenSequence]) -> bool:
-        """Whether the sequences have few enough prefixes, or store them as pages."""
+        """Whether the step supports these sequences: they have few prefixes, or prefixes are stored as pages."""
         return self.heads.uses_pages or len(_prefix_visibility(sequences)[0]) <= MOST_PREFIXES
 
     def __call__(self, step: StepInputs, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
@@ -262,7 +272,7 @@ class DeviceDecodeStep:
         """
         own, rows = step.own, step.rows
         blocks, read, common = None, [own.keys[0]], 0
-        count = min(round_batch_size(len(rows)), own.slots)
+        count = min(round_up_batch_size(len(rows)), own.slots)
         if isinstance(own, PagedSlots):
             read.append(blocks := own.page_table)
             prefixes, common = self._find_common_pages(rows, count)
@@ -286,7 +296,7 @@ class DeviceDecodeStep:
         ]
         filling += [(0, 0)] * (count - len(rows) - len(filling))
         lines += [[0, *filled, *[0] * MOST_PREFIXES] for filled in filling]
-        copy_into(torch.tensor(lines), self._table[:count])
+        copy_into_device_tensor(torch.tensor(lines), self._table[:count])
         if step.picked is not None:
             self._table[: len(rows), TOKEN].copy_(step.picked)
         blocks = None if blocks is None else blocks[:count]
@@ -304,9 +314,10 @@ class DeviceDecodeStep:
         self.graphs.free_recordings()
         self._read = []
 
-    def _find_common_pages(self, sequences: Sequence[TokenSequence], count: int) -> tuple[list[Prefix], int]:
-        """Return the prefixes in the whole pages that all sequences begin with, and the number of
-        these pages.
+    def _find_common_pages(
+        self, sequences: Sequence[TokenSequence], batch_size: int
+    ) -> tuple[list[Prefix], int]:
+        """Return the prefixes stored in pages that all sequences begin with, and the number of pages.
 
         Returns no prefixes if reading the pages once per sequence is cheap enough.
         """
@@ -320,19 +331,19 @@ class DeviceDecodeStep:
         shared = [some[0] for some in zip(*paths, strict=False) if len({*some}) == 1][:MOST_PREFIXES]
         pages = shared[-1].length // heads.page if shared and all(row.kv.prefix for row in sequences) else 0
         bytes_of_token = heads.bytes_per_token // heads.layers
-        if count * pages * heads.page * bytes_of_token < MOST_READ:
+        if batch_size * pages * heads.page * bytes_of_token < MOST_READ:
             return [], 0
         return [one for one in shared if one.start < pages * heads.page], pages
 
     def _invalidate_recordings(self, tensors: list[Any]) -> None:
-        """Discard recorded graphs if they read other tensors than these."""
+        """Discard recorded CUDA graphs if they read other tensors than the given ones."""
         is_same = len(tensors) == len(self._read)
         if not is_same or any(one() is not other for one, other in zip(self._read, tensors, strict=True)):
             self.free_recordings()
             self._read = [weakref.ref(one) for one in tensors]
 
     def _compute_logits(self, attention: StepAttention) -> torch.Tensor:
-        """Compute the logits [B, V] operation by operation."""
+        """Compute the logits [B, V] without a CUDA graph."""
         table = attention.table
         with torch.inference_mode(), use_attention(self.model, attention.attend):
             output = self.model(
@@ -348,8 +359,7 @@ class DeviceDecodeStep:
 def _prefix_visibility(
     sequences: Sequence[TokenSequence],
 ) -> tuple[list[Prefix], dict[Prefix | None, list[int]]]:
-    """Return all prefixes of the sequences, and for each deepest prefix a 0/1 list of those it
-    includes.
+    """Return all prefixes of the sequences, and a 0/1 list of visible prefixes per deepest prefix.
 
     The list is padded with zeros to the maximum number of prefixes.
     """
@@ -366,12 +376,12 @@ def _prefix_visibility(
     return prefixes, sees
 
 
-def _round_up_positions(count: int, max_positions: int) -> int:
-    """Round a number of positions up to a power of two or 1.5 times one, to limit distinct
-    shapes.
-    """
-    power = max(1 << (count - 1).bit_length(), FEWEST_PLACES)
+def _round_up_positions(num_positions: int, max_positions: int) -> int:
+    """Round a number of positions up to 2^k or 1.5 · 2^k, to limit the number of tensor shapes."""
+    power = max(1 << (num_positions - 1).bit_length(), FEWEST_PLACES)
     return min(
-        round_up_positions(power * 3 // 4 if count <= power * 3 // 4 and power > FEWEST_PLACES else power),
+        round_up_positions(
+            power * 3 // 4 if num_positions <= power * 3 // 4 and power > FEWEST_PLACES else power
+        ),
         max_positions,
     )

@@ -1,4 +1,4 @@
-"""Forward passes of the scheduler: flat lists of tokens, and their layout for attention."""
+"""Forward passes of the scheduler: flat token lists, and the positions of tokens in the KV cache."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from runner_engine.kv_cache import (
     Prefix,
     SharedKv,
     SlotStore,
-    copy_prefix_state,
-    select_kernels,
+    copy_prefix_recurrent_state,
+    select_attention_kernels,
 )
 from runner_engine.models.lora import multi_adapter
 from runner_engine.models.vocabulary import count_embeddings
@@ -33,8 +33,9 @@ SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token 
 
 @dataclass
 class TokenSpan:
-    """Adjacent tokens of a sequence in one pass. Logits are computed before each target or after
-    the prompt.
+    """Adjacent tokens of a sequence in one forward pass.
+
+    Logits are computed for each scored target, or after the prompt.
     """
 
     row: TokenSequence
@@ -47,12 +48,12 @@ class TokenSpan:
 
     @property
     def num_logits(self) -> int:
-        """Number of positions at the span's end for which logits are computed."""
+        """Number of the span's last positions that get logits."""
         return len(self.targets) or int(self.is_last)
 
     @property
     def full_length(self) -> int:
-        """Token count of the whole prompt or answer part that this span is a chunk of.
+        """Number of tokens of the whole prompt or answer part that the span is a chunk of.
 
         Attention backends are chosen by this count, so that the chunk size does not change
         results.
@@ -63,37 +64,38 @@ class TokenSpan:
 
 
 class PositionOffsetCache:
-    """Replaces the KV cache in models that count earlier tokens (Llama 4). Each token has its
-    own offset.
+    """Stands in for the KV cache in models that count earlier tokens (Llama 4).
+
+    Each token has a separate offset.
     """
 
     def __init__(self, positions: list[int], device: torch.device) -> None:
         self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
 
     def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the names of transformers' cache
-        """Return the offsets from a token's index in the pass to its position."""
+        """Return, for each token, its position minus its index in the forward pass."""
         return self.counts
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values unchanged. Attention stores them."""
+        """Return keys and values unchanged, because the attention function stores them."""
         return key, value
 
 
 class HiddenStateReader(Protocol):
-    """Receives the lm_head's input [tokens, width] of every token as soon as it is computed."""
+    """Receives the hidden state before the lm_head [tokens, width] of every token."""
 
-    def receive_prefix(self, prefix: Prefix, first: int, hidden_states: torch.Tensor) -> None:
-        """Receive the hidden states of a prefix, starting at its token index `first`."""
+    def receive_prefix(self, prefix: Prefix, first_position: int, hidden_states: torch.Tensor) -> None:
+        """Receive the hidden states of a shared prefix, from token index `first_position` on."""
 
     def receive_sequence(self, sequence: TokenSequence, position: int, hidden_states: torch.Tensor) -> None:
-        """Receive the hidden states of a sequence, starting at its own position `position`."""
+        """Receive the hidden states of a sequence, from `position` after its shared prefixes on."""
 
 
 class Forward:
-    """Runs a model on a prefix, on prompts, on one token of each sequence, or on draft tokens."""
+    """Runs a model on prefixes, prompts, draft tokens, or one token of each sequence."""
 
     def __init__(self, model: Any, kv_spec: KvCacheSpec) -> None:
-        self.model, self.heads, self.kernels = model, kv_spec, select_kernels(kv_spec)
+        self.model, self.heads, self.kernels = model, kv_spec, select_attention_kernels(kv_spec)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.rows = count_embeddings(model)
@@ -109,17 +111,20 @@ class Forward:
         self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
 
     def enable_hidden_states(self, reader: HiddenStateReader | None = None) -> None:
-        """Keep the hidden states of every pass. Disables CUDA graphs, which do not return them."""
+        """Keep the hidden states of every forward pass.
+
+        Disables CUDA graphs, which do not return hidden states.
+        """
         self.keeps_hidden, self.hidden_reader, self.device_step = True, reader, None
 
     @property
     def max_prefixes(self) -> int | None:
-        """How many prefixes a step can read for all its sequences. None means any number."""
+        """Maximum number of shared prefixes in a decoding step. None means unlimited."""
         return None if self.device_step is None else MOST_PREFIXES
 
     @property
     def recording_summary(self) -> str:
-        """How many steps were replayed CUDA graphs, or why none was. Empty without CUDA graphs."""
+        """Text: share of steps that replayed CUDA graphs, or why none did. Empty without CUDA graphs."""
         return "" if self.device_step is None else self.device_step.graphs.summary
 
     def free_recordings(self) -> None:
@@ -128,14 +133,20 @@ class Forward:
             self.device_step.free_recordings()
 
     def prefill_prefix(self, prefix: Prefix, max_tokens: int) -> int:
-        """Compute keys and values of a prefix's next tokens, at most max_tokens. Returns how many."""
+        """Compute keys and values of the next tokens of a shared prefix, at most max_tokens.
+
+        Returns the number of tokens.
+        """
         before, into = prefix.read, prefix.partial
         if into is None:
             into = SharedKv.allocate(self.heads, len(prefix.tokens), self.kernels, prefix.parent is None)
-            copy_prefix_state(into.store, 0, prefix.parent)
+            copy_prefix_recurrent_state(into.store, 0, prefix.parent)
         ids = prefix.tokens[before : before + max_tokens]
         count, first = len(ids), prefix.start + before
-        zeros, places = self._int_tensor([0] * count), self._int_tensor(range(before, before + count))
+        zeros, places = (
+            self._create_int_tensor([0] * count),
+            self._create_int_tensor(range(before, before + count)),
+        )
         uses = self._collect_prefix_uses([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
         layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
@@ -154,12 +165,13 @@ class Forward:
         return count
 
     def run_token_spans(
-        self, kv_store: KvStore, token_spans: Sequence[TokenSpan], is_decoded: bool = False
+        self, kv_store: KvStore, token_spans: Sequence[TokenSpan], is_decoding: bool = False
     ) -> torch.Tensor:
-        """Run the model on token spans, each in its sequence's slot. Returns the wanted logits [n,
-        V] in order.
+        """Run the model on token spans, each in its sequence's slot.
 
-        is_decoded: the spans are answer tokens or draft tokens, not prompts.
+        Returns the requested logits [n, V] in the order of the spans.
+
+        is_decoding: the spans are answer tokens or draft tokens, not prompts.
         """
         ids: list[int] = []
         positions: list[int] = []
@@ -183,14 +195,18 @@ class Forward:
             of_row += [number] * count
             kept += range(len(ids) - piece.num_logits, len(ids))
         uses = self._collect_prefix_uses([piece.row.kv.path for piece in token_spans], of_row)
-        kinds = (self._int_tensor(slots), self._int_tensor(places), self._int_tensor(seen))
+        kinds = (
+            self._create_int_tensor(slots),
+            self._create_int_tensor(places),
+            self._create_int_tensor(seen),
+        )
         layout = PassLayout(self.heads, self.kernels, kv_store, *kinds, uses, spans)
         read = [piece for piece in token_spans if piece.ids]
         starts = [piece.row.kv.num_shared_tokens + piece.before for piece in read]
         counts = [len(piece.ids) for piece in read]
         adapters = self._select_adapters([piece.row.kv.adapter for piece in read], counts)
         into = self._select_recurrent_states(
-            kv_store, [piece.slot for piece in read], starts, counts, is_decoded
+            kv_store, [piece.slot for piece in read], starts, counts, is_decoding
         )
         with into, adapters:
             logits = self._run_model(layout, ids, positions, kept or [len(ids) - 1])
@@ -198,8 +214,9 @@ class Forward:
         return logits[: len(kept)]
 
     def build_prefix_uses(self, sequences: Sequence[TokenSequence]) -> list[PrefixUse]:
-        """Return the sequences' prefixes for passes with one token each. Valid until the sequences
-        change.
+        """Return the shared prefixes of sequences that decode one token each.
+
+        Valid until the batch changes.
         """
         if self.device_step is not None and self.device_step.can_run(sequences):
             return []  # it finds them itself
@@ -210,29 +227,32 @@ class Forward:
         kv_store: KvStore,
         sequences: Sequence[TokenSequence],
         prefix_uses: list[PrefixUse],
-        prefilling: Sequence[TokenSequence] = (),
+        prefilling_sequences: Sequence[TokenSequence] = (),
     ) -> torch.Tensor:
-        """Run the model on the last token of each sequence, in slots 0 … n-1. Returns the logits [n,
-        V].
+        """Run the model on the last token of each sequence, in slots 0 … n-1.
 
-        prefilling: sequences in the following slots whose prompts are incomplete.
+        Returns the logits [n, V].
+
+        prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
         ids = [row.tokens[-1] for row in sequences]
         positions = [len(row.prompt) + len(row.tokens) - 1 for row in sequences]
         if self.device_step is not None and self.device_step.can_run(sequences):
             assert isinstance(kv_store, SlotStore)
-            return self._run_model(StepInputs(kv_store, sequences, prefilling), ids, positions, None)
+            return self._run_model(
+                StepInputs(kv_store, sequences, prefilling_sequences), ids, positions, None
+            )
         places = [row.kv.places for row in sequences]
         kinds = (
-            self._int_tensor(range(len(sequences))),
-            self._int_tensor(places),
-            self._int_tensor([place + 1 for place in places]),
+            self._create_int_tensor(range(len(sequences))),
+            self._create_int_tensor(places),
+            self._create_int_tensor([place + 1 for place in places]),
         )
         layout = PassLayout(self.heads, self.kernels, kv_store, *kinds, prefix_uses, is_step=True)
         each = [1] * len(sequences)
         adapters = self._select_adapters([row.kv.adapter for row in sequences], each)
         with (
-            self._select_recurrent_states(kv_store, range(len(sequences)), positions, each, is_decoded=True),
+            self._select_recurrent_states(kv_store, range(len(sequences)), positions, each, is_decoding=True),
             adapters,
         ):
             logits = self._run_model(layout, ids, positions, None)
@@ -243,11 +263,12 @@ class Forward:
         self,
         slots: SlotStore,
         sequences: Sequence[TokenSequence],
-        prefilling: Sequence[TokenSequence],
+        prefilling_sequences: Sequence[TokenSequence],
         sampled_tokens: torch.Tensor,
     ) -> torch.Tensor | None:
-        """Run a step on tokens that only the device has. Returns None if the host would have to read
-        them.
+        """Run a decoding step on tokens that exist only on the device.
+
+        Returns None if the host would have to read them.
 
         A token without an embedding is replaced here. `check_token_ids` raises the error once the
         host has read it.
@@ -255,11 +276,11 @@ class Forward:
         if self.device_step is None or not self.device_step.can_run(sequences):
             return None
         positions = [len(row.prompt) + len(row.tokens) for row in sequences]
-        step = StepInputs(slots, sequences, prefilling, sampled_tokens.clamp(0, self.rows - 1))
+        step = StepInputs(slots, sequences, prefilling_sequences, sampled_tokens.clamp(0, self.rows - 1))
         return self._run_model(step, [0] * len(sequences), positions, None)
 
     def check_token_ids(self, token_ids: Sequence[int]) -> None:
-        """Raise ConfigError if the model has no embedding for one of the tokens."""
+        """Raise ConfigError if the model has no embedding for some token."""
         if (largest := max(token_ids)) >= self.rows:  # prompts were checked, so it is of an answer
             raise ConfigError(
                 f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
@@ -268,8 +289,9 @@ class Forward:
             )
 
     def _report_hidden_states(self, spans: Sequence[tuple[TokenSequence, int, int]]) -> None:
-        """Pass the last pass's hidden states to the reader. Each span is (sequence, first position,
-        count).
+        """Pass the last forward pass's hidden states to the reader.
+
+        Each span is (sequence, first position, count).
         """
         if self.hidden_reader is None or self.hidden is None:
             return
@@ -278,12 +300,15 @@ class Forward:
             self.hidden_reader.receive_sequence(row, place, hidden)
 
     def _collect_prefix_uses(
-        self, paths: Sequence[list[Prefix]], path_indices: Sequence[int]
+        self, prefix_paths: Sequence[list[Prefix]], path_indices: Sequence[int]
     ) -> list[PrefixUse]:
-        """Return each prefix of the paths once. path_indices: the index of each token's path."""
+        """Return each distinct prefix of the paths once.
+
+        path_indices: the index of each token's path.
+        """
         uses = []
-        for prefix in dict.fromkeys(prefix for path in paths for prefix in path):
-            is_on_path = [prefix in path for path in paths]
+        for prefix in dict.fromkeys(prefix for path in prefix_paths for prefix in path):
+            is_on_path = [prefix in path for path in prefix_paths]
             seen_by = [at for at, number in enumerate(path_indices) if is_on_path[number]]
             row_of = [-1] * len(path_indices)
             for number, at in enumerate(seen_by):
@@ -291,7 +316,9 @@ class Forward:
             chosen = (
                 None if len(seen_by) == len(path_indices) else torch.tensor(seen_by, device=self.heads.device)
             )
-            uses.append(PrefixUse(prefix.kv, chosen, self._int_tensor(row_of), len(seen_by), prefix.start))
+            uses.append(
+                PrefixUse(prefix.kv, chosen, self._create_int_tensor(row_of), len(seen_by), prefix.start)
+            )
         return uses
 
     def _select_recurrent_states(
@@ -300,23 +327,23 @@ class Forward:
         slots: Sequence[int],
         starts: Sequence[int],
         counts: Sequence[int],
-        is_decoded: bool = False,
+        is_decoding: bool = False,
     ) -> AbstractContextManager[None]:
-        """Return a context in which recurrent layers update the states of these slots."""
+        """Return a context in which recurrent layers read and update the states of these slots."""
         if kv_store.states is None:
             return nullcontext()
-        return kv_store.states.track_pass(slots, starts, counts, is_decoded)
+        return kv_store.states.track_pass(slots, starts, counts, is_decoding)
 
     def _select_adapters(
         self, adapter_names: Sequence[str | None], counts: Sequence[int]
     ) -> AbstractContextManager[None]:
-        """Return a context that applies adapter i to the next counts[i] tokens of the pass."""
+        """Return a context that applies adapter i to the next counts[i] tokens of the forward pass."""
         if self.adapters is None:
             return nullcontext()
         of_tokens = [name for name, count in zip(adapter_names, counts, strict=True) for _ in range(count)]
         return self.adapters.select_adapters(of_tokens)
 
-    def _int_tensor(self, values: Sequence[int]) -> torch.Tensor:
+    def _create_int_tensor(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32, device=self.heads.device)
 
     def _run_model(
@@ -326,7 +353,7 @@ class Forward:
         positions: list[int],
         logit_indices: list[int] | None,
     ) -> torch.Tensor:
-        """Return the logits [n, V] after the tokens at `logit_indices`, or after all tokens."""
+        """Return the logits [n, V] of the tokens at `logit_indices`, or of all tokens."""
         self.check_token_ids(token_ids)
         self.most_tokens = max(self.most_tokens, len(token_ids))
         self.most_logits = max(self.most_logits, len(token_ids if logit_indices is None else logit_indices))
@@ -364,7 +391,7 @@ class Forward:
 
     @contextmanager
     def _capture_hidden_states(self) -> Iterator[None]:
-        """Store the model's last hidden states in `self.hidden` if they are needed."""
+        """Store the hidden states before the lm_head in `self.hidden` inside the context, if needed."""
 
         def store_hidden_states(_module: nn.Module, _given: Any, output: Any) -> None:
             self.hidden = output.last_hidden_state[0]

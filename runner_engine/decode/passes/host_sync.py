@@ -1,4 +1,4 @@
-"""Detects operations that make the host wait for a GPU. A CUDA graph must not contain any."""
+"""Detects operations for which the host waits for a GPU. CUDA graphs must not contain them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ WAITING = {  # their result, or the size of their result, depends on numbers tha
 
 
 class HostSyncError(Exception):
-    """An operation waits for the GPU. The message names the operation."""
+    """Raised for an operation that makes the host wait for the GPU. The message names the operation."""
 
 
 class ForbidHostSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Raises an error at the first operation that reads values on the host or copies between
-    devices.
-    """
+    """Raises HostSyncError at the first operation that reads values on the host or copies between devices."""
 
     def __torch_dispatch__(
         self,
@@ -39,7 +37,7 @@ class ForbidHostSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run an operation unless it waits for the GPU."""
+        """Run a torch operation. Raises HostSyncError if the operation waits for the GPU."""
         kwargs = kwargs or {}
         if func in WAITING or _indexes_by_mask(func, args) or _copies_between_devices(func, args, kwargs):
             raise HostSyncError(f"{func} waits for the device")
@@ -50,8 +48,9 @@ class ForbidHostSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _indexes_by_mask(func: Any, args: Sequence[Any]) -> bool:
-    """Whether an operation indexes by a boolean mask, so that its result size is unknown on the
-    host.
+    """Whether an operation indexes by a boolean mask.
+
+    The host cannot know the size of the result without waiting.
     """
     if func not in (_ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN.index_put.default):
         return False
@@ -59,7 +58,7 @@ def _indexes_by_mask(func: Any, args: Sequence[Any]) -> bool:
 
 
 def _copies_between_devices(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an operation copies a tensor with dimensions from one device to another."""
+    """Whether an operation copies a non-scalar tensor from one device to another."""
     if func is _ATEN._to_copy.default:
         wanted = kwargs.get("device")
         return wanted is not None and torch.device(wanted).type != args[0].device.type

@@ -1,5 +1,4 @@
-"""CUDA graphs of decoding steps: recorded for repeated shapes, checked, replayed and
-counted.
+"""CUDA graphs of decoding steps: recorded for repeated tensor shapes, checked, replayed and counted.
 
 A recording is checked by two replays with different tokens, each compared with the same
 step run operation by operation. The output is filled with NaN first, so a replay that
@@ -30,12 +29,12 @@ Shape = tuple[int, int]  # rows, and own places that are read
 
 
 class Recording(Protocol):
-    """A recorded step. `replay` computes its logits from the current contents of the table."""
+    """A recorded decoding step. `replay` computes its logits from the current inputs."""
 
     logits: torch.Tensor
 
     def replay(self) -> None:
-        """Compute the logits from the current contents of the table."""
+        """Compute the logits from the current contents of the input table."""
 
 
 Run = Callable[[], torch.Tensor]
@@ -43,8 +42,9 @@ Record = Callable[[Run], Recording]
 
 
 class CudaGraphRecorder:
-    """Records steps as CUDA graphs that share memory. Read one graph's logits before the next
-    replay.
+    """Records decoding steps as CUDA graphs that share memory.
+
+    A replay overwrites the logits of the graph before.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class RecordedCudaGraph:
 
 
 class StepGraphs:
-    """The recorded decoding steps of one model, by shape."""
+    """The recorded decoding steps of a model, by tensor shape."""
 
     def __init__(self, record: Record | None) -> None:
         self.record, self.why_not = record, ""
@@ -81,8 +81,10 @@ class StepGraphs:
         self._made: set[Shape] = set()  # all shapes so far, those that were forgotten included
         self._occurred: Counter[Shape] = Counter()
 
-    def replay_or_run(self, shape: Shape, tokens: torch.Tensor, run: Run) -> torch.Tensor:
-        """Return the step's logits by a replay if its shape is recorded, else by calling `run`.
+    def replay_or_run(self, shape: Shape, tokens: torch.Tensor, compute_logits: Run) -> torch.Tensor:
+        """Return the logits of a decoding step.
+
+        Replays the recorded CUDA graph of this shape, or calls `compute_logits` if there is none.
 
         tokens: the part of the table that holds the tokens. It is changed while a recording is
         checked.
@@ -93,20 +95,20 @@ class StepGraphs:
             recording = self.recordings[shape]
             recording.replay()
             return recording.logits
-        logits = run()
+        logits = compute_logits()
         self._occurred[shape] += 1
         if self.record is not None and self._occurred[shape] == RECORD_AT and shape not in self.left_out:
-            self._record_and_check(self.record, shape, tokens, run, logits)
+            self._record_and_check(self.record, shape, tokens, compute_logits, logits)
         return logits
 
     def free_recordings(self) -> None:
-        """Free recordings and their memory."""
+        """Free recorded CUDA graphs and their memory."""
         self.recordings = {}
         self._occurred.clear()
 
     @property
     def summary(self) -> str:
-        """Share of steps that were replayed, or why none was. Empty if nothing is ever recorded."""
+        """Text: share of steps that replayed CUDA graphs, or why none did. Empty without recording."""
         reasons = Counter(self.left_out.values())
         missing = "; ".join(
             f"{format_count(count, 'shape')} not recorded: {reason}" for reason, count in reasons.items()
@@ -119,15 +121,15 @@ class StepGraphs:
         return f"none: {self.why_not or missing}" if self.why_not or missing else ""
 
     def _record_and_check(
-        self, record: Record, shape: Shape, tokens: torch.Tensor, run: Run, logits: torch.Tensor
+        self, record: Record, shape: Shape, tokens: torch.Tensor, compute_logits: Run, logits: torch.Tensor
     ) -> None:
-        """Record a shape whose step has just run, and check the recording."""
+        """Record a CUDA graph for a shape whose step has just run, and check its logits."""
         try:
             if not self._made:  # it is the model's code that waits or not, whatever the shape
                 with ForbidHostSync():  # type: ignore[no-untyped-call]
-                    run()
-            recording = record(run)
-            _check_recording(recording, tokens, run, logits)
+                    compute_logits()
+            recording = record(compute_logits)
+            _check_recording(recording, tokens, compute_logits, logits)
             self.recordings[shape] = recording
             self._made.add(shape)
         except HostSyncError as error:
@@ -150,28 +152,29 @@ class StepGraphs:
         self.free_recordings()
 
 
-def _check_recording(recording: Recording, tokens: torch.Tensor, run: Run, expected: torch.Tensor) -> None:
-    """Check a recording with other tokens and then with its own. Raises RuntimeError if logits
-    differ.
+def _check_recording(
+    recording: Recording, tokens: torch.Tensor, compute_logits: Run, expected: torch.Tensor
+) -> None:
+    """Check a recorded CUDA graph with other tokens, then with the original tokens.
+
+    Raises RuntimeError if logits differ.
 
     Afterwards the KV cache holds the step's own tokens, even after an error.
     """
     own = tokens.clone()
     try:
         tokens.copy_(1 - own % 2)  # 0 or 1, which every vocabulary has, and never the same token
-        _compare_replay(recording, run())
+        _compare_replay(recording, compute_logits())
         tokens.copy_(own)
         _compare_replay(recording, expected)
     except BaseException:
         tokens.copy_(own)
-        run()
+        compute_logits()
         raise
 
 
 def _compare_replay(recording: Recording, expected: torch.Tensor) -> None:
-    """Replay a step. Raises RuntimeError if its logits differ from those computed without the
-    graph.
-    """
+    """Replay a CUDA graph. Raises RuntimeError if its logits differ from the expected logits."""
     with torch.inference_mode():
         recording.logits.fill_(torch.nan)
     recording.replay()

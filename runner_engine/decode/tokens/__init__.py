@@ -13,8 +13,8 @@ from runner_engine.decode.tokens.scoring import (
 from runner_engine.decode.tokens.speculator import (
     Drafts,
     Speculator,
-    count_accepted,
-    unread_tokens,
+    count_accepted_tokens,
+    unprocessed_tokens,
     verify_draft_tokens,
 )
 from runner_engine.decode.tokens.stopping import Stopping
@@ -29,8 +29,8 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Speculator",  # what the decoder asks of them
     "Drafts",  # the guess of each row
     "verify_draft_tokens",  # the new tokens of each row, from one pass over all guesses
-    "unread_tokens",  # the last tokens of a row that its next pass reads
-    "count_accepted",  # how many tokens of a guess were right
+    "unprocessed_tokens",  # the last tokens of a row that its next pass reads
+    "count_accepted_tokens",  # how many tokens of a guess were right
     "NgramSpeculator",  # guesses for a few greedy rows, while they save time
     "NgramLookup",  # what followed a row's last tokens before
     # the end of an answer

@@ -1,5 +1,4 @@
-"""Speculative decoding for a few greedy sequences, with draft tokens from their own earlier
-n-grams.
+"""Speculative decoding with n-gram lookup, for a few greedy sequences at once.
 
 With few sequences, decoding is limited by reading the weights, so a pass over several
 tokens takes hardly longer than a pass over one. If a sequence's last tokens occurred
@@ -21,7 +20,7 @@ from runner_engine.decode.compat_probe import batched_logits_match_single
 from runner_engine.decode.passes import Forward
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens.sampling import Sampler
-from runner_engine.decode.tokens.speculator import Drafts, count_accepted, verify_draft_tokens
+from runner_engine.decode.tokens.speculator import Drafts, count_accepted_tokens, verify_draft_tokens
 from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.kv_cache import KvStore
 from runner_engine.sessions import EngineStats
@@ -42,7 +41,7 @@ GAIN = 1.1  # times as many tokens a second make guesses worth it: later tokens 
 
 
 class NgramLookup:
-    """Finds where a sequence's last n-gram occurred before, and which tokens followed it."""
+    """Finds the previous occurrence of a sequence's last n-gram, and the tokens that followed."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
         self.most = FIRST_TOKENS  # of the next guess
@@ -52,8 +51,7 @@ class NgramLookup:
         self._known = 0  # places up to which runs are noted
 
     def draft(self, tokens: Sequence[int], max_tokens: int) -> list[int]:
-        """Return at most `max_tokens` tokens that followed the last n-gram at its previous
-        occurrence.
+        """Return at most `max_tokens` tokens that followed the previous occurrence of the last n-gram.
 
         tokens: the answer so far, which only grows. A repetition is assumed to continue.
         """
@@ -71,8 +69,9 @@ class NgramLookup:
         return guess
 
     def adjust_draft_length(self, num_drafted: int, num_accepted: int) -> None:
-        """Double the next draft's length if all tokens were accepted. Otherwise use one more than
-        accepted.
+        """Double the maximum draft length if all draft tokens were accepted.
+
+        Otherwise set it to one more than accepted.
         """
         self.most = (
             min(2 * self.most, MAX_TOKENS) if num_accepted == num_drafted else max(num_accepted + 1, 2)
@@ -90,13 +89,13 @@ class _MovingMean:
         self.count += 1
         self.value += (value - self.value) * max(SMOOTHING, 1 / self.count)
 
-    def add_clipped(self, value_s: float) -> None:
-        self.add(min(value_s, CLIP * self.value) if self.count else value_s)
+    def add_clipped(self, seconds: float) -> None:
+        self.add(min(seconds, CLIP * self.value) if self.count else seconds)
 
 
 @dataclass
 class _PassTimings:
-    """Moving means of pass times for one number of sequences, with and without draft tokens."""
+    """Moving means of forward pass times for one batch size, with and without draft tokens."""
 
     rows: int
     plain_s: _MovingMean = field(default_factory=_MovingMean)
@@ -107,21 +106,21 @@ class _PassTimings:
     is_on: bool = False  # whether the last trial was worth it
 
     def skip_timing(self) -> bool:
-        """Count down a pause. Returns whether the next pass need not be timed."""
+        """Count down the pause after useless drafts. Returns whether the next pass needs no timing."""
         if self.pause:
             self.pause -= 1
         return self.pause >= MIN_PLAIN_PASSES
 
     def can_speculate(self) -> bool:
-        """Whether the next pass may contain draft tokens."""
+        """Whether the next forward pass may contain draft tokens."""
         return not self.pause and self.plain_s.count >= MIN_PLAIN_PASSES
 
     def is_worthwhile(self) -> bool:
-        """Whether passes with draft tokens produce clearly more tokens per second."""
+        """Whether forward passes with draft tokens produce clearly more tokens per second than those without."""
         return self.tokens.value * self.plain_s.value > GAIN * self.rows * self.drafted_s.value
 
     def record_drafted_pass(self, seconds: float, num_tokens: int) -> None:
-        """Record a pass with draft tokens, and pause speculation if it is not worthwhile."""
+        """Record a forward pass with draft tokens. Pauses speculation if drafts do not save time."""
         self.drafted_s.add_clipped(seconds)
         self.tokens.add(num_tokens)
         if self.drafted_s.count < TRIALS:
@@ -141,8 +140,9 @@ class _PassTimings:
 
 
 class NgramSpeculator:
-    """Drafts tokens for a few greedy sequences while it saves time. Timings last for the whole
-    engine.
+    """Drafts tokens by n-gram lookup for a few greedy sequences, while it saves time.
+
+    Timings last for the whole engine.
     """
 
     hidden_reader = None
@@ -161,8 +161,9 @@ class NgramSpeculator:
     def propose_drafts(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> list[list[int]]:
-        """Return draft tokens per sequence (some may be empty), or an empty list. Starts the pass's
-        timer.
+        """Return draft tokens per sequence (some may be empty), or an empty list.
+
+        Starts the timer of the forward pass.
         """
         tally = self._timed = self._select_timings(sequences, forward, sampler)
         if tally is None:
@@ -174,7 +175,7 @@ class NgramSpeculator:
             self._draft(row, forward) if _can_speculate_for(row, at, sampler) else []
             for at, row in enumerate(sequences)
         ]
-        if any(drafts) and self._passes_exactness_trial(forward, sampler.vocab_size):
+        if any(drafts) and self._has_exact_verification(forward, sampler.vocab_size):
             return drafts
         self._started = time.thread_time()  # only passes with guesses count the time of the lookup
         return []
@@ -182,8 +183,9 @@ class NgramSpeculator:
     def _select_timings(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> _PassTimings | None:
-        """Return the timings of the next pass, or None if it is not timed because no draft will
-        follow soon.
+        """Return the timings record of the next forward pass.
+
+        Returns None if the pass is not timed because no draft follows soon.
         """
         is_wanted = self.is_wanted and not any(row.thought.forced for row in sequences)
         tally = self._tallies.get(len(sequences)) if is_wanted else None
@@ -204,9 +206,10 @@ class NgramSpeculator:
         most = min(lookup.most, sequence.limit - len(sequence.tokens) - 1, room)
         return lookup.draft(sequence.tokens, most) if most > 0 else []
 
-    def _passes_exactness_trial(self, forward: Forward, vocab_size: int) -> bool:
-        """Whether a pass over several tokens gives the logits of single steps. Tested once, then
-        cached.
+    def _has_exact_verification(self, forward: Forward, vocab_size: int) -> bool:
+        """Whether a forward pass over several tokens gives exactly the logits of single-token passes.
+
+        Tested once.
         """
         if self._is_same is None:
             self._is_same = batched_logits_match_single(forward, vocab_size)
@@ -226,10 +229,13 @@ class NgramSpeculator:
         sampler: Sampler,
         stopping: Stopping,
     ) -> list[tuple[TokenSequence, int]]:
-        """Verify draft tokens in one pass. Returns the new tokens, in order, sequence by sequence."""
+        """Verify draft tokens in one forward pass.
+
+        Returns (sequence, token) pairs of the new tokens, sequence by sequence.
+        """
         new = verify_draft_tokens(forward, kv_store, sequences, drafts, sampler, stopping)
         for row, draft, of_row in zip(sequences, drafts, new, strict=True):
-            right = count_accepted(draft, of_row)
+            right = count_accepted_tokens(draft, of_row)
             if draft:
                 self._lookups[row].adjust_draft_length(len(draft), right)
             self.stats.draft_tokens += len(draft)
@@ -238,21 +244,22 @@ class NgramSpeculator:
         return [(row, token) for row, of_row in zip(sequences, new, strict=True) for token in of_row]
 
     def reset(self) -> None:
-        """Do nothing. N-grams of a sequence remain valid when it continues."""
+        """Does nothing. N-grams remain valid when a sequence continues."""
 
     @property
     def bytes_per_token(self) -> int:
-        """Zero, because the n-gram index is negligible."""
+        """Always 0, because the n-gram index needs negligible memory."""
         return 0
 
     @property
     def bytes_per_row(self) -> int:
-        """Zero, because the n-gram index is negligible."""
+        """Always 0, because the n-gram index needs negligible memory."""
         return 0
 
     def record_step(self, num_tokens: int | None) -> None:
-        """Record the pass's time since `propose_drafts`. num_tokens: tokens produced; None without
-        drafts.
+        """Record the time since `propose_drafts`.
+
+        num_tokens: tokens that the step produced; None if the step had no draft tokens.
         """
         if self._timed is None:
             return
@@ -264,7 +271,7 @@ class NgramSpeculator:
 
 
 def _can_speculate_for(sequence: TokenSequence, index: int, sampler: Sampler) -> bool:
-    """Whether tokens of a sequence may be drafted.
+    """Whether draft tokens are allowed for a sequence.
 
     Not for requests that ignore end-of-sequence tokens, which measure single steps, and not
     for constrained decoding.
@@ -273,8 +280,9 @@ def _can_speculate_for(sequence: TokenSequence, index: int, sampler: Sampler) ->
 
 
 def _supports_exact_verification(forward: Forward, sequences: Sequence[TokenSequence]) -> bool:
-    """Whether the fused forward verifies these sequences, with sums that depend on no other
-    sequence.
+    """Whether the fused forward pass can verify drafts of these sequences exactly.
+
+    Its sums then depend on no other sequence.
     """
     fused = forward.fused
     if fused is None or not fused.is_by_row or forward.mixers:  # a wrong guess cannot be taken out of a state

@@ -1,4 +1,4 @@
-"""Samples the next token from logits, for each sequence independently of the others.
+"""Samples the next token from logits, independently for each sequence.
 
 A sampled sequence depends only on its seed, its id and its own logits. Its random numbers
 come from its own generator. Penalties count its own tokens without padding: the
@@ -23,10 +23,10 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 from runner_base import is_out_of_memory_error
 from runner_base.errors import gpu_failure_message
 from runner_engine.decode.sequences import NO_TOKEN, NOT_SAMPLED, TokenSequence
-from runner_engine.devices.gpu import send_to_device
+from runner_engine.devices.gpu import copy_to_device
 from runner_engine.kernels import native, token_selection
 from runner_engine.sessions import RequestId
-from runner_engine.settings.sampling import GREEDY, PARAMETERS, Sampling, active_parameters
+from runner_engine.settings.sampling import GREEDY, PARAMETERS, Sampling, get_effective_parameters
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,7 @@ class _SamplingGroup(NamedTuple):
 
 
 class _TokenHistory:
-    """Tokens that penalties need: whether a sequence contains a token, and how often its answer
-    does.
-    """
+    """Token counts for penalties: tokens that a sequence contains, and how often its answer contains each."""
 
     def __init__(self, num_sequences: int, vocab_size: int, device: torch.device) -> None:
         self.seen = torch.zeros(num_sequences, vocab_size, dtype=torch.bool, device=device)
@@ -55,7 +53,7 @@ class _TokenHistory:
         self.counts[index].index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.int32))
 
     def append_tokens(self, indices: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Append one token to each of these sequences."""
+        """Append one token to the history of each of these sequences."""
         self.seen[indices, tokens] = True
         self.counts[indices, tokens] += 1
 
@@ -67,15 +65,15 @@ class _TokenHistory:
         selection.seen, selection.counts = self.seen[indices], self.counts[indices]
         return selection
 
-    def append_history(self, history: _TokenHistory) -> None:
+    def append_history(self, other_history: _TokenHistory) -> None:
         self.seen, self.counts = (
-            torch.cat([self.seen, history.seen]),
-            torch.cat([self.counts, history.counts]),
+            torch.cat([self.seen, other_history.seen]),
+            torch.cat([self.counts, other_history.counts]),
         )
 
 
 class Sampler:
-    """Samples the next token of every sequence from its settings, random numbers and earlier
+    """Samples the next token of each sequence by its sampling settings, random generator and earlier
     tokens.
     """
 
@@ -93,7 +91,7 @@ class Sampler:
         self.generators = list(generators)
         self.history: _TokenHistory | None = None  # only if a row has a penalty
         self.lines: list[int] = []  # each row's line in the history, so that rows come and go without copies
-        self._invalidate()
+        self._invalidate_groups()
         if any(map(_has_penalty, self.samplings)):
             self.history, self.lines = (
                 _TokenHistory(len(self.samplings), vocab_size, device),
@@ -102,17 +100,20 @@ class Sampler:
             for row, prompt in enumerate(prompts):
                 self.history.add_sequence(row, prompt, answers[row] if answers else [])
 
-    def _invalidate(self) -> None:
-        """Discard cached groups and settings after the sequences have changed."""
+    def _invalidate_groups(self) -> None:
+        """Discard cached groups and settings, because the sequences have changed."""
         self._groups: list[_SamplingGroup] | None = None
         self._settings: token_selection.SequenceSampling | None = None
 
     def is_greedy(self, index: int) -> bool:
-        """Whether a sequence takes the most probable token, without penalties."""
+        """Whether a sequence uses greedy sampling without penalties."""
         return self.samplings[index] is GREEDY
 
     def select_sequences(self, indices: Sequence[int]) -> Sampler:
-        """Return a sampler of some sequences that shares their random numbers and history."""
+        """Return a sampler for some of the sequences.
+
+        Both samplers share random generators and token history.
+        """
         some = Sampler(self.vocab_size, self.device)
         some.samplings = [self.samplings[row] for row in indices]
         some.generators = [self.generators[row] for row in indices]
@@ -120,24 +121,24 @@ class Sampler:
         some.lines = [] if self.history is None else [self.lines[row] for row in indices]
         return some
 
-    def append_sampler(self, sampler: Sampler) -> None:
-        """Append the sequences of another sampler."""
-        if self.history is not None or sampler.history is not None:
+    def append_sampler(self, other_sampler: Sampler) -> None:
+        """Append the sequences of another sampler to this sampler."""
+        if self.history is not None or other_sampler.history is not None:
             history = self._ordered_history()
-            history.append_history(sampler._ordered_history())
+            history.append_history(other_sampler._ordered_history())
             self.history, self.lines = history, list(range(len(history.seen)))
-        self.samplings = self.samplings + sampler.samplings
-        self.generators = self.generators + sampler.generators
-        self._invalidate()
+        self.samplings = self.samplings + other_sampler.samplings
+        self.generators = self.generators + other_sampler.generators
+        self._invalidate_groups()
 
     def keep_sequences(self, indices: Sequence[int]) -> None:
-        """Keep only these sequences, in this order."""
+        """Keep only the sequences with these indices, in this order."""
         self.samplings = [self.samplings[row] for row in indices]
         self.generators = [self.generators[row] for row in indices]
         self.lines = [self.lines[row] for row in indices] if self.history is not None and indices else []
         if not self.lines:
             self.history = None
-        self._invalidate()
+        self._invalidate_groups()
 
     def sample(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the next token ids [B] for logits [B, V].
@@ -167,8 +168,9 @@ class Sampler:
     def _sample_isolated(
         self, indices: list[int], sample: Callable[[list[int]], torch.Tensor]
     ) -> torch.Tensor:
-        """Sample for sequences together. If that raises, sample each alone, so that one error ends
-        one sequence.
+        """Sample tokens for several sequences together.
+
+        After an error, samples each sequence alone, so that only one sequence fails.
         """
         try:
             return sample(indices)
@@ -183,7 +185,7 @@ class Sampler:
     def _sample_with_kernels(
         self, kernels: native.Kernels, logits: torch.Tensor, uniform: torch.Tensor, indices: list[int]
     ) -> torch.Tensor:
-        """Sample for these sequences in one C call."""
+        """Sample the next tokens of these sequences in one C call."""
         if len(indices) < len(self.samplings):
             return token_selection.sample_tokens(
                 kernels, logits[indices], self._kernel_settings(indices), uniform[indices]
@@ -193,7 +195,7 @@ class Sampler:
         return token_selection.sample_tokens(kernels, logits, self._settings, uniform)
 
     def _kernel_settings(self, indices: Sequence[int]) -> token_selection.SequenceSampling:
-        """Return the sequences' settings and the addresses of their token histories for C."""
+        """Return the sampling settings and the addresses of the token histories for the C kernel."""
         samplings = [self.samplings[row] for row in indices]
         numbers = torch.tensor([sampling.as_numbers for sampling in samplings], dtype=torch.float64)
         addresses = torch.zeros(2, len(samplings), dtype=torch.long)
@@ -211,8 +213,8 @@ class Sampler:
     def _sample_group(
         self, group: _SamplingGroup, indices: list[int], logits: torch.Tensor, uniform: torch.Tensor
     ) -> torch.Tensor:
-        """Sample for sequences with equal settings: a group or one of its members."""
-        group = group if indices is group.places else self._make_group(indices)
+        """Sample the next tokens of sequences with equal sampling settings."""
+        group = group if indices is group.places else self._create_sampling_group(indices)
         sampling, logits = group.sampling, logits[group.rows]
         if sampling is GREEDY:
             return token_selection.argmax(logits)
@@ -227,7 +229,7 @@ class Sampler:
         tokens = (
             scores.argmax(dim=-1)
             if sampling.temperature == 0
-            else _sample_tokens(sampling, scores, uniform[group.rows])
+            else _sample_by_inverse_cdf(sampling, scores, uniform[group.rows])
         )
         tokens.masked_fill_(is_bad, NO_TOKEN)
         if has_penalty:
@@ -236,7 +238,7 @@ class Sampler:
         return tokens
 
     def _ordered_history(self) -> _TokenHistory:
-        """Return the history in the order of the sequences, or an empty one without penalties."""
+        """Return the token history in the order of the sequences, or an empty history without penalties."""
         if self.history is None:
             return _TokenHistory(len(self.samplings), self.vocab_size, self.device)
         return self.history.select_sequences(self.lines)
@@ -247,21 +249,21 @@ class Sampler:
         # one has a wrong value
         for row, sampling in enumerate(self.samplings):
             rows_of.setdefault(tuple(getattr(sampling, name) for name in PARAMETERS), []).append(row)
-        return [self._make_group(rows) for rows in rows_of.values()]
+        return [self._create_sampling_group(rows) for rows in rows_of.values()]
 
-    def _make_group(self, indices: list[int]) -> _SamplingGroup:
+    def _create_sampling_group(self, indices: list[int]) -> _SamplingGroup:
         lines = [self.lines[row] if self.lines else 0 for row in indices]
         is_every = len(indices) == len(self.samplings)
         return _SamplingGroup(
             self.samplings[indices[0]],
             indices,
-            slice(None) if is_every else send_to_device(torch.tensor(indices), self.device),
-            send_to_device(torch.tensor(lines), self.device),
+            slice(None) if is_every else copy_to_device(torch.tensor(indices), self.device),
+            copy_to_device(torch.tensor(lines), self.device),
         )
 
 
 def force_tokens(logits: torch.Tensor, token_by_index: Mapping[int, int]) -> None:
-    """Force one token per given sequence by masking all its other logits [B, V] in place."""
+    """Force one token for each given sequence, by masking all its other logits [B, V] in place."""
     if not token_by_index:
         return
     with torch.inference_mode():  # in which the logits were made
@@ -271,7 +273,7 @@ def force_tokens(logits: torch.Tensor, token_by_index: Mapping[int, int]) -> Non
 
 
 def create_sampler(sequences: Sequence[TokenSequence], vocab_size: int, device: torch.device) -> Sampler:
-    """Create a sampler that continues the random numbers of these sequences."""
+    """Create a sampler that continues the sequences' random number generators."""
     for row in sequences:
         if row.generator is None:
             row.generator = create_generator(row.sampling, row.request.effective_random_id, row.choice)
@@ -297,7 +299,7 @@ def create_generator(sampling: Sampling, request_id: RequestId, choice: int = 0)
 
 @lru_cache(maxsize=256)
 def _has_penalty(sampling: Sampling) -> bool:
-    return bool(active_parameters(sampling, lambda one: one.for_greedy))
+    return bool(get_effective_parameters(sampling, lambda one: one.for_greedy))
 
 
 def _apply_penalties(
@@ -332,7 +334,7 @@ def _apply_warpers(sampling: Sampling, scores: torch.Tensor) -> torch.Tensor:
 
 
 def _apply_top_p(top_p: float, scores: torch.Tensor) -> torch.Tensor:
-    """Apply top-p with a stable sort, so that ties do not depend on the processor."""
+    """Apply top-p with a stable sort, so that ties give equal results on all processors."""
     ordered, tokens = scores.sort(dim=-1, stable=True)
     is_removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
     is_removed[:, -1] = False
@@ -340,17 +342,19 @@ def _apply_top_p(top_p: float, scores: torch.Tensor) -> torch.Tensor:
 
 
 def _draw_uniform_numbers(generators: Sequence[torch.Generator | None], device: torch.device) -> torch.Tensor:
-    """Draw the next random number of each sequence [B] in float64; 0 for a greedy one."""
+    """Draw the next random number of each sequence: float64 [B], with 0 for greedy sequences."""
     numbers = torch.zeros(len(generators), dtype=torch.float64)
     for row, generator in enumerate(generators):
         if generator is not None:
             numbers[row : row + 1].uniform_(generator=generator)
-    return send_to_device(numbers, device)
+    return copy_to_device(numbers, device)
 
 
-def _sample_tokens(sampling: Sampling, scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+def _sample_by_inverse_cdf(
+    sampling: Sampling, scores: torch.Tensor, uniform_numbers: torch.Tensor
+) -> torch.Tensor:
     # inverse of the cumulative distribution, at one uniform number per row
     cumulative = _apply_warpers(sampling, scores).double().softmax(dim=-1).cumsum(dim=-1)
-    points = uniform[:, None] * cumulative[:, -1:]
+    points = uniform_numbers[:, None] * cumulative[:, -1:]
     tokens: torch.Tensor = torch.searchsorted(cumulative, points, right=True)
     return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)

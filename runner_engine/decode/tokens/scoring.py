@@ -18,11 +18,14 @@ MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return f
 AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once
 
 
-def score_tokens(sequence: TokenSequence, logits: torch.Tensor, targets: Sequence[int]) -> None:
-    """Score a continuation, given the logits [n, V] that predict each of its tokens."""
+def score_tokens(sequence: TokenSequence, logits: torch.Tensor, target_tokens: Sequence[int]) -> None:
+    """Store the log-probabilities of a continuation's next tokens.
+
+    logits: [n, V], one vector per target token.
+    """
     step = max(AT_ONCE // logits.shape[-1], 1)
-    for first in range(0, len(targets), step):
-        wanted = torch.tensor(targets[first : first + step], device=logits.device)
+    for first in range(0, len(target_tokens), step):
+        wanted = torch.tensor(target_tokens[first : first + step], device=logits.device)
         scores = logits[first : first + step].float().log_softmax(dim=-1)
         if sequence.request.on_logprobs is not None:
             sequence.request.on_logprobs(len(sequence.scores.logprobs), scores)
@@ -46,12 +49,12 @@ def score_tokens(sequence: TokenSequence, logits: torch.Tensor, targets: Sequenc
 
 
 def _token_value_pairs(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
-    """Return per position a list of (token, value) pairs."""
+    """Return a list of (token, value) pairs for each position."""
     return [list(zip(*both, strict=True)) for both in zip(tokens.tolist(), values.tolist(), strict=True)]
 
 
 def build_scored_completion(sequence: TokenSequence, elapsed_s: float) -> Completion:
-    """Return the completion of a request with a scored continuation."""
+    """Return the completion of a request that scores a continuation."""
     sequence.tokens, sequence.first_token_s = sequence.given or [], elapsed_s
     if any(map(math.isnan, sequence.scores.logprobs)):
         sequence.error = NO_NUMBERS
@@ -60,13 +63,14 @@ def build_scored_completion(sequence: TokenSequence, elapsed_s: float) -> Comple
 
 
 def max_scored_positions(device: torch.device, vocab_size: int) -> int:
-    """Return for how many positions one pass may return logits when scoring."""
+    """Return the maximum number of positions with logits in one forward pass."""
     return max(MAX_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
 
 
 def prefill_and_score(forward: Forward, kv_store: KvStore, chunks: Sequence[TokenSpan]) -> torch.Tensor:
-    """Prefill chunks and score continuations in one pass. Returns logits [n, V] of other
-    completed prompts.
+    """Prefill prompt chunks and score continuations in one forward pass.
+
+    Returns logits [n, V] of completed prompts that are not scored.
     """
     logits = forward.run_token_spans(kv_store, chunks)
     first = 0

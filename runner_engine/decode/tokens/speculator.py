@@ -1,4 +1,4 @@
-"""Interface of speculative decoding, and the verification of draft tokens in one pass.
+"""Interface of speculative decoding, and verification of draft tokens in one forward pass.
 
 Draft tokens are read after a sequence's last token. The model's choice after each of them
 is sampled as in single steps: from the same logits, with the sequence's next random
@@ -25,14 +25,14 @@ Drafts = list[list[int]]  # the guess of each row, which may be empty
 
 
 class Speculator(Protocol):
-    """Proposes and verifies draft tokens of sequences."""
+    """Proposes and verifies draft tokens for sequences."""
 
     copies_states: bool  # whether there are guesses for rows that carry a state
 
     def propose_drafts(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> Drafts:
-        """Return draft tokens for each sequence, or an empty list if there is nothing to verify."""
+        """Return draft tokens for each sequence. Returns an empty list if there are none to verify."""
 
     def verify_drafts(
         self,
@@ -43,27 +43,31 @@ class Speculator(Protocol):
         sampler: Sampler,
         stopping: Stopping,
     ) -> list[tuple[TokenSequence, int]]:
-        """Verify draft tokens in one pass. Returns the new tokens, in order, sequence by sequence."""
+        """Verify draft tokens in one forward pass.
+
+        Returns (sequence, token) pairs of the new tokens, sequence by sequence.
+        """
 
     def record_step(self, num_tokens: int | None) -> None:
-        """Record that a step has ended. num_tokens: tokens that it produced; None without draft
-        tokens.
+        """Record the end of a decoding step.
+
+        num_tokens: tokens that the step produced; None if the step had no draft tokens.
         """
 
     def reset(self) -> None:
-        """Forget all sequences, because memory ran out or none are left."""
+        """Forget all sequences, because memory ran out or no sequence is left."""
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory that drafting needs for each token of a sequence."""
+        """Bytes of memory that drafting needs for each token of a sequence."""
 
     @property
     def bytes_per_row(self) -> int:
-        """Memory that drafting needs for each sequence, independent of its length."""
+        """Bytes of memory that drafting needs for each sequence, independent of the sequence length."""
 
     @property
     def hidden_reader(self) -> HiddenStateReader | None:
-        """The receiver of the model's hidden states, or None."""
+        """Object that receives the model's hidden states, or None."""
 
 
 def verify_draft_tokens(
@@ -74,8 +78,9 @@ def verify_draft_tokens(
     sampler: Sampler,
     stopping: Stopping,
 ) -> list[list[int]]:
-    """Verify draft tokens in one pass. Returns per sequence the accepted draft tokens and one
-    more.
+    """Verify draft tokens in one forward pass.
+
+    Returns, per sequence, the accepted draft tokens and one more token.
     """
     states = kv_store.states
     guessed = [slot for slot, draft in enumerate(drafts) if draft]
@@ -84,10 +89,10 @@ def verify_draft_tokens(
     kv_store.ensure_capacity(longest + 1, max(row.max_kv_tokens for row in sequences))
     pieces = []
     for slot, (row, draft) in enumerate(zip(sequences, drafts, strict=True)):
-        unread = unread_tokens(kv_store, slot, row)
+        unread = unprocessed_tokens(kv_store, slot, row)
         first = row.kv.places + 1 - len(unread)
         pieces.append(TokenSpan(row, slot, [*unread, *draft], first, targets=[*draft, NO_TOKEN]))
-    logits = forward.run_token_spans(kv_store, pieces, is_decoded=True)
+    logits = forward.run_token_spans(kv_store, pieces, is_decoding=True)
     firsts = [0, *accumulate(piece.num_logits for piece in pieces)][:-1]
     stopping.constrain_logits(logits, sequences, firsts)
     new: Drafts = [[] for _ in sequences]
@@ -120,8 +125,8 @@ def verify_draft_tokens(
     return new
 
 
-def unread_tokens(kv_store: KvStore, slot: int, sequence: TokenSequence) -> list[int]:
-    """Return the last tokens of a sequence that its next pass reads.
+def unprocessed_tokens(kv_store: KvStore, slot: int, sequence: TokenSequence) -> list[int]:
+    """Return the last tokens of a sequence that the model has not processed.
 
     Usually that is the last token. After a rejected draft, the tokens that the restored
     recurrent state lacks come before it.
@@ -134,20 +139,24 @@ def unread_tokens(kv_store: KvStore, slot: int, sequence: TokenSequence) -> list
     return sequence.tokens[-1 - behind :]
 
 
-def count_accepted(draft: Sequence[int], new_tokens: Sequence[int]) -> int:
-    """Return how many draft tokens the new tokens confirm."""
-    pairs = zip(draft, new_tokens, strict=False)  # there may be fewer new ones, or one more
+def count_accepted_tokens(draft_tokens: Sequence[int], new_tokens: Sequence[int]) -> int:
+    """Return how many leading draft tokens equal the new tokens."""
+    pairs = zip(draft_tokens, new_tokens, strict=False)  # there may be fewer new ones, or one more
     return next(
-        (at for at, (guess, token) in enumerate(pairs) if guess != token), min(len(draft), len(new_tokens))
+        (at for at, (guess, token) in enumerate(pairs) if guess != token),
+        min(len(draft_tokens), len(new_tokens)),
     )
 
 
 def _can_continue_draft(
-    sequence: TokenSequence, draft: list[int], new_tokens: list[int], stopping: Stopping
+    sequence: TokenSequence, draft_tokens: list[int], new_tokens: list[int], stopping: Stopping
 ) -> bool:
-    """Whether the last new token confirms its draft token and no token is forced to follow."""
+    """Whether verification of a draft continues.
+
+    The last new token must equal its draft token, and no token may be forced next.
+    """
     at = len(new_tokens) - 1
-    if at >= len(draft) or new_tokens[at] != draft[at]:
+    if at >= len(draft_tokens) or new_tokens[at] != draft_tokens[at]:
         return False
     if sequence.thought.budget is None:
         return True

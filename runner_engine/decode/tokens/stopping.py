@@ -1,5 +1,4 @@
-"""Decides when sequences end: at a stop token, a stop string in the answer, or a limit.
-Decodes their text.
+"""Ends sequences at stop tokens, stop strings or limits, and decodes their text.
 
 Stop strings apply to the answer. Inside thinking they do not end a sequence.
 """
@@ -17,14 +16,14 @@ from runner_base.thinking import TAGS, Tags, is_part_of_tag, next_stream_pieces,
 from runner_engine.decode.sequences import BROKEN_SAMPLING, NO_NUMBERS, NO_TOKEN, NOT_SAMPLED, TokenSequence
 from runner_engine.decode.tokens.sampling import force_tokens
 from runner_engine.grammars import mask_disallowed_tokens
-from runner_engine.models.tokenization import decode_ids
+from runner_engine.models.tokenization import decode_token_ids
 from runner_engine.sessions import Completion, Delta, Event, ThinkingTracker
 
 MAX_CACHED = 50_000  # answers to whether a token may complete a stop text
 
 
 class Stopping:
-    """Ends sequences at stop tokens, stop strings or limits, and returns their text.
+    """Ends sequences at stop tokens, stop strings or limits, and builds their completions.
 
     Caches which tokens can complete which stop string.
     """
@@ -44,7 +43,10 @@ class Stopping:
     def accept_token(
         self, sequence: TokenSequence, token: int, elapsed_s: float, events: list[Event]
     ) -> bool:
-        """Append a token to a sequence and add its events. Returns whether the sequence continues."""
+        """Append a token to a sequence and append the sequence's events to `events`.
+
+        Returns whether the sequence continues.
+        """
         if token in (NO_TOKEN, NOT_SAMPLED):
             of_grammar = None if sequence.held is None else sequence.held.error
             sequence.permanent = sequence.held is not None and sequence.held.is_of_request
@@ -61,7 +63,7 @@ class Stopping:
         return reason is None
 
     def cancel_sequence(self, sequence: TokenSequence, elapsed_s: float, events: list[Event]) -> None:
-        """End a sequence as cancelled. Its completion contains the text so far."""
+        """End a sequence as cancelled. Its completion contains the text generated so far."""
         if sequence.request.deltas:
             events += self.new_deltas(sequence, is_finished=True)
         events.append(self.build_completion(sequence, FinishReason.cancelled, elapsed_s))
@@ -74,8 +76,9 @@ class Stopping:
     def constrain_logits(
         self, logits: torch.Tensor, sequences: Iterable[TokenSequence], indices: Sequence[int] | None = None
     ) -> None:
-        """Mask logits: one token at an exhausted thinking budget, and only allowed tokens under a
-        grammar.
+        """Mask logits of tokens that the grammar disallows.
+
+        After an exhausted thinking budget, only the forced token stays.
 
         indices: each sequence's index in the logits; None means in order.
         """
@@ -90,7 +93,7 @@ class Stopping:
         mask_disallowed_tokens(logits, {line: one for line, one in held.items() if one.has_started})
 
     def _update_state(self, sequence: TokenSequence) -> None:
-        """Update a sequence's thinking and grammar states with its new tokens.
+        """Update the thinking and grammar states of a sequence with its new tokens.
 
         Text under a grammar is never thinking. The grammar begins after thinking that the prompt
         has opened.
@@ -109,17 +112,17 @@ class Stopping:
             held.update(sequence.tokens)
 
     def truncate_resumed_tokens(self, sequence: TokenSequence) -> None:
-        """Truncate resumed tokens at this request's thinking budget."""
+        """Truncate the tokens of a resumed answer at the request's thinking budget."""
         self._update_state(sequence)
         del sequence.tokens[sequence.thought.seen :]
 
     def forced_token(self, sequence: TokenSequence) -> int | None:
-        """Return the token that must come next, or None if the model chooses."""
+        """Return the token that must come next in a sequence, or None if the model chooses."""
         self._update_state(sequence)
         return sequence.thought.forced[0] if sequence.thought.forced else None
 
     def find_finish_reason(self, sequence: TokenSequence) -> FinishReason | None:
-        """Return why the sequence ends after its last token, or None if it continues."""
+        """Return the finish reason after the last token of a sequence, or None if the sequence continues."""
         tokens, request, thought = sequence.tokens, sequence.request, sequence.thought
         self._update_state(sequence)
         if not request.ignore_eos:
@@ -136,13 +139,15 @@ class Stopping:
         return at_limit if len(tokens) >= sequence.limit else None
 
     def _completes_stop_string(self, sequence: TokenSequence) -> bool:
-        """Whether the last token completes a stop string in the answer."""
+        """Whether a sequence's last token completes a stop string in the answer."""
         tokens, first, is_behind = (
             sequence.tokens,
             sequence.thought.answer_from,
             sequence.thought.answer_from > 0,
         )
-        possible = [stop for stop in sequence.request.stop if self._can_complete(stop, tokens[-1])]
+        possible = [
+            stop for stop in sequence.request.stop if self._can_complete_stop_string(stop, tokens[-1])
+        ]
         if not possible or len(tokens) == first:
             return False
         # a token has at least one byte, so these tokens contain any stop text that the last one
@@ -151,16 +156,16 @@ class Stopping:
         while is_behind and first < len(tokens) and not self._decode_visible([tokens[first]]).strip():
             first += 1  # blank lines behind the thinking are no end of the answer
         start = max(len(tokens) - reach, first)
-        tail = decode_ids(self.tokenizer, tokens[start:], skip_special_tokens=True)
+        tail = decode_token_ids(self.tokenizer, tokens[start:], skip_special_tokens=True)
         if is_behind and start == first:
             tail = tail.lstrip()
         return any(stop in tail for stop in possible)
 
     def build_answer(self, sequence: TokenSequence, finish_reason: FinishReason) -> Answer:
-        """Return thinking and answer without the stop token, cut before the first stop string."""
+        """Return thinking and answer of a sequence, without the stop token, cut before the first stop string."""
         thought = sequence.thought
         self._update_state(sequence)
-        if self._has_no_thinking_tags(sequence):
+        if self._ignores_thinking_tags(sequence):
             return Answer.from_text(self.decode_text(sequence), sequence.tokens, finish_reason, ())
         return Answer.from_text(
             self.decode_text(sequence),
@@ -174,15 +179,16 @@ class Stopping:
             answer_tokens=0 if thought.tag is not None else len(sequence.tokens) - thought.answer_from,
         )
 
-    def _has_no_thinking_tags(self, sequence: TokenSequence) -> bool:
-        """Whether tags in the text are plain text: the request is raw or constrained by a grammar."""
+    def _ignores_thinking_tags(self, sequence: TokenSequence) -> bool:
+        """Whether thinking tags are treated as plain text: in raw requests and under a grammar."""
         return sequence.request.is_raw or (
             sequence.held is not None and not sequence.thought.is_thinking_at_start
         )
 
     def decode_text(self, sequence: TokenSequence) -> str:
-        """Return the text with thinking and tags, without the stop token, cut at the first stop
-        string.
+        """Return the text of a sequence with thinking and tags, cut at the first stop string.
+
+        The stop token is removed.
         """
         tokens, request = sequence.tokens, sequence.request
         kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
@@ -192,8 +198,9 @@ class Stopping:
         return text[: min((at for stop in request.stop if (at := text.find(stop, begin)) >= 0), default=None)]
 
     def _answer_start(self, sequence: TokenSequence, text: str) -> int:
-        """Return the character index of the answer after blanks, or the text's length while still
-        thinking.
+        """Return the character index where the answer starts, after leading blanks.
+
+        Returns the text length while the model thinks.
         """
         if not (
             sequence.request.stop
@@ -210,36 +217,40 @@ class Stopping:
         return len(text) if last.is_thinking else len(text) - len(text[last.start :].lstrip())
 
     def _decode_visible(self, tokens: Sequence[int]) -> str:
-        """Decode tokens without special tokens, except thinking tags."""
+        """Decode tokens and omit all special tokens except thinking tags."""
         if self._tags.isdisjoint(tokens):
-            return decode_ids(self.tokenizer, tokens, skip_special_tokens=True)
+            return decode_token_ids(self.tokenizer, tokens, skip_special_tokens=True)
         kept = [token for token in tokens if token in self._tags or token not in self._special]
-        return decode_ids(self.tokenizer, kept, skip_special_tokens=False)
+        return decode_token_ids(self.tokenizer, kept, skip_special_tokens=False)
 
     def _decode_with_special(self, tokens: Sequence[int]) -> str:
-        """Decode tokens with special tokens, in which many models write tool calls."""
-        return decode_ids(self.tokenizer, tokens, skip_special_tokens=False)
+        """Decode tokens with special tokens, which many models use in tool calls."""
+        return decode_token_ids(self.tokenizer, tokens, skip_special_tokens=False)
 
     def new_deltas(self, sequence: TokenSequence, is_finished: bool = False) -> list[Delta]:
-        """Return text since the last delta that no later token can change or cut. Tags are omitted."""
+        """Return the text since the last delta, without tags.
+
+        Text that later tokens may still change is held back.
+        """
         text, request = self.decode_text(sequence), sequence.request
         in_thinking = sequence.thought.is_thinking_at_start
-        tags, in_thinking = ((), False) if self._has_no_thinking_tags(sequence) else (self.tags, in_thinking)
+        tags, in_thinking = ((), False) if self._ignores_thinking_tags(sequence) else (self.tags, in_thinking)
         pieces, sequence.sent = next_stream_pieces(
             text, sequence.sent, tags, in_thinking, is_finished, request.stop, sequence.thought.closed
         )
         return [Delta(request.id, sequence.choice, piece.text, piece.is_thinking) for piece in pieces]
 
-    def _can_complete(self, stop_string: str, token: int) -> bool:
-        """Whether a token contains the stop string's last character. Most do not, which saves a
-        search.
+    def _can_complete_stop_string(self, stop_string: str, token: int) -> bool:
+        """Whether a token contains the last character of a stop string.
+
+        Other tokens need no search for the stop string.
         """
         key = stop_string[-1], token
         known = self._completes.get(key)
         if known is None:
             if len(self._completes) >= MAX_CACHED:  # each client of a server may have its own stop texts
                 self._completes.clear()
-            text = decode_ids(self.tokenizer, [token])
+            text = decode_token_ids(self.tokenizer, [token])
             # a part of a character decodes to U+FFFD, and a space may be lost at the start of a
             # text
             known = stop_string[-1] in text or "\ufffd" in text or stop_string[-1].isspace()

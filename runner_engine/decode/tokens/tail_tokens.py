@@ -1,5 +1,6 @@
-"""Draws tokens outside the top-k. They represent the rest of a distribution that is too
-large to store.
+"""Draws random tokens outside the top-k.
+
+They represent the rest of a distribution that is too large to store.
 
 The draw depends only on the request and the position, so an interrupted job draws the
 same tokens again.
@@ -18,17 +19,22 @@ BLOCK = 256  # tokens
 BELOW_1 = 1 - 1e-12  # so that a product with a sum stays below the sum
 
 
-def draw_uniform_numbers(request: Request, first: int, count: int) -> torch.Tensor:
-    """Return reproducible random numbers in [0, 1) for `count` positions: [count, drawn_tokens]."""
+def draw_uniform_numbers(request: Request, first_position: int, num_positions: int) -> torch.Tensor:
+    """Return reproducible random numbers in [0, 1): [count, drawn_tokens].
+
+    Entry i belongs to position first_position + i.
+    """
     key = int.from_bytes(hashlib.sha256(f"{request.id}".encode()).digest()[:16])
     generator = np.random.Generator(np.random.Philox(key=key))
-    return torch.from_numpy(generator.random((first + count, request.drawn_tokens))[first:])
+    return torch.from_numpy(
+        generator.random((first_position + num_positions, request.drawn_tokens))[first_position:]
+    )
 
 
 def draw_tail_tokens(
-    logprobs: torch.Tensor, excluded_tokens: torch.Tensor, uniform: torch.Tensor
+    logprobs: torch.Tensor, excluded_tokens: torch.Tensor, uniform_numbers: torch.Tensor
 ) -> torch.Tensor:
-    """Draw tokens by probability from log-probabilities [n, V], without the excluded tokens.
+    """Draw random tokens by their log-probabilities [n, V], never the excluded tokens.
 
     A block of tokens is drawn first and then a token inside it, because sums over blocks are
     fast.
@@ -39,7 +45,7 @@ def draw_tail_tokens(
     )
     blocks = chances.view(count, -1, BLOCK)
     edges = torch.nn.functional.pad(blocks.sum(dim=-1).double().cumsum(dim=-1), (1, 0))
-    wanted = uniform.clamp(max=BELOW_1) * edges[:, -1:]
+    wanted = uniform_numbers.clamp(max=BELOW_1) * edges[:, -1:]
     block = torch.searchsorted(edges[:, 1:].contiguous(), wanted, right=True).clamp(max=blocks.shape[1] - 1)
     begin, end = edges.gather(1, block), edges.gather(1, block + 1)
     within = ((wanted - begin) / (end - begin)).nan_to_num(0.0).clamp(0.0, BELOW_1)

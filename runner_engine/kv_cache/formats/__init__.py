@@ -1,5 +1,4 @@
-"""Formats of stored keys and values: one module each, selected by name in
-`generation.kv_cache`.
+"""Storage formats of the KV cache: one module per format, selected by `generation.kv_cache`.
 
 A stored vector is the data of one position and one head: numbers, or bytes with their
 scales. The kernels keep vectors in blocks of positions (kernels/attention.h), and a
@@ -20,24 +19,24 @@ FORMATS = {numbers: numbers.value for numbers in KvPrecision}
 
 
 class KvFormat(Protocol):
-    """Interface of a KV format module."""
+    """Interface that every KV format module implements."""
 
     CODE: int  # what the kernels call it
 
     def stored_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the dtype of stored elements for a model's dtype."""
+        """Return the dtype of stored elements, for a model with the given dtype."""
 
     def stored_width(self, head_dim: int) -> int:
-        """Return how many elements a stored vector has."""
+        """Return the number of elements in the stored vector of one head."""
 
     def encode(self, values: torch.Tensor) -> torch.Tensor:
-        """Convert values [..., D] to stored vectors [..., W]."""
+        """Convert keys or values [..., D] to stored vectors [..., W]."""
 
     def decode(self, stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
-        """Convert stored vectors [..., W] to values [..., D]."""
+        """Convert stored vectors [..., W] back to keys or values [..., D]."""
 
     def read_blocks(self, arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-        """Copy the stored vectors [KVH, positions, W] out of whole blocks of keys or values.
+        """Copy stored vectors [KVH, positions, W] out of an arena in the block layout of the kernels.
 
         pair_size: how many dimensions of a key, or positions of a value, are adjacent.
         """
@@ -45,11 +44,12 @@ class KvFormat(Protocol):
     def write_blocks(
         self, arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
     ) -> None:
-        """Write stored vectors [KVH, positions, W] to the first positions of keys or values, in
-        whole blocks.
+        """Write stored vectors [KVH, positions, W] to the first positions of an arena in block layout.
+
+        Only whole blocks are written.
         """
 
 
 @cache
-def load_format(kv_numbers: KvPrecision) -> KvFormat:
-    return cast(KvFormat, import_module(f"{__name__}.{FORMATS[kv_numbers]}"))
+def load_kv_format(precision: KvPrecision) -> KvFormat:
+    return cast(KvFormat, import_module(f"{__name__}.{FORMATS[precision]}"))

@@ -1,4 +1,4 @@
-"""KV format in the model's own dtype, without quantization."""
+"""KV format that stores keys and values in the model's own dtype, without quantization."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ def stored_width(head_dim: int) -> int:
 
 
 def encode(values: torch.Tensor) -> torch.Tensor:
-    """Return the values [..., D] unchanged."""
+    """Return keys or values [..., D] unchanged."""
     return values
 
 
 def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return the stored vectors [..., D] unchanged."""
+    """Return stored vectors [..., D] unchanged."""
     return stored
 
 
 def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-    """Copy the vectors [KVH, positions, D] out of whole blocks."""
+    """Copy keys or values [KVH, positions, D] out of an arena in the block layout of the kernels."""
     return _view_by_position(arena, pair_size, is_keys).reshape(arena.shape)
 
 
 def write_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
-    """Write vectors [KVH, positions, D] to the first positions."""
+    """Write keys or values [KVH, positions, D] to the first positions of an arena in block layout."""
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
     blocks = _view_by_position(arena[:, : stored.shape[1]], pair_size, is_keys)
     blocks.copy_(stored.reshape(blocks.shape))
 
 
 def _view_by_position(arena: torch.Tensor, pair_size: int, is_keys: bool) -> torch.Tensor:
-    """Return a view of an arena [KVH, positions, D] that is ordered by position."""
+    """Return a view of an arena, ordered by position: [KVH, positions, D]."""
     kv_heads, _, dim = arena.shape
     if is_keys:
         return arena.view(kv_heads, -1, dim // pair_size, LANES, pair_size).transpose(2, 3)

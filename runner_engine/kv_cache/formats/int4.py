@@ -1,4 +1,4 @@
-"""KV format with 4 bits: quantization in torch, and the kernels' block layout.
+"""KV format with 4 bits per element: quantization in torch, and the block layout of the C kernels.
 
 32 values of a head are a group: 16 bytes, each with one value in its lower half and the
 value 16 further in its upper half, and a bfloat16 scale. A stored vector is the bytes of
@@ -28,11 +28,11 @@ def stored_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def stored_width(head_dim: int) -> int:
-    return _num_groups(head_dim) * INT4_GROUP_BYTES
+    return _count_scale_groups(head_dim) * INT4_GROUP_BYTES
 
 
 def encode(values: torch.Tensor) -> torch.Tensor:
-    """Quantize values [..., D] to stored bytes. A group with NaN or infinity gets the scale NaN."""
+    """Quantize keys or values [..., D] to stored bytes. A group with NaN or infinity gets the scale NaN."""
     groups = torch.nn.functional.pad(values.float(), (0, -values.shape[-1] % INT4_GROUP))
     groups = groups.reshape(*values.shape[:-1], -1, INT4_GROUP)
     high, low = groups.amax(dim=-1, keepdim=True), groups.amin(dim=-1, keepdim=True)
@@ -51,10 +51,10 @@ def encode(values: torch.Tensor) -> torch.Tensor:
 
 
 def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
-    """Dequantize stored bytes to values [..., D]."""
+    """Dequantize stored bytes to keys or values [..., D]."""
     codes, scales = (
-        stored[..., : -_num_groups(head_dim) * SCALE_BYTES],
-        stored[..., -_num_groups(head_dim) * SCALE_BYTES :],
+        stored[..., : -_count_scale_groups(head_dim) * SCALE_BYTES],
+        stored[..., -_count_scale_groups(head_dim) * SCALE_BYTES :],
     )
     codes = codes.reshape(*stored.shape[:-1], -1, 1, CODE_BYTES)
     steps = torch.cat((codes << 4 >> 4, codes >> 4), dim=-2).flatten(-2).float()
@@ -63,7 +63,7 @@ def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Ten
 
 
 def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-    """Copy the stored vectors [KVH, positions, W] out of whole blocks."""
+    """Copy stored vectors [KVH, positions, W] out of an arena in the block layout of the kernels."""
     kv_heads, places, _ = arena.shape
     codes, scales = _view_by_position(arena, head_dim, is_keys)
     return torch.cat((codes.reshape(kv_heads, places, -1), scales.reshape(kv_heads, places, -1)), dim=-1)
@@ -72,18 +72,18 @@ def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: boo
 def write_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
-    """Write stored vectors [KVH, positions, W] to the first positions."""
+    """Write stored vectors [KVH, positions, W] to the first positions of an arena in block layout."""
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
     codes, scales = _view_by_position(arena[:, : stored.shape[1]], head_dim, is_keys)
-    of_codes = _num_groups(head_dim) * CODE_BYTES
+    of_codes = _count_scale_groups(head_dim) * CODE_BYTES
     codes.copy_(stored[..., :of_codes].reshape(codes.shape))
     scales.copy_(stored[..., of_codes:].reshape(scales.shape))
 
 
 def _view_by_position(arena: torch.Tensor, head_dim: int, is_keys: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return views of an arena's codes and scales, ordered by position within each block."""
+    """Return views of an arena's 4-bit codes and scales, ordered by position within each block."""
     kv_heads, _, wide = arena.shape
-    groups = _num_groups(head_dim)
+    groups = _count_scale_groups(head_dim)
     blocks, of_codes = arena.view(kv_heads, -1, LANES * wide), LANES * groups * CODE_BYTES
     codes, scales = blocks[..., :of_codes], blocks[..., of_codes:]
     scales = scales.view(kv_heads, -1, groups, LANES, SCALE_BYTES).transpose(2, 3)
@@ -92,5 +92,5 @@ def _view_by_position(arena: torch.Tensor, head_dim: int, is_keys: bool) -> tupl
     return codes.view(kv_heads, -1, LANES, groups * CODE_BYTES), scales
 
 
-def _num_groups(head_dim: int) -> int:
+def _count_scale_groups(head_dim: int) -> int:
     return -(-head_dim // INT4_GROUP)

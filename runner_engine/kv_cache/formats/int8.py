@@ -1,4 +1,4 @@
-"""KV format with 8 bits: quantization in torch, and the kernels' block layout.
+"""KV format with 8 bits per element: quantization in torch, and the block layout of the C kernels.
 
 A stored vector is `dim` bytes of one position and one head, followed by their float32
 scale. The kernels (kernels/kv_int8.h) compute the same bits and keep these vectors in
@@ -27,8 +27,9 @@ def stored_width(head_dim: int) -> int:
 
 
 def encode(values: torch.Tensor) -> torch.Tensor:
-    """Quantize values [..., D] to stored bytes [..., D + 4]. A vector with NaN or infinity gets
-    the scale NaN.
+    """Quantize keys or values [..., D] to stored bytes [..., D + 4].
+
+    A vector with NaN or infinity gets the scale NaN.
     """
     values = values.float()
     most = values.abs().amax(dim=-1, keepdim=True)
@@ -43,13 +44,13 @@ def encode(values: torch.Tensor) -> torch.Tensor:
 
 
 def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
-    """Dequantize stored bytes [..., D + 4] to values [..., D]."""
+    """Dequantize stored bytes [..., D + 4] to keys or values [..., D]."""
     scale = stored[..., -SCALE_BYTES:].contiguous().view(torch.float32)
     return (stored[..., :-SCALE_BYTES].float() * scale).to(dtype)
 
 
 def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-    """Copy the stored vectors [KVH, positions, D + 4] out of whole blocks."""
+    """Copy stored vectors [KVH, positions, D + 4] out of an arena in the block layout of the kernels."""
     numbers, scales = _view_by_position(arena, pair_size, is_keys)
     kv_heads, places, width = arena.shape
     return torch.cat(
@@ -64,7 +65,7 @@ def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: boo
 def write_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
-    """Write stored vectors [KVH, positions, D + 4] to the first positions."""
+    """Write stored vectors [KVH, positions, D + 4] to the first positions of an arena in block layout."""
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
     numbers, scales = _view_by_position(arena[:, : stored.shape[1]], pair_size, is_keys)
     numbers.copy_(stored[..., :-SCALE_BYTES].reshape(numbers.shape))
@@ -74,7 +75,7 @@ def write_blocks(
 def _view_by_position(
     arena: torch.Tensor, pair_size: int, is_keys: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return views of an arena's bytes and scales, ordered by position within each block."""
+    """Return views of an arena's 8-bit codes and scales, ordered by position within each block."""
     kv_heads, _, width = arena.shape
     dim = width - SCALE_BYTES
     blocks = arena.view(kv_heads, -1, LANES * width)

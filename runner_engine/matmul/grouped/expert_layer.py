@@ -1,4 +1,6 @@
-"""A layer of experts in the C kernels' format (kernels/expert_structs.h), and the C call."""
+"""The experts of a layer in the format of the C kernels (kernels/expert_structs.h), and the C
+call that computes them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.pass_memory import expert_workspace_bytes, quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import (
+    compute_expert_workspace_nbytes,
+    compute_quantized_workspace_nbytes,
+)
 from runner_engine.kernels.c_interface import Matrix, WeightFormat
 from runner_engine.kernels.expert_structures import EXPERT_MATRICES, EXPERT_PRODUCT_BYTES, ExpertSet
 from runner_engine.kernels.native import Kernels, get_tensor_address
@@ -19,7 +24,7 @@ from runner_engine.matmul.layer_weights import LayerWeights
 
 
 class UnsupportedExperts(Exception):
-    """Raised with a reason if experts must keep the model's own function."""
+    """Raised if the C kernels cannot compute the experts of a layer, with the reason."""
 
     def __init__(self, reason: Note) -> None:
         super().__init__(reason)
@@ -28,7 +33,7 @@ class UnsupportedExperts(Exception):
 
 @dataclass(frozen=True)
 class PlainExpertWeights:
-    """An unquantized matrix in torch's layout, output by output."""
+    """An unquantized expert matrix in torch's layout [outputs, inputs]."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -47,17 +52,19 @@ class PlainExpertWeights:
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The dtypes that activations may have: that of the weights."""
+        """The dtypes that activations may have: only the dtype of the weights."""
         return (self.weight.dtype,)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose addresses the C description holds."""
+        """The tensors whose memory addresses the C description contains."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
 class ExpertWorkspace:
-    """A buffer that gathers activations by expert. It grows with the largest pass and serves all layers."""
+    """A buffer in which activations are gathered by expert. It grows with the largest forward pass
+    and serves all layers.
+    """
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
@@ -71,7 +78,7 @@ class ExpertWorkspace:
 
 @dataclass
 class ExpertLayer:
-    """The experts of a layer in the C kernels' format."""
+    """All experts of a layer in the format of the C kernels."""
 
     kernels: Kernels
     dtype: torch.dtype
@@ -84,9 +91,9 @@ class ExpertLayer:
     def __call__(
         self, hidden: torch.Tensor, expert_ids: torch.Tensor, expert_weights: torch.Tensor
     ) -> torch.Tensor:
-        """Return the weighted sum of each token's experts.
+        """Return for each token the weighted sum of the outputs of its experts.
 
-        hidden: [tokens, hidden]; index and weights: [tokens, chosen experts].
+        hidden: [tokens, hidden]; expert_ids and expert_weights: [tokens, chosen experts].
         """
         of, rows = self.set, hidden.contiguous().view(-1, self.set.hidden)
         tokens, chosen = len(rows), expert_ids.shape[-1]
@@ -117,13 +124,13 @@ class ExpertLayer:
         return result.view(hidden.shape)
 
     def workspace_bytes(self, num_activations: int) -> int:
-        """Return the workspace bytes for a pass with `num_activations` token-expert pairs."""
+        """Return the workspace bytes for a forward pass with `num_activations` token-expert pairs."""
         of = self.set
-        needed = expert_workspace_bytes(
+        needed = compute_expert_workspace_nbytes(
             num_activations, of.experts, of.hidden, of.inner, self.dtype.itemsize, EXPERT_PRODUCT_BYTES
         )
         if of.needs_workspace:
-            needed += quantized_workspace_bytes(
+            needed += compute_quantized_workspace_nbytes(
                 num_activations, max(of.hidden, of.inner), torch.get_num_threads()
             )
         return needed
@@ -138,7 +145,9 @@ class ExpertLayer:
         workspace: ExpertWorkspace,
         dtype: torch.dtype,
     ) -> ExpertLayer:
-        """Build a layer. weights: gate (if any), up and down of the first expert, then of the second …"""
+        """Build the layer from its matrices. weights: gate (if any), up and down of the first expert,
+        then of the second …
+        """
         each = EXPERT_MATRICES if has_gate else EXPERT_MATRICES - 1
         experts, down, up = len(weights) // each, weights[each - 1], weights[each - 2]
         if up.inputs != down.matrix.outputs or up.matrix.outputs != down.inputs:
@@ -148,7 +157,7 @@ class ExpertLayer:
             if dtype not in one.formats:
                 raise UnsupportedExperts(note("expert_rows_format"))
             matrices[number // each * EXPERT_MATRICES + EXPERT_MATRICES - each + number % each] = one.matrix
-        _check_same_format([one.matrix for one in weights], each)
+        _check_same_activation_format([one.matrix for one in weights], each)
         kinds = {WeightFormat(one.matrix.kind) for one in weights}
         described = ExpertSet(
             experts,
@@ -169,8 +178,10 @@ class ExpertLayer:
         return cls(kernels, dtype, described, weights, matrices, workspace, not marks_outliers)
 
 
-def _check_same_format(matrices: Sequence[Matrix], matrices_per_expert: int) -> None:
-    """Raise UnsupportedExperts if C cannot quantize activations once for all experts, or gate with up."""
+def _check_same_activation_format(matrices: Sequence[Matrix], matrices_per_expert: int) -> None:
+    """Raise UnsupportedExperts unless all experts, and gate and up, can share the same quantized
+    activations.
+    """
     is_down = [number % matrices_per_expert == matrices_per_expert - 1 for number in range(len(matrices))]
     for kind in (True, False):
         formats = {

@@ -1,4 +1,5 @@
-"""Packs fused experts for the C kernels within the model's own parameters.
+"""Packs the weights of fused experts for the C kernels, inside the memory of the model's own
+parameters.
 
 Experts are most of a mixture's weights. A parameter's memory is replaced by packed memory of the
 same size, so that a second copy exists of only one parameter at a time. Until `unpack`, only C can
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 import torch
 
 from runner_engine.devices.mapped_files import MappedFiles
-from runner_engine.experts.expert_format import ExpertFormat, select_matrix
+from runner_engine.experts.expert_format import ExpertFormat, select_expert_matrix
 from runner_engine.kernels.c_interface import Matrix
 from runner_engine.matmul import huge_pages
 
 
 @dataclass(frozen=True)
 class PackedExpertMatrix:
-    """A packed matrix of one expert within a parameter's memory."""
+    """A packed matrix of one expert, stored inside the memory of a fused parameter."""
 
     matrix: Matrix
     inputs: int
@@ -28,13 +29,13 @@ class PackedExpertMatrix:
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The dtypes that activations may have: that of the weights."""
+        """The dtypes that activations may have: only the dtype of the weights."""
         return (self.tensors[0].dtype,)
 
 
 @dataclass(frozen=True)
 class PackedParameter:
-    """A fused expert parameter whose memory holds packed blocks."""
+    """A fused expert parameter whose memory holds packed blocks for the C kernels."""
 
     weight: torch.Tensor  # shares its memory with the family's parameter
     form: ExpertFormat
@@ -46,35 +47,35 @@ class PackedParameter:
         cls,
         weight: torch.Tensor,
         expert_format: ExpertFormat,
-        matrices: tuple[str, ...],
-        width: int,
+        matrix_names: tuple[str, ...],
+        outputs_per_block: int,
         mapped: MappedFiles,
     ) -> PackedParameter:
-        """Pack a parameter's matrices in place. `can_pack_in_place` tells whether that is possible."""
-        packed = cls(weight, expert_format, matrices, width)
-        memory = huge_pages.allocate_empty(*weight.shape, dtype=weight.dtype)
+        """Pack a parameter's matrices in place. can_pack_in_place tells whether this is possible."""
+        packed = cls(weight, expert_format, matrix_names, outputs_per_block)
+        memory = huge_pages.allocate_weight_tensor(*weight.shape, dtype=weight.dtype)
         for number, of_expert in enumerate(weight):
             for matrix, panels in packed._iter_packed_matrices(memory[number]):
-                steps = select_matrix(expert_format, matrix, of_expert).contiguous().view(torch.int32)
-                panels.copy_(steps.view(panels.shape[0], width, -1).transpose(1, 2))
+                steps = select_expert_matrix(expert_format, matrix, of_expert).contiguous().view(torch.int32)
+                panels.copy_(steps.view(panels.shape[0], outputs_per_block, -1).transpose(1, 2))
         address, size = weight.data_ptr(), weight.nbytes
-        _replace_memory(weight, memory)
+        _set_parameter_memory(weight, memory)
         mapped.release_pages(address, size)
         return packed
 
     def unpack(self) -> None:
-        """Restore the parameter's values in the model's own layout."""
+        """Restore the original weights in the layout of the model's own parameter."""
         memory = torch.empty(self.weight.shape, dtype=self.weight.dtype)
         for number, of_expert in enumerate(self.weight):
             for matrix, panels in self._iter_packed_matrices(of_expert):
-                into = select_matrix(self.form, matrix, memory[number])
+                into = select_expert_matrix(self.form, matrix, memory[number])
                 into.copy_(panels.transpose(1, 2).reshape(into.shape[0], -1).contiguous().view(into.dtype))
-        _replace_memory(self.weight, memory)
+        _set_parameter_memory(self.weight, memory)
 
     def describe_expert_matrices(
         self, expert: int, biases: Mapping[str, torch.Tensor | None], tile_rows: int
     ) -> list[PackedExpertMatrix]:
-        """Describe one expert's matrices for C."""
+        """Return the C descriptions of one expert's packed matrices."""
         found = []
         for matrix, panels in self._iter_packed_matrices(self.weight[expert]):
             bias, outputs = biases[matrix], panels.shape[0] * self.width
@@ -91,22 +92,29 @@ class PackedParameter:
         return found
 
     def _iter_packed_matrices(self, expert_memory: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield each matrix with its memory as [packed blocks, steps, outputs of a packed block]."""
+        """Yield the name of each matrix and its memory, [packed blocks, steps, outputs of a packed
+        block].
+        """
         for matrix, memory in zip(
             self.matrices, expert_memory.view(-1).chunk(len(self.matrices)), strict=True
         ):
-            outputs = select_matrix(self.form, matrix, expert_memory).shape[0]
+            outputs = select_expert_matrix(self.form, matrix, expert_memory).shape[0]
             yield matrix, memory.view(torch.int32).view(outputs // self.width, -1, self.width)
 
 
 def can_pack_in_place(
-    weight: torch.Tensor, expert_format: ExpertFormat, matrices: tuple[str, ...], width: int
+    weight: torch.Tensor, expert_format: ExpertFormat, matrix_names: tuple[str, ...], outputs_per_block: int
 ) -> bool:
-    """Whether a parameter's matrices fill whole packed blocks, so that packing needs no more memory."""
-    shapes = [select_matrix(expert_format, matrix, weight[0]).shape for matrix in matrices]
-    return all(outputs % width == 0 and inputs * weight.element_size() % 4 == 0 for outputs, inputs in shapes)
+    """Whether a parameter's matrices fill whole packed blocks, so that packing needs no additional
+    memory.
+    """
+    shapes = [select_expert_matrix(expert_format, matrix, weight[0]).shape for matrix in matrix_names]
+    return all(
+        outputs % outputs_per_block == 0 and inputs * weight.element_size() % 4 == 0
+        for outputs, inputs in shapes
+    )
 
 
-def _replace_memory(weight: torch.Tensor, memory: torch.Tensor) -> None:
+def _set_parameter_memory(weight: torch.Tensor, memory: torch.Tensor) -> None:
     with torch.no_grad():
         weight.set_(memory)  # type: ignore[call-overload]

@@ -1,4 +1,6 @@
-"""Finds a module's experts, fused or separate, and describes their weights for the C kernels."""
+"""Finds the experts of a module, fused or separate, and describes their weights for the C
+kernels.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,14 @@ from runner_engine.experts import (
     SeparateExperts,
     detect_expert_format,
     join_gate_and_up,
-    select_matrix,
+    select_expert_matrix,
 )
 from runner_engine.kernels.native import FORMATS, Kernels
-from runner_engine.matmul.backend_selection import MatmulBackend, is_plain_linear, read_forced_matmul_backend
+from runner_engine.matmul.backend_selection import (
+    MatmulBackend,
+    is_unquantized_linear,
+    read_forced_matmul_backend,
+)
 from runner_engine.matmul.grouped.expert_layer import (
     ExpertLayer,
     ExpertWorkspace,
@@ -37,7 +43,7 @@ NOT_OURS = (MatmulBackend.onednn, MatmulBackend.plain)  # that RUNNER_PRODUCTS m
 
 @dataclass
 class ExpertReadContext:
-    """Resources for reading a model's experts."""
+    """The kernels, buffers and settings needed to describe a model's experts for C."""
 
     kernels: Kernels
     matrices: Mapping[nn.Module, LayerWeights]  # of linear layers whose weights C already reads
@@ -47,20 +53,24 @@ class ExpertReadContext:
 
 
 class ExpertSource(Protocol):
-    """The experts of a layer, fused or separate."""
+    """Base class for the experts of a layer, fused or separate."""
 
     experts: int
     hidden: int
     dtype: torch.dtype
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
-        """Describe the experts for C, with the parameters that were packed. Raises Unsupported if impossible."""
+        """Describe the experts for C. Returns the layer and the parameters that were packed. Raises
+        UnsupportedExperts if impossible.
+        """
 
 
-def find_experts(module: nn.Module, dtype: torch.dtype) -> ExpertSource | None:
-    """Return a module's experts, or None. Raises Unsupported if C cannot read them. dtype: the model's."""
+def find_experts(module: nn.Module, model_dtype: torch.dtype) -> ExpertSource | None:
+    """Return a module's experts. None if the module has none. Raises UnsupportedExperts if C cannot
+    read them.
+    """
     if isinstance(module, SeparateExperts):
-        return _SeparateExpertSource(module, dtype)
+        return _SeparateExpertSource(module, model_dtype)
     form = detect_expert_format(module)
     if form is not None and has_adapted_parameters(module):
         raise UnsupportedExperts(note("adapted_whole_layer"))
@@ -68,23 +78,23 @@ def find_experts(module: nn.Module, dtype: torch.dtype) -> ExpertSource | None:
 
 
 class _FusedExperts:
-    """Experts stored in three-dimensional parameters."""
+    """Experts that are stored in fused three-dimensional parameters."""
 
     def __init__(self, module: nn.Module, expert_format: ExpertFormat) -> None:
         _check_expert_format(expert_format)
         self.module, self.form = module, expert_format
         self.fused = {
-            matrix: _require_plain_parameter(module, expert_format.fused_name(matrix))
+            matrix: _require_unquantized_parameter(module, expert_format.fused_name(matrix))
             for matrix in expert_format.matrices
         }
         self.biases = {
-            matrix: _require_plain_parameter(module, f"{expert_format.fused_name(matrix)}_bias")
+            matrix: _require_unquantized_parameter(module, f"{expert_format.fused_name(matrix)}_bias")
             if expert_format.has_bias
             else None
             for matrix in self.fused
         }
         self.dtype, self.experts = self.fused[DOWN].dtype, len(self.fused[DOWN])
-        self.hidden = select_matrix(expert_format, DOWN, self.fused[DOWN][0]).shape[0]
+        self.hidden = select_expert_matrix(expert_format, DOWN, self.fused[DOWN][0]).shape[0]
         if any(weight.dtype != self.dtype for weight in self.fused.values()):
             raise UnsupportedExperts(note("expert_formats_differ"))
 
@@ -97,7 +107,10 @@ class _FusedExperts:
         }
         is_packed = read_forced_matmul_backend() not in NOT_OURS and all(
             can_pack_in_place(
-                _require_plain_parameter(self.module, name), self.form, matrices, context.kernels.panel_width
+                _require_unquantized_parameter(self.module, name),
+                self.form,
+                matrices,
+                context.kernels.panel_width,
             )
             for name, matrices in of_name.items()
         )
@@ -114,7 +127,7 @@ class _FusedExperts:
         width, tile_rows = context.kernels.panel_width, context.tile_rows.get(self.dtype, 0)
         packed = [
             PackedParameter.pack(
-                _require_plain_parameter(self.module, name), self.form, matrices, width, context.mapped
+                _require_unquantized_parameter(self.module, name), self.form, matrices, width, context.mapped
             )
             for name, matrices in of_name.items()
         ]
@@ -145,7 +158,7 @@ class _FusedExperts:
         return {
             matrix: None
             if bias is None
-            else select_matrix(self.form, matrix, bias[expert].detach()).contiguous()
+            else select_expert_matrix(self.form, matrix, bias[expert].detach()).contiguous()
             for matrix, bias in self.biases.items()
         }
 
@@ -153,13 +166,15 @@ class _FusedExperts:
         self, expert: int, biases: Mapping[str, torch.Tensor | None]
     ) -> list[LayerWeights]:
         return [
-            PlainExpertWeights(select_matrix(self.form, matrix, fused[expert].detach()), biases[matrix])
+            PlainExpertWeights(
+                select_expert_matrix(self.form, matrix, fused[expert].detach()), biases[matrix]
+            )
             for matrix, fused in self.fused.items()
         ]
 
 
 class _SeparateExpertSource:
-    """Experts with their own linear layers."""
+    """Experts that have their own linear layers."""
 
     def __init__(self, module: SeparateExperts, dtype: torch.dtype) -> None:
         _check_expert_format(module.form)
@@ -182,7 +197,7 @@ class _SeparateExpertSource:
     def _get_layer_weights(self, layer: Any, context: ExpertReadContext) -> LayerWeights:
         if layer in context.matrices:
             return context.matrices[layer]
-        if not is_plain_linear(layer) or not layer.weight.is_contiguous():
+        if not is_unquantized_linear(layer) or not layer.weight.is_contiguous():
             raise UnsupportedExperts(note("expert_weights_unknown"))
         return PlainExpertWeights(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
 
@@ -203,8 +218,10 @@ def _find_gate_formula(
     return formula
 
 
-def _require_plain_parameter(module: nn.Module, name: str) -> nn.Parameter:
-    """Return a module's parameter. Raises Unsupported unless it is an unquantized CPU tensor."""
+def _require_unquantized_parameter(module: nn.Module, name: str) -> nn.Parameter:
+    """Return a module's parameter. Raises UnsupportedExperts unless it is an unquantized tensor on
+    the CPU.
+    """
     weight = module._parameters.get(name)
     if weight is None or type(weight.data) is not torch.Tensor or weight.device.type != "cpu":
         raise UnsupportedExperts(note("no_plain_parameter", name=name))

@@ -1,4 +1,5 @@
-"""Computes a layer's experts in one C call (kernels/experts.h), each for all of its tokens at once.
+"""Computes all experts of a layer in one C call (kernels/experts.h). Each expert multiplies all
+of its tokens at once.
 
 transformers gathers each expert's tokens, multiplies, and adds the results with torch operations,
 which take longer than the matmuls of a few tokens. Here the weights of a used expert are read once
@@ -32,7 +33,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 @dataclass
 class GroupedExperts:
-    """A model's experts whose `forward` is replaced, after a comparison with the original."""
+    """Expert layers of a model whose `forward` is replaced by a C call, after a comparison with the
+    original.
+    """
 
     layers: dict[nn.Module, ExpertLayer] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
@@ -46,7 +49,7 @@ class GroupedExperts:
         matrices: Mapping[nn.Module, LayerWeights],
         tile_rows: Mapping[torch.dtype, int],
     ) -> GroupedExperts:
-        """Replace the forward of all supported experts.
+        """Replace the forward of all expert layers in a model that the C kernels support.
 
         matrices: linear layers whose weights C already reads. tile_rows: of plain packed weights, by dtype.
         """
@@ -59,33 +62,37 @@ class GroupedExperts:
         )
         for module in list(model.modules()):
             try:
-                layer = found._build_replacement(module, dtype, reading)
+                layer = found._build_expert_layer(module, dtype, reading)
             except UnsupportedExperts as unsupported:
                 slow = note("slow_experts", reason=unsupported.reason)
                 found.notes += [] if slow in found.notes else [slow]
                 continue
             if layer is not None:
-                module.forward = _build_forward(module, layer)
+                module.forward = _build_expert_forward(module, layer)
                 found.layers[module] = layer
         return found
 
     @property
     def is_batch_invariant(self) -> bool:
-        """Whether a token's sums do not depend on the other tokens of a pass."""
+        """Whether a token's expert output is independent of the other tokens in the forward pass."""
         return all(layer.is_by_row for layer in self.layers.values())
 
     def restore(self) -> None:
-        """Restore the experts' own forward, and their parameters' original order."""
+        """Restore the original forward of all expert layers, and the original layout of packed
+        parameters.
+        """
         for module in self.layers:
             del module.forward
         for packed in self.packed:
             packed.unpack()
         self.layers, self.packed = {}, []
 
-    def _build_replacement(
+    def _build_expert_layer(
         self, module: nn.Module, dtype: torch.dtype, context: ExpertReadContext
     ) -> ExpertLayer | None:
-        """Build a module's replacement. None if it has no experts, Unsupported if it must stay."""
+        """Build the C expert layer for a module. None if the module has no experts. Raises
+        UnsupportedExperts if C cannot compute them.
+        """
         described = find_experts(module, dtype)
         if described is None:
             return None
@@ -100,8 +107,10 @@ class GroupedExperts:
         return layer
 
 
-def _build_forward(module: nn.Module, layer: ExpertLayer) -> Callable[..., torch.Tensor]:
-    """Build a module's new forward, which accepts positional arguments or the original names."""
+def _build_expert_forward(module: nn.Module, layer: ExpertLayer) -> Callable[..., torch.Tensor]:
+    """Build a module's new forward, which accepts positional arguments or the argument names of the
+    original.
+    """
     signature = inspect.signature(module.forward)
 
     def forward(*args: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
@@ -112,7 +121,7 @@ def _build_forward(module: nn.Module, layer: ExpertLayer) -> Callable[..., torch
 
 @dataclass(frozen=True)
 class _ExpertTrial:
-    """Test inputs for a layer of experts."""
+    """Random inputs for comparing the C kernels with a layer's original experts."""
 
     rows: torch.Tensor
     index: torch.Tensor
@@ -128,14 +137,16 @@ class _ExpertTrial:
         return cls(rows, index, weights)
 
     def run_original(self, module: nn.Module) -> torch.Tensor:
-        """Return the output of the model's own expert function."""
+        """Return the output of the model's own expert function for the trial inputs."""
         with torch.no_grad():
             result: torch.Tensor = module(self.rows, self.index, self.weights)
         return result
 
-    def find_difference(self, layer: ExpertLayer, expected: torch.Tensor) -> Note | None:
-        """Return a note on the deviation from the expected output. None if it is only rounding."""
-        found, expected = layer(self.rows, self.index, self.weights).float(), expected.float()
-        off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
+    def find_difference(self, layer: ExpertLayer, expected_output: torch.Tensor) -> Note | None:
+        """Return a note if the layer's output deviates from the expected output by more than rounding
+        errors. None otherwise.
+        """
+        found, expected_output = layer(self.rows, self.index, self.weights).float(), expected_output.float()
+        off = float((found - expected_output).abs().max() / expected_output.abs().max().clamp(min=1e-9))
         is_right = off <= TOLERANCE[self.rows.dtype]
         return None if is_right else note("results_off", off=off)

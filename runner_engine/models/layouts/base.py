@@ -1,8 +1,10 @@
-"""Base classes for group-quantized layouts: which tensors a format has, their shapes and their values.
+"""Base classes of layouts for group-quantized weights: the names, shapes and decoding of the
+stored tensors.
 
-A weight is (code - zero point) * scale of its group, or the value that its code stands for, times
-the scale. Tensors stay as in the checkpoint, in its memory-mapped file. A layout finds codes, scales
-and zero points in them. Headers are checked before anything is read, and values after the load.
+A weight is (code - zero point) * scale of its group, or the value that its code stands for,
+times the scale. Tensors stay as in the checkpoint, in its memory-mapped file. A layout finds
+codes, scales and zero points in them. Headers are checked before anything is read, and values
+after the load.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ MAX_INPUTS = 2**24  # a layer's inputs and groups are counted in numbers that C 
 
 @dataclass(frozen=True)
 class Layout(ABC):
-    """Locates the codes, scales and zero points of one layer in its tensors."""
+    """Reads the codes, scales and zero points of one layer from the layer's stored tensors."""
 
     bits: int
     group: int  # inputs that share a scale
@@ -48,45 +50,53 @@ class Layout(ABC):
 
     @property
     def groups(self) -> int:
-        """Number of groups per output. The last group may have fewer inputs."""
+        """Number of groups per output. The last group may have fewer inputs than the others."""
         return -(-self.inputs // self.group)
 
     @property
     def values(self) -> torch.Tensor | None:
-        """Float32 value of each code. None if the value is the code minus its zero point."""
+        """The float32 number that each code stands for. None if a code stands for itself minus a zero
+        point.
+        """
         return None
 
     @abstractmethod
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return the codes of some outputs, uint8 [outputs, inputs]."""
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the quantized codes of a range of outputs, uint8 [outputs, inputs]."""
 
     @abstractmethod
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return the scales of some outputs, [outputs, groups], in float32 or a 16-bit dtype."""
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the scales of a range of outputs, [outputs, groups], in float32 or a 16-bit dtype."""
 
-    def get_packed_scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return the scales of some outputs in a dtype that the kernels read: one of SCALE_TYPES of groups.py."""
-        return self.scales(tensors, first, last)
+    def get_packed_scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the scales of a range of outputs in a dtype that the C kernels read (SCALE_TYPES in
+        groups.py).
+        """
+        return self.scales(tensors, first_output, last_output)
 
     def scale_divisor(self, tensors: Tensors) -> float:
-        """Return the number by which float8 scales are divided."""
+        """Return the number by which the stored float8 scales are divided."""
         return 1.0
 
     @abstractmethod
-    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return zero points of some outputs, [outputs, groups], or [1, 1] if all are equal.
+    def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the zero points of a range of outputs, [outputs, groups], or [1, 1] if all are equal.
 
-        Their dtype is uint8 or that of the scales.
+        The dtype is uint8 or the dtype of the scales.
         """
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to the numbers that the format can represent, in the dtype of the input."""
+        """Round activations to numbers that the format can represent. The dtype of the activations
+        stays.
+        """
         return activations
 
 
 @dataclass(frozen=True)
 class StoredLayout(Layout):
-    """A layout found in checkpoints. It also lists the tensors that it reads and checks them."""
+    """A layout found in checkpoints. It names the stored tensors and checks their shapes and
+    numbers.
+    """
 
     # the tensors, by the ends of their names, as they may be; the first is the codes'
     types: ClassVar[dict[str, Types]]
@@ -99,11 +109,13 @@ class StoredLayout(Layout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> StoredLayout:
-        """Build a layer's layout from its tensors. Raises DataError if their shapes do not match."""
+        """Create the layout of a layer from the locations of its tensors. Raises DataError for
+        mismatched shapes.
+        """
 
     @classmethod
     def check_required_tensors(cls, tensors: dict[str, TensorLocation], required: Collection[str]) -> None:
-        """Raise DataError if a layer lacks one of the required tensors."""
+        """Raise DataError if one of the required tensors of a layer is missing."""
         if lacking := [name for name in cls.types if name in required and name not in tensors]:
             raise build_tensor_error(
                 next(iter(tensors.values())), f"the checkpoint lacks its {' and '.join(lacking)}", "damaged"
@@ -112,7 +124,9 @@ class StoredLayout(Layout):
     def validate_shapes(
         self, tensors: dict[str, TensorLocation], allowed_shapes: Mapping[str, Shapes]
     ) -> Self:
-        """Return this layout if each tensor has an allowed shape. Unlisted tensors must hold one number."""
+        """Raise DataError unless each tensor has an allowed shape. Unlisted tensors must hold one
+        number. Returns the layout itself.
+        """
         for name, one in tensors.items():
             self.check_shape(one, allowed_shapes.get(name, ONE_NUMBER))
         return self
@@ -126,25 +140,29 @@ class StoredLayout(Layout):
 
     @classmethod
     def requires_layout(cls, tensor: TensorLocation) -> bool:
-        """Whether only this layout can decode a tensor, so that it must not load as a plain weight."""
+        """Whether a tensor must be decoded by this layout and would be wrong if loaded as a plain
+        weight.
+        """
         if ".experts." in tensor.name and tensor.dtype in CODES:  # fused in a way that is not read
             return True
         # codes without their scales would be loaded as if they were weights
         end = tensor.name.rpartition(".")[2]
         return end in cls.types and (end != "weight" or tensor.dtype in cls.types[end])
 
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return unpack_bits(tensors[next(iter(self.types))][first:last], self.bits, self.inputs)
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return unpack_bits(tensors[next(iter(self.types))][first_output:last_output], self.bits, self.inputs)
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors[self.scale_name][first:last]
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors[self.scale_name][first_output:last_output]
 
-    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return the zero point that all groups share."""
+    def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the zero point, [1, 1], which is the same for all groups."""
         return torch.full((1, 1), self.zero_code, dtype=torch.uint8, device=tensors[self.scale_name].device)
 
     def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note on invalid numbers in a tensor. None if there are none."""
+        """Return a note on invalid numbers in a loaded tensor, such as NaN scales. None if all numbers
+        are valid.
+        """
         if tensor_name in (self.scale_name, "input_scale") and not tensor.isfinite().all():
             return note("scale_not_finite")
         if tensor_name == "input_scale" and not (tensor > 0).all():

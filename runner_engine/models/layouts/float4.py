@@ -1,4 +1,4 @@
-"""Layouts of four-bit floats (e2m1) with one scale per group: compressed-tensors' NVFP4 and MXFP4."""
+"""Layouts of compressed-tensors' NVFP4 and MXFP4: 4-bit floats (e2m1) with one scale per group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.models.layouts.base import SCALES, StoredLayout, Tensors, Types, build_tensor_error
-from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, LARGEST, decode_scales
+from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, LARGEST, decode_exponent_scales
 from runner_engine.quantization.grouped import GroupSettings
 
 SIZES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -25,21 +25,25 @@ BYTES: Types = {"U8": torch.uint8}
 
 @dataclass(frozen=True)
 class Mxfp4Layout(StoredLayout):
-    """MXFP4: two codes per byte, the first in its lower bits. Scales are exponents of two."""
+    """MXFP4 weights: two 4-bit codes per byte, the first in the lower bits. Scales are stored as
+    powers of two.
+    """
 
     types: ClassVar[dict[str, Types]] = {"weight_packed": BYTES, "weight_scale": EXPONENTS}
     scale_name: ClassVar[str] = "weight_scale"
 
     @property
     def values(self) -> torch.Tensor:
-        """The e2m1 value of each code."""
+        """The number (e2m1) that each 4-bit code stands for."""
         return E2M1
 
     @classmethod
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Self:
-        """Build the layout. Inputs must be whole groups. Rounded activations need a global input scale."""
+        """Create a layer's layout. The number of inputs must be a multiple of the group size. Rounded
+        activations need a global input scale.
+        """
         cls.check_required_tensors(
             tensors, [name for name in cls.types if name != "input_global_scale" or group_settings.rows]
         )
@@ -52,16 +56,16 @@ class Mxfp4Layout(StoredLayout):
         codes, scales = (layout.outputs, inputs // 2), (layout.outputs, layout.groups)
         return layout.validate_shapes(tensors, {"weight_packed": [codes], "weight_scale": [scales]})
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return decode_scales(tensors["weight_scale"][first:last])
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return decode_exponent_scales(tensors["weight_scale"][first_output:last_output])
 
-    def get_packed_scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return the scales as float8 exponents (e8m0)."""
-        return tensors["weight_scale"][first:last].view(torch.float8_e8m0fnu)
+    def get_packed_scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the scales as 8-bit exponents (e8m0)."""
+        return tensors["weight_scale"][first_output:last_output].view(torch.float8_e8m0fnu)
 
     def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if scales are not finite, or global scales are not positive."""
-        if tensor_name == "weight_scale" and not decode_scales(tensor).float().isfinite().all():
+        """Return a note if scales are not finite, or if global scales are not positive. None otherwise."""
+        if tensor_name == "weight_scale" and not decode_exponent_scales(tensor).float().isfinite().all():
             return note("scale_not_finite")
         if tensor_name.endswith("global_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
             return note("layer_scale_not_positive")
@@ -74,9 +78,9 @@ class Mxfp4Layout(StoredLayout):
 
 @dataclass(frozen=True)
 class Nvfp4Layout(Mxfp4Layout):
-    """NVFP4: float8 scales per group, divided by one scale per layer.
+    """NVFP4 weights: one float8 scale per group, divided by one global scale per layer.
 
-    rows: local, activations are rounded to NVFP4.
+    rows: `local` means that activations are rounded to NVFP4.
     """
 
     types: ClassVar[dict[str, Types]] = {
@@ -87,18 +91,20 @@ class Nvfp4Layout(Mxfp4Layout):
     }
     rounding_layers: ClassVar[str] = "Nvfp4Linear"
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["weight_scale"][first:last].float() / tensors["weight_global_scale"].float()
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return (
+            tensors["weight_scale"][first_output:last_output].float() / tensors["weight_global_scale"].float()
+        )
 
-    def get_packed_scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["weight_scale"][first:last]
+    def get_packed_scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors["weight_scale"][first_output:last_output]
 
     def scale_divisor(self, tensors: Tensors) -> float:
-        """Return the layer's global weight scale."""
+        """Return the layer's global weight scale, by which the group scales are divided."""
         return float(tensors["weight_global_scale"].detach())
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to NVFP4, with the same arithmetic as compressed-tensors."""
+        """Round activations to NVFP4 with the same arithmetic as compressed-tensors."""
         whole = tensors["input_global_scale"].float()
         groups = activations.reshape(*activations.shape[:-1], -1, self.group)
         scale = whole * (groups.abs().amax(-1, keepdim=True) / E2M1.max())

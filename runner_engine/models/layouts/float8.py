@@ -33,7 +33,7 @@ EXPONENTS: Types = {"F8_E8M0": torch.float8_e8m0fnu, "U8": torch.uint8}
 
 @dataclass(frozen=True)
 class Float8Layout(StoredLayout):
-    """Weights in e4m3.
+    """Weights in float8 (e4m3) with one scale per output, block or group.
 
     rows: activation scales are computed per token (dynamic), or stored in the checkpoint (static).
     """
@@ -52,16 +52,16 @@ class Float8Layout(StoredLayout):
 
     @property
     def values(self) -> torch.Tensor:
-        """The e4m3 value of each byte."""
+        """The number (e4m3) that each byte stands for."""
         return E4M3
 
     @classmethod
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Self:
-        """Build the layout. A per-layer scale may be a number, a list or a matrix.
+        """Create a layer's layout. A per-layer scale may be stored as a number, a list or a matrix.
 
-        Any other shape must match the blocks.
+        A scale tensor of any other shape must match the block size.
         """
         inputs, outputs = module.in_features, module.out_features
         cls.check_required_tensors(
@@ -85,17 +85,17 @@ class Float8Layout(StoredLayout):
 
     @classmethod
     def requires_layout(cls, tensor: TensorLocation) -> bool:
-        """Whether a tensor is float8 or its scale, which must not load as a plain weight."""
+        """Whether a tensor holds float8 weights or their scales, which must not load as a plain weight."""
         is_weight = tensor.name.endswith(".weight") and tensor.dtype.startswith("F8")
         return is_weight or tensor.name.endswith(f".{cls.scale_name}") or super().requires_layout(tensor)
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return the scales of some outputs. Outputs of a block share theirs."""
-        scales = decode_scales(tensors[self.scale_name]).reshape(-1, self.groups)
-        return scales[torch.arange(first, last, device=scales.device) // self.of_outputs]
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the scales of a range of outputs. Outputs of one block share their scales."""
+        scales = decode_exponent_scales(tensors[self.scale_name]).reshape(-1, self.groups)
+        return scales[torch.arange(first_output, last_output, device=scales.device) // self.of_outputs]
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to float8, with the same arithmetic as the library."""
+        """Round activations to float8 with the same arithmetic as the library that made the checkpoint."""
         if self.rows == "static":
             return _round_to_float8(activations, tensors["input_scale"].to(activations.dtype))
         inputs = activations.shape[-1]
@@ -108,11 +108,11 @@ class Float8Layout(StoredLayout):
         ).flatten(-2)
 
     def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if weights are NaN, or scales are not finite."""
+        """Return a note if weights are NaN or scales are not finite. None otherwise."""
         if tensor_name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
             return note("weight_not_number")
         return super().find_problem(
-            tensors, tensor_name, decode_scales(tensor) if tensor_name == self.scale_name else tensor
+            tensors, tensor_name, decode_exponent_scales(tensor) if tensor_name == self.scale_name else tensor
         )
 
 
@@ -129,8 +129,8 @@ class BlockFloat8Layout(Float8Layout):
     scale_name: ClassVar[str] = "weight_scale_inv"
 
 
-def decode_scales(scales: torch.Tensor) -> torch.Tensor:
-    """Convert scales stored as exponents to numbers. Exponent 255 becomes NaN."""
+def decode_exponent_scales(scales: torch.Tensor) -> torch.Tensor:
+    """Convert scales stored as 8-bit exponents to numbers. Exponent 255 becomes NaN."""
     if scales.dtype is torch.uint8:
         scales = scales.view(torch.float8_e8m0fnu)
     return scales.float() if scales.dtype is torch.float8_e8m0fnu else scales

@@ -1,4 +1,4 @@
-"""Layout of HQQ tensors: groups along inputs, with fractional zero points.
+"""Layout of HQQ tensors: groups of neighbouring inputs with fractional zero points.
 
 A tensor row of W_q is a group. Distant rows share bytes or words, so that their bits fill these:
 with 4 bits the first half of all rows has the upper bits, and the second half the lower bits.
@@ -51,7 +51,9 @@ NOTES = (  # what each layer says about itself, besides its numbers
 
 @dataclass(frozen=True)
 class HqqLayout(StoredLayout):
-    """HQQ tensors with axis=1. Bits and group size follow from the tensors' shapes."""
+    """HQQ tensors of groups along the inputs (axis=1). Bits and group size follow from the tensors'
+    shapes.
+    """
 
     types: ClassVar[dict[str, Types]] = {
         "W_q": CODES,
@@ -72,7 +74,7 @@ class HqqLayout(StoredLayout):
         tensors: dict[str, TensorLocation],
         module: nn.Linear,
     ) -> HqqLayout:
-        """Build the layout with the bit width that matches the shapes."""
+        """Create a layer's layout. The bit width follows from the shapes of the tensors."""
         cls.check_required_tensors(tensors, ["W_q", *NUMBERS])
         codes, inputs, outputs = tensors["W_q"], module.in_features, module.out_features
         group = codes.shape[1] if len(codes.shape) == 2 else 0
@@ -85,7 +87,7 @@ class HqqLayout(StoredLayout):
         fitting = [
             layout
             for layout in layouts
-            if layout.compute_expected_shapes()["W_q"] == codes.shape and not layout._has_partial_byte()
+            if layout.compute_expected_shapes()["W_q"] == codes.shape and not layout._has_partly_used_bytes()
         ]
         if not fitting:
             layouts[0].check_shape(codes, [layout.compute_expected_shapes()["W_q"] for layout in layouts])
@@ -104,7 +106,9 @@ class HqqLayout(StoredLayout):
         return fitting[0]
 
     def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the tensors' shapes. Tensor rows are groups, and several rows of codes share a word."""
+        """Return the expected shape of each tensor. A tensor row is a group, and several rows of codes
+        share a word.
+        """
         each = (self.total_groups, 1)
         return {
             "W_q": (-(-self.total_groups // ROWS_IN_ONE[self.bits]), self.group),
@@ -112,30 +116,32 @@ class HqqLayout(StoredLayout):
             "zero": each,
         }
 
-    def _has_partial_byte(self) -> bool:
-        """Whether some bytes are only partly used. 3-bit codes use words, which may be partly used."""
+    def _has_partly_used_bytes(self) -> bool:
+        """Whether some bytes of the packed codes are only partly used. 3-bit codes are packed in words,
+        which may be partly used.
+        """
         return self.bits != 3 and self.total_groups % ROWS_IN_ONE[self.bits] > 0
 
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Unpack the codes. The first rows are in the upper bits."""
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Unpack the codes of a range of outputs. The upper bits of a byte or word hold the first rows."""
         packed, in_one = tensors["W_q"], ROWS_IN_ONE[self.bits]
-        row = torch.arange(first * self.groups, last * self.groups, device=packed.device)
+        row = torch.arange(first_output * self.groups, last_output * self.groups, device=packed.device)
         shift = (in_one - 1 - row // len(packed)) * self.bits
         codes: torch.Tensor = (
             packed[row % len(packed)] >> shift.to(packed.dtype).unsqueeze(1) & 2**self.bits - 1
         )
-        return codes.to(torch.uint8).reshape(last - first, self.inputs)
+        return codes.to(torch.uint8).reshape(last_output - first_output, self.inputs)
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["scale"].reshape(self.outputs, self.groups)[first:last]
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors["scale"].reshape(self.outputs, self.groups)[first_output:last_output]
 
-    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return the zero points of some outputs, in the dtype of the scales."""
-        zeros = tensors["zero"].reshape(self.outputs, self.groups)[first:last]
+    def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the zero points of a range of outputs, in the dtype of the scales."""
+        zeros = tensors["zero"].reshape(self.outputs, self.groups)[first_output:last_output]
         return zeros.to(tensors["scale"].dtype)
 
     def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if a layer's metadata contradicts its shapes."""
+        """Return a note if a layer's metadata contradicts the shapes of its tensors. None otherwise."""
         if tensor_name == "zero" and not tensor.isfinite().all():
             return note("zero_point_not_finite")
         expected: dict[str, list[object]] = {

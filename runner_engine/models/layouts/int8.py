@@ -1,4 +1,4 @@
-"""Layout of int8 weights with one scale per output, whose activations may be rounded to int8, too.
+"""Layout of int8 weights with one scale per output. Activations may be rounded to int8 as well.
 
 compressed-tensors stores them as int-quantized (W8A8, W8A16). The activation scale is
 computed per token, or stored once in the checkpoint.
@@ -23,7 +23,7 @@ BYTES: Types = {"I8": torch.int8}
 
 @dataclass(frozen=True)
 class Int8Layout(StoredLayout):
-    """Signed bytes with one scale per output or per layer.
+    """Signed int8 weights with one scale per output or one per layer.
 
     rows: activation scales are computed (dynamic), or stored in the checkpoint (static).
     """
@@ -44,7 +44,7 @@ class Int8Layout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Int8Layout:
-        """Build the layout. Scales hold one number, or one per output."""
+        """Create a layer's layout. The scale tensor holds one number, or one per output."""
         cls.check_required_tensors(
             tensors, ["weight", "weight_scale"] + ["input_scale"] * (group_settings.rows == "static")
         )
@@ -55,28 +55,29 @@ class Int8Layout(StoredLayout):
             tensors, {"weight": weights, "weight_scale": of_outputs, "weight_zero_point": of_outputs}
         )
 
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return the codes, shifted from signed to unsigned bytes."""
-        return tensors["weight"][first:last].view(torch.uint8) ^ 128
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return the codes of a range of outputs, shifted from signed to unsigned bytes."""
+        return tensors["weight"][first_output:last_output].view(torch.uint8) ^ 128
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["weight_scale"].reshape(-1, 1).expand(self.outputs, 1)[first:last]
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors["weight_scale"].reshape(-1, 1).expand(self.outputs, 1)[first_output:last_output]
 
     def get_activation_scale(self, tensors: Tensors) -> float:
-        """Return the stored activation scale. 0 if each token has its own scale."""
+        """Return the activation scale stored in the checkpoint. 0 if scales are computed per token."""
         return float(tensors["input_scale"].detach()) if self.rows == "static" else 0.0
 
     def get_activation_zero_point(self, tensors: Tensors) -> int:
-        """Return the stored zero point of activations. 0 if there is none."""
+        """Return the activation zero point stored in the checkpoint. 0 if none is stored."""
         is_given = self.rows == "static" and "input_zero_point" in tensors
         return int(tensors["input_zero_point"].detach()) if is_given else 0
 
     def quantize_activations(
         self, tensors: Tensors, activations: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Quantize activations to int8 values in their own dtype, and return these with their scales.
+        """Quantize activations to int8. Returns the integers in the dtype of the activations, and their
+        scales.
 
-        The arithmetic is that of compressed-tensors.
+        The arithmetic equals that of compressed-tensors.
         """
         if self.rows == "static":
             scale = tensors["input_scale"].to(activations.dtype)
@@ -91,7 +92,7 @@ class Int8Layout(StoredLayout):
         ).round_(), scale
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to int8, with the same arithmetic as compressed-tensors."""
+        """Round activations to int8 with the same arithmetic as compressed-tensors."""
         numbers, scale = self.quantize_activations(tensors, activations)
         return numbers.sub_(self.get_activation_zero_point(tensors)).mul_(scale)
 

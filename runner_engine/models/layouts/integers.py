@@ -1,4 +1,5 @@
-"""Layouts of GPTQ, AWQ and pack-quantized: dense bit streams in int32.
+"""Layouts of GPTQ, AWQ and pack-quantized weights: integers packed as dense bit streams in
+int32.
 
 Bits and group sizes follow from the tensors' shapes.
 """
@@ -32,7 +33,7 @@ AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # of eight outputs in a word that has 0, 
 
 @dataclass(frozen=True)
 class IntegersLayout(StoredLayout):
-    """Common base of the GPTQ, AWQ and pack-quantized layouts."""
+    """Base class of the GPTQ, AWQ and pack-quantized layouts."""
 
     is_minus_one: bool = field(default=False, kw_only=True)  # zero points are stored minus one
     groups_at: ClassVar[int] = 0  # in the shape of the scales
@@ -42,7 +43,9 @@ class IntegersLayout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Self:
-        """Build the layout. A layer's group size may differ from the quantization config."""
+        """Create a layer's layout. A layer's group size may differ from the checkpoint's
+        quantization_config.
+        """
         cls.check_required_tensors(tensors, [name for name in cls.types if name not in cls.optional])
         codes, scales, inputs = (tensors[next(iter(cls.types))], tensors[cls.scale_name], module.in_features)
         if len(scales.shape) != 2 or len(codes.shape) != 2 or inputs >= MAX_INPUTS:
@@ -67,11 +70,13 @@ class IntegersLayout(StoredLayout):
 
     @classmethod
     def infer_bits(cls, group_settings: GroupSettings, codes: TensorLocation, inputs: int) -> int:  # noqa: ARG003
-        """Infer the bits per code from the size of the codes tensor."""
+        """Infer the bits per code from the size of the packed tensor."""
         return 4
 
     def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if a group index is out of range. An index of only -1 means no reordering."""
+        """Return a note if a group index is out of range. If all indices are -1, inputs are not
+        reordered.
+        """
         if tensor_name == self.order_name and not bool((tensor == -1).all()):
             low, high = int(tensor.min()), int(tensor.max())
             if low < 0 or high >= self.groups:
@@ -81,9 +86,9 @@ class IntegersLayout(StoredLayout):
 
 @dataclass(frozen=True)
 class GptqLayout(IntegersLayout):
-    """GPTQ: codes packed along inputs, zero points along outputs.
+    """GPTQ tensors: codes packed along the inputs, zero points packed along the outputs.
 
-    The format's first version stores zero points minus one.
+    The first version of the format (gptq) stores zero points minus one.
     """
 
     types: ClassVar[dict[str, Types]] = {"qweight": WORDS, "qzeros": WORDS, "scales": SCALES, "g_idx": ORDERS}
@@ -93,7 +98,7 @@ class GptqLayout(IntegersLayout):
 
     @classmethod
     def infer_bits(cls, group_settings: GroupSettings, codes: TensorLocation, inputs: int) -> int:  # noqa: ARG003
-        """Infer the bits per code. Codes fill whole words."""
+        """Infer the bits per code from the size of the packed tensor, whose 32-bit words are full."""
         bits, rest = divmod(codes.shape[0] * 32, inputs)
         if rest or bits not in range(2, 9):
             raise build_tensor_error(
@@ -109,22 +114,28 @@ class GptqLayout(IntegersLayout):
             "g_idx": (self.inputs,),
         }
 
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Unpack the codes. Each word holds neighbouring inputs."""
-        return unpack_bits(tensors["qweight"][:, first:last].T.contiguous(), self.bits, self.inputs)
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Unpack the codes of a range of outputs. Each 32-bit word holds neighbouring inputs."""
+        return unpack_bits(
+            tensors["qweight"][:, first_output:last_output].T.contiguous(), self.bits, self.inputs
+        )
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["scales"][:, first:last].T
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors["scales"][:, first_output:last_output].T
 
-    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Unpack the zero points. The stored minus one wraps within a zero point's bits, as in AutoGPTQ."""
-        zeros = _unpack_range(tensors["qzeros"], self.bits, first, last).T
+    def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Unpack the zero points, which are stored minus one. Adding one wraps within the bit width,
+        like in AutoGPTQ.
+        """
+        zeros = _unpack_range(tensors["qzeros"], self.bits, first_output, last_output).T
         return zeros + 1 & 2**self.bits - 1 if self.is_minus_one else zeros
 
 
 @dataclass(frozen=True)
 class AwqLayout(IntegersLayout):
-    """AWQ's gemm format: eight outputs per word, the even ones first."""
+    """AWQ tensors in gemm format: a 32-bit word holds eight outputs, first the even ones, then the
+    odd ones.
+    """
 
     types: ClassVar[dict[str, Types]] = {"qweight": WORDS, "qzeros": WORDS, "scales": SCALES}
     scale_name: ClassVar[str] = "scales"
@@ -137,19 +148,21 @@ class AwqLayout(IntegersLayout):
             "scales": (self.groups, self.outputs),
         }
 
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return _unpack_awq(tensors["qweight"], first, last)
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return _unpack_awq_integers(tensors["qweight"], first_output, last_output)
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["scales"][:, first:last].T
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors["scales"][:, first_output:last_output].T
 
-    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return _unpack_awq(tensors["qzeros"], first, last)
+    def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return _unpack_awq_integers(tensors["qzeros"], first_output, last_output)
 
 
 @dataclass(frozen=True)
 class PackedLayout(IntegersLayout):
-    """compressed-tensors' pack-quantized: unsigned codes along inputs, zero points along outputs."""
+    """Tensors of compressed-tensors' pack-quantized format: unsigned codes packed along inputs, zero
+    points along outputs.
+    """
 
     types: ClassVar[dict[str, Types]] = {
         "weight_packed": WORDS,
@@ -165,7 +178,7 @@ class PackedLayout(IntegersLayout):
 
     @classmethod
     def infer_bits(cls, group_settings: GroupSettings, codes: TensorLocation, inputs: int) -> int:
-        """Return the configured bit width that matches the shape of the codes."""
+        """Return the configured bit width that matches the shape of the packed codes."""
         fitting = [bits for bits in group_settings.bits if -(-inputs * bits // 32) == codes.shape[1]]
         if not fitting:
             bits = " or ".join(map(str, group_settings.bits))
@@ -173,7 +186,9 @@ class PackedLayout(IntegersLayout):
         return fitting[0]
 
     def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the expected shapes. The last word of an output may be partly used."""
+        """Return the expected shape of each tensor. The last 32-bit word of an output may be partly
+        used.
+        """
         return {
             "weight_packed": (self.outputs, -(-self.inputs * self.bits // 32)),
             "weight_scale": (self.outputs, self.groups),
@@ -182,31 +197,39 @@ class PackedLayout(IntegersLayout):
             "weight_shape": (2,),
         }
 
-    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Unpack the zero points. Symmetric weights have none, and use half the range."""
+    def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Unpack the zero points. Symmetric weights store none: their zero point is half the range of
+        codes.
+        """
         if "weight_zero_point" not in tensors:
             return tensors["weight_scale"].new_full((1, 1), 2 ** (self.bits - 1), dtype=torch.uint8)
-        return _unpack_range(tensors["weight_zero_point"].T, self.bits, first, last).T
+        return _unpack_range(tensors["weight_zero_point"].T, self.bits, first_output, last_output).T
 
     def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if the stored shape differs from the layer's."""
+        """Return a note if the shape stored in the checkpoint differs from the layer's shape. None
+        otherwise.
+        """
         if tensor_name == "weight_shape" and tensor.tolist() != [self.outputs, self.inputs]:
             return note("other_shape", stored=tensor.tolist(), shape=[self.outputs, self.inputs])
         return super().find_problem(tensors, tensor_name, tensor)
 
 
-def _unpack_range(packed: torch.Tensor, bits: int, first: int, last: int) -> torch.Tensor:
-    """Unpack the integers from `first` to `last` of a bit stream. 32 integers fill whole words."""
-    begin = first // 32
-    piece = packed[..., begin * bits : -(-last // 32) * bits]
-    return unpack_bits(piece, bits, last - begin * 32)[..., first - begin * 32 :]
+def _unpack_range(packed: torch.Tensor, bits: int, first_integer: int, last_integer: int) -> torch.Tensor:
+    """Unpack the integers from `first_integer` to `last_integer` of a bit stream. 32 integers fill
+    whole words.
+    """
+    begin = first_integer // 32
+    piece = packed[..., begin * bits : -(-last_integer // 32) * bits]
+    return unpack_bits(piece, bits, last_integer - begin * 32)[..., first_integer - begin * 32 :]
 
 
-def _unpack_awq(packed: torch.Tensor, first: int, last: int) -> torch.Tensor:
-    """Unpack AWQ integers of some outputs in their natural order, uint8 [outputs, …]."""
-    begin = first // 8
-    some = packed[:, begin : -(-last // 8)]
+def _unpack_awq_integers(packed: torch.Tensor, first_output: int, last_output: int) -> torch.Tensor:
+    """Unpack AWQ integers of a range of outputs and restore the order of the outputs: uint8
+    [outputs, …].
+    """
+    begin = first_output // 8
+    some = packed[:, begin : -(-last_output // 8)]
     numbers = (
         unpack_bits(some, 4, some.shape[-1] * 8).reshape(len(packed), -1, 8)[..., AWQ_PLACES].flatten(-2)
     )
-    return numbers.T[first - begin * 8 : last - begin * 8]
+    return numbers.T[first_output - begin * 8 : last_output - begin * 8]

@@ -1,4 +1,6 @@
-"""Layouts of weights quantized at load time: row by row, and in packed blocks for the kernels."""
+"""Layouts of weights that are quantized at load time: output by output, or in packed blocks for
+the C kernels.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,16 @@ LOWEST, HIGHEST = -128, 127  # of a row's int8
 
 @dataclass(frozen=True)
 class LoadTimeLayout(Layout):
-    """A layout that exists only in memory.
+    """Layout of weights that were quantized at load time and exist only in memory.
 
-    rows: dynamic, each activation vector has its own scale and zero point, as in torchao.
+    rows: `dynamic` means that each activation vector has its own scale and zero point, like in
+    torchao.
     """
 
     rounding_layers: ClassVar[str] = "RoundedRowsLinear"
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to asymmetric int8, one scale and zero point per vector."""
+        """Round activations to asymmetric int8 with one scale and zero point per activation vector."""
         low, high = (
             activations.amin(-1, keepdim=True).clamp(max=0),
             activations.amax(-1, keepdim=True).clamp(min=0),
@@ -36,22 +39,26 @@ class LoadTimeLayout(Layout):
 
 @dataclass(frozen=True)
 class OutputMajorLayout(LoadTimeLayout):
-    """Stores codes as a dense bit stream per output, next to its scales and zero points."""
+    """Stores each output's codes as a dense bit stream, with scales and zero points in separate
+    tensors.
+    """
 
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return unpack_bits(tensors["codes"][first:last], self.bits, self.inputs)
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return unpack_bits(tensors["codes"][first_output:last_output], self.bits, self.inputs)
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["scales"][first:last]
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors["scales"][first_output:last_output]
 
-    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+    def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
         zeros = tensors["zero_points"]
-        return zeros if zeros.numel() == 1 else zeros[first:last]
+        return zeros if zeros.numel() == 1 else zeros[first_output:last_output]
 
 
 @dataclass(frozen=True)
 class PackedBlockLayout(LoadTimeLayout):
-    """The packed blocks of runner_engine/matmul/groups.py, which replace the output-major tensors."""
+    """Packed blocks for the C kernels (matmul/groups.py), which replace the output-major tensors of
+    a layer.
+    """
 
     width: int  # outputs of a panel
     planes: tuple[int, int]  # lower and upper bits of a code that are kept apart
@@ -61,60 +68,89 @@ class PackedBlockLayout(LoadTimeLayout):
     in_fours: bool = False  # codes are in fours of bytes, 32 inputs after another
 
     def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape in 32-bit words, as the kernels read it."""
-        each = self._zeros_end + self.inputs // 8 * sum(self.planes)
+        """Return the shape of the packed blocks in 32-bit words, the unit that the kernels read."""
+        each = self._zero_points_end_byte + self.inputs // 8 * sum(self.planes)
         return {"panels": (-(-self.outputs // self.width), each * self.width // 4)}
 
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Unpack the codes, whose lower and upper bits are stored apart for 8 or 32 inputs at a time."""
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Unpack the codes of a range of outputs. Lower and upper bits are stored apart, for 8 or 32
+        inputs at a time.
+        """
         low, high = self.planes
         if self.in_fours:
-            return self._unpack_interleaved_codes(tensors, first, last)
-        eights = self._read_byte_range(tensors, first, last, self._zeros_end, None, torch.uint8)
-        eights = eights.reshape(last - first, self.inputs // 8, low + high)
+            return self._unpack_interleaved_codes(tensors, first_output, last_output)
+        eights = self._read_byte_range(
+            tensors, first_output, last_output, self._zero_points_end_byte, None, torch.uint8
+        )
+        eights = eights.reshape(last_output - first_output, self.inputs // 8, low + high)
         codes = deinterleave_codes(eights[..., :low, None], low)
         if high:
             codes |= deinterleave_codes(eights[..., low:, None], high) << low
         return codes.flatten(1)
 
-    def _unpack_interleaved_codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+    def _unpack_interleaved_codes(
+        self, tensors: Tensors, first_output: int, last_output: int
+    ) -> torch.Tensor:
         low, high = self.planes
-        words = self._read_byte_range(tensors, first, last, self._zeros_end, None, torch.int32).contiguous()
-        fours = words.view(torch.uint8).reshape(last - first, self.inputs // 32, low + high, 4)
+        words = self._read_byte_range(
+            tensors, first_output, last_output, self._zero_points_end_byte, None, torch.int32
+        ).contiguous()
+        fours = words.view(torch.uint8).reshape(last_output - first_output, self.inputs // 32, low + high, 4)
         codes = deinterleave_codes(fours[:, :, :low], low)
         if high:
             codes |= deinterleave_codes(fours[:, :, low:], high) << low
         return codes.flatten(1)
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return self._read_byte_range(tensors, first, last, 0, self._scales_end, self.scale_type)
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return self._read_byte_range(
+            tensors, first_output, last_output, 0, self._scales_end_byte, self.scale_type
+        )
 
-    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+    def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
         if self.zero_type is None:
             return tensors["panels"].new_full((1, 1), self.zero_point, dtype=torch.uint8)
-        return self._read_byte_range(tensors, first, last, self._scales_end, self._zeros_end, self.zero_type)
+        return self._read_byte_range(
+            tensors,
+            first_output,
+            last_output,
+            self._scales_end_byte,
+            self._zero_points_end_byte,
+            self.zero_type,
+        )
 
     @property
-    def _scales_end(self) -> int:
+    def _scales_end_byte(self) -> int:
         return self.groups * self.scale_type.itemsize
 
     @property
-    def _zeros_end(self) -> int:
-        return self._scales_end + self.groups * (0 if self.zero_type is None else self.zero_type.itemsize)
+    def _zero_points_end_byte(self) -> int:
+        return self._scales_end_byte + self.groups * (
+            0 if self.zero_type is None else self.zero_type.itemsize
+        )
 
     def _read_byte_range(
-        self, tensors: Tensors, first: int, last: int, begin: int, end: int | None, dtype: torch.dtype
+        self,
+        tensors: Tensors,
+        first_output: int,
+        last_output: int,
+        begin: int,
+        end: int | None,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        """Read the bytes `begin` to `end` of each output as `dtype`: [outputs, numbers]."""
-        begin_panel, width = first // self.width, self.width
-        panels = tensors["panels"].view(torch.uint8)[begin_panel : -(-last // width)]
+        """Read the bytes from `begin` to `end` of each output and view them as `dtype`: [outputs,
+        numbers].
+        """
+        begin_panel, width = first_output // self.width, self.width
+        panels = tensors["panels"].view(torch.uint8)[begin_panel : -(-last_output // width)]
         part = panels[:, begin * width : None if end is None else end * width].contiguous().view(dtype)
         of_outputs = part.reshape(len(panels), -1, width).permute(0, 2, 1).flatten(0, 1)
-        return of_outputs[first - begin_panel * width : last - begin_panel * width]
+        return of_outputs[first_output - begin_panel * width : last_output - begin_panel * width]
 
 
 def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Pack codes, uint8 [..., count], into a dense bit stream in int32 [..., words]. Inverse of unpack_bits."""
+    """Pack codes, uint8 [..., count], into a dense bit stream, int32 [..., words]. This is the
+    inverse of unpack_bits.
+    """
     codes = nn.functional.pad(codes, (0, -codes.shape[-1] % 32))
     if bits == 8:
         return codes.contiguous().view(torch.int32)

@@ -1,7 +1,9 @@
-"""Layouts of NVIDIA Model-Optimizer: float8 or NVFP4, chosen by dtypes and shapes.
+"""Layouts of NVIDIA Model-Optimizer weights: float8 or NVFP4, recognized by dtypes and shapes of
+the tensors.
 
-A weight is the value of its code times `weight_scale`, of NVFP4 also times `weight_scale_2`. If
-there is an `input_scale`, activations are rounded, too, as the export's own simulation does it.
+A weight is the number that its code stands for times `weight_scale`; for NVFP4 also times
+`weight_scale_2`. If an `input_scale` is stored, activations are rounded as well, with the
+arithmetic of the export's own simulation.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ IN_A_BYTE: Types = {"U8": torch.uint8}  # an exponent of two
 
 
 class ModelOptLayout(StoredLayout):
-    """Factory for Model-Optimizer layouts. It is never instantiated itself."""
+    """Chooses the float8 or NVFP4 layout for a layer of a Model-Optimizer checkpoint. The class is
+    never instantiated.
+    """
 
     types: ClassVar[dict[str, Types]] = {
         "weight": FLOAT8 | BYTES,
@@ -47,7 +51,7 @@ class ModelOptLayout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> StoredLayout:
-        """Build the NVFP4 layout for packed bytes, and the float8 layout otherwise."""
+        """Return an NVFP4 layout if the codes are packed in bytes, otherwise a float8 layout."""
         cls.check_required_tensors(tensors, ["weight"])
         kind = ModelOptNvfp4Layout if tensors["weight"].dtype in BYTES else ModelOptFloat8Layout
         return cast(type[StoredLayout], kind).from_tensors(group_settings, tensors, module)
@@ -55,7 +59,9 @@ class ModelOptLayout(StoredLayout):
 
 @dataclass(frozen=True)
 class ModelOptFloat8Layout(Float8Layout):
-    """Float8 with a scale per layer, output or 128 × 128 block, or an exponent per 32 inputs (MXFP8)."""
+    """Model-Optimizer's float8: one scale per layer, output or 128 × 128 block, or one exponent per
+    32 inputs (MXFP8).
+    """
 
     types: ClassVar[dict[str, Types]] = {
         "weight": FLOAT8,
@@ -70,7 +76,7 @@ class ModelOptFloat8Layout(Float8Layout):
         tensors: dict[str, TensorLocation],
         module: nn.Linear,
     ) -> Self:
-        """Build the layout. The shape of the scales determines what shares a scale."""
+        """Create a layer's layout. The shape of the scale tensor tells which weights share a scale."""
         inputs, outputs, scale = module.in_features, module.out_features, tensors["weight_scale"]
         if "weight_scale_2" in tensors:
             raise build_tensor_error(
@@ -99,7 +105,9 @@ class ModelOptFloat8Layout(Float8Layout):
 
 @dataclass(frozen=True)
 class ModelOptNvfp4Layout(Mxfp4Layout):
-    """NVFP4 in groups of 16 with float8 scales, which are multiplied by one scale per layer."""
+    """Model-Optimizer's NVFP4: groups of 16 with float8 scales, which are multiplied by one scale
+    per layer.
+    """
 
     types: ClassVar[dict[str, Types]] = {
         "weight": BYTES,
@@ -116,7 +124,7 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         tensors: dict[str, TensorLocation],
         module: nn.Linear,
     ) -> Self:
-        """Build the layout. Inputs must be whole groups."""
+        """Create a layer's layout. The number of inputs must be a multiple of the group size."""
         cls.check_required_tensors(tensors, ("weight", "weight_scale", "weight_scale_2"))
         inputs, outputs, scale = module.in_features, module.out_features, tensors["weight_scale"]
         if scale.dtype not in FLOAT8:
@@ -130,14 +138,14 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         codes, scales = (outputs, inputs // 2), (outputs, layout.groups)
         return layout.validate_shapes(tensors, {"weight": [codes], "weight_scale": [scales]})
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["weight_scale"][first:last].float() * tensors["weight_scale_2"].float()
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors["weight_scale"][first_output:last_output].float() * tensors["weight_scale_2"].float()
 
-    def get_packed_scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        return tensors["weight_scale"][first:last]
+    def get_packed_scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        return tensors["weight_scale"][first_output:last_output]
 
     def scale_divisor(self, tensors: Tensors) -> float:
-        """Return the inverse of the layer's scale, because the kernels divide by it."""
+        """Return the inverse of the layer's global scale, because the kernels divide by it."""
         return 1 / float(tensors["weight_scale_2"].detach())
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
@@ -150,7 +158,9 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         return (round_to_e2m1(groups / scale) * scale).flatten(-2).to(activations.dtype)
 
     def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if scales are not finite, or per-layer scales are not positive."""
+        """Return a note if scales are not finite, or if per-layer scales are not positive. None
+        otherwise.
+        """
         if tensor_name in ("weight_scale_2", "input_scale") and not (
             tensor.isfinite().all() and (tensor > 0).all()
         ):

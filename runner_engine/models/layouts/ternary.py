@@ -1,4 +1,4 @@
-"""Layout of BitNet's ternary weights, whose activations are rounded to int8."""
+"""Layout of BitNet's ternary weights (-1, 0, 1), whose activations are rounded to int8."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ LEAST = 1e-5  # of the largest number of a row
 
 @dataclass(frozen=True)
 class TernaryLayout(StoredLayout):
-    """Packs four outputs per byte, a quarter of all outputs apart, with one scale per layer.
+    """Ternary weights with one scale per layer. A byte holds four outputs, each from another quarter
+    of all outputs.
 
-    rows: outputs are divided or multiplied by the scale.
+    rows: whether outputs are divided or multiplied by the scale.
     """
 
     types: ClassVar[dict[str, Types]] = {"weight": {"U8": torch.uint8}, "weight_scale": SCALES}
@@ -34,26 +35,28 @@ class TernaryLayout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> TernaryLayout:
-        """Build the layout. The number of outputs must be divisible by four."""
+        """Create a layer's layout. The number of outputs must be divisible by four."""
         cls.check_required_tensors(tensors, cls.types)
         layout = cls(2, module.in_features, module.in_features, module.out_features, rows=group_settings.rows)
         if layout.outputs % IN_A_BYTE:
             raise build_tensor_error(tensors["weight"], f"{layout.outputs} outputs are not four quarters")
         return layout.validate_shapes(tensors, {"weight": [(layout.outputs // IN_A_BYTE, layout.inputs)]})
 
-    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Unpack the codes. Outputs of the same quarter use the same bits of their bytes."""
+    def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Unpack the codes of a range of outputs. Outputs of one quarter use the same two bits of each
+        byte.
+        """
         packed = tensors["weight"]
-        outputs = torch.arange(first, last, device=packed.device)
+        outputs = torch.arange(first_output, last_output, device=packed.device)
         bits = 2 * (outputs // packed.shape[0]).to(torch.uint8).unsqueeze(1)
         return packed[outputs % packed.shape[0]] >> bits & 3
 
-    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return ones, because the layer's scale is applied to activations."""
-        return torch.ones(last - first, 1, device=tensors["weight"].device, dtype=torch.float32)
+    def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
+        """Return ones, because the layer's scale is applied to the activations."""
+        return torch.ones(last_output - first_output, 1, device=tensors["weight"].device, dtype=torch.float32)
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to int8 and apply the weight scale."""
+        """Round activations to int8 and multiply or divide them by the layer's weight scale."""
         factor = 127 / activations.abs().amax(-1, keepdim=True).clamp(min=LEAST)
         numbers = (activations * factor).round_().clamp_(-128, 127)
         scale = tensors["weight_scale"].to(activations.dtype).reshape(())
@@ -62,7 +65,9 @@ class TernaryLayout(StoredLayout):
         return numbers.div_(factor).mul_(scale)
 
     def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note on codes without a weight, or a scale that is not positive."""
+        """Return a note on codes that stand for no weight, or on a scale that is not positive. None
+        otherwise.
+        """
         if tensor_name == "weight" and (tensor & tensor >> 1 & 0b01010101).any():
             return note("code_without_weight")
         if tensor_name == "weight_scale" and not (tensor.isfinite().all() and (tensor > 0).all()):

@@ -17,10 +17,12 @@ from runner_engine.models.load_target import LoadTarget
 from runner_engine.models.loading.contract import LoadingBackend
 from runner_engine.models.loading.weight_loading import load_weights
 
-__all__ = ["create_backend", "load_weights"]
+__all__ = ["create_loading_backend", "load_weights"]
 
 
-def create_backend(target: LoadTarget) -> LoadingBackend:
-    """Create the planned loading backend. Only its module is imported, because others may lack packages."""
+def create_loading_backend(target: LoadTarget) -> LoadingBackend:
+    """Create the loading backend that the plan names. Only its module is imported, because the
+    others may need missing packages.
+    """
     way: LoadingBackend = import_module(f"{__name__}.{target.plan.backend_name}").Backend(target)
     return way

@@ -1,4 +1,6 @@
-"""Loading backend: a library reads a quantized checkpoint, then our own layers replace the library's."""
+"""Loading backend for quantized checkpoints that a library reads. Our own layers then replace
+the library's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from runner_engine.models.loading.made_groups import get_load_time_config, repla
 
 
 class Backend(LoadingBackend):
-    """Loads a checkpoint whose config.json tells transformers which quantization library reads it."""
+    """Loads a quantized checkpoint with the library that its config.json names, then replaces the
+    library's layers by our own.
+    """
 
     def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, Report]:
         model, report = super().load_model(arguments, rope_config)

@@ -1,10 +1,10 @@
-"""Base class of loading backends. Its default lets transformers read a checkpoint."""
+"""Base class of loading backends. By default transformers reads the checkpoint."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from runner_engine.checkpoints.resolved_model import build_pretrained_arguments
+from runner_engine.checkpoints.resolved_model import build_from_pretrained_arguments
 from runner_engine.models import load_checks
 from runner_engine.models.load_target import LoadTarget
 from runner_engine.settings.model import Attention
@@ -13,7 +13,9 @@ Report = dict[str, Any]  # the names of tensors: `missing_keys`, and `unexpected
 
 
 class LoadingBackend:
-    """Loads a model's weights. Each method is called once, in this order."""
+    """Base class for loading a model's weights. Callers call each method once, in the order of
+    definition.
+    """
 
     merged: Any = None  # the report on an adapter that is merged before the model is quantized
 
@@ -24,18 +26,20 @@ class LoadingBackend:
         self.device = target.device  # where the weights go at first
 
     def prepare_arguments(self) -> dict[str, Any]:
-        """Return quantization arguments for `from_pretrained`. Raises ConfigError before any weight is read."""
+        """Return the quantization arguments for `from_pretrained`. Raises ConfigError before any weight
+        is read.
+        """
         return {}
 
     def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, Report]:
-        """Load the model, and report missing and unexpected tensor names.
+        """Load the model. Returns it with a report of missing and unexpected tensor names.
 
-        arguments: those of `prepare_arguments`. rope_config: the config with another rope scaling; None
-        uses the model's own.
+        arguments: the result of `prepare_load_arguments`. rope_config: the model's config with
+        another rope scaling; None keeps the model's own.
         """
         from transformers import AutoModelForCausalLM
 
-        location, settings = build_pretrained_arguments(self.folder, self.trusts_code)
+        location, settings = build_from_pretrained_arguments(self.folder, self.trusts_code)
         settings |= {"dtype": self.target.dtype, **arguments}
         if self.target.places:
             settings["max_memory"] = self.target.places
@@ -49,9 +53,11 @@ class LoadingBackend:
         return model, report
 
     def quantize_after_load(self, model: Any) -> Any:
-        """Quantize the layers of a loaded model, if the backend does so after the load."""
+        """Quantize the layers of a loaded model. Backends that quantize during the load return the model
+        unchanged.
+        """
         return model
 
     def load_model_config(self, rope_config: Any) -> Any:
-        """Return the model's config, or the given one with another rope scaling."""
-        return rope_config or load_checks.load_config(self.folder, self.trusts_code)
+        """Return `rope_config`, or the model's own config if `rope_config` is None."""
+        return rope_config or load_checks.load_transformers_config(self.folder, self.trusts_code)

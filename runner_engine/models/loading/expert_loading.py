@@ -1,4 +1,5 @@
-"""Loads a mixture's experts one matrix at a time, and quantizes each matrix at once.
+"""Loads the experts of a mixture one matrix at a time, and quantizes each matrix as soon as it
+is read.
 
 transformers reads the rest of the model. At most one matrix is in memory in its stored format, so
 a mixture that does not fit unquantized loads within its final size. Which matrices are quantized
@@ -23,8 +24,8 @@ from runner_engine.experts import (
     OmittedExperts,
     SeparateExperts,
     build_separate_experts,
-    omitting_experts,
-    select_matrix,
+    omit_fused_experts,
+    select_expert_matrix,
     separate_all_experts,
 )
 from runner_engine.models.loading.contract import LoadingBackend, Report
@@ -34,16 +35,18 @@ from runner_engine.models.loading.unquantizable_layers import find_unquantizable
 from runner_engine.quantization.base import QuantizationConfig
 
 
-def load_with_experts(
+def load_expert_by_expert(
     backend: LoadingBackend, arguments: dict[str, Any], rope_config: Any
 ) -> tuple[Any, Report]:
-    """Load a model with its backend, but read quantized experts one by one."""
+    """Load a mixture with its loading backend, but read the experts that are quantized one matrix at
+    a time.
+    """
     plan, files = backend.plan, backend.plan.files
     if not plan.separates_experts:
         return backend.load_model(arguments, rope_config)
-    with omitting_experts(), _mute_load_report():
+    with omit_fused_experts(), _mute_load_report():
         model, report = backend.load_model(arguments, rope_config)
-    by_layer = _group_by_layer(
+    by_layer = _group_matrices_by_layer(
         model, [tensor for tensor in files.separate_tensors if isinstance(tensor, ExpertMatrix)]
     )
     missing, used = list(report["missing_keys"]), set()
@@ -53,7 +56,7 @@ def load_with_experts(
         experts = build_separate_experts(module.family[0])
         assert experts is not None
         layer = _ExpertLayerLoader(backend, model, path, experts, others)
-        with heap.mapping_large_blocks(heap.PIECES_KIB):
+        with heap.map_large_blocks(heap.PIECES_KIB):
             missing += layer.load_matrices(by_layer.get(path, {}), plan.quantization_configs)
         used.add(f"{path}.")
         model.set_submodule(path, experts)
@@ -62,7 +65,9 @@ def load_with_experts(
 
 
 def quantize_loaded_experts(backend: LoadingBackend, model: Any) -> None:
-    """Separate and quantize the experts of a loaded model, if no headers allow reading them one by one."""
+    """Separate and quantize the experts of a loaded model. Used if the file headers do not allow to
+    read experts one by one.
+    """
     files, mix, device = backend.resolved.files, backend.resolved.quantization_mix, backend.target.device
     is_as_it_is = files.tensors or files.stored_format is not None or files.model.device_map is not None
     if is_as_it_is or not mix.quantizes or not files.fuses_experts:
@@ -82,7 +87,7 @@ def quantize_loaded_experts(backend: LoadingBackend, model: Any) -> None:
 
 @contextmanager
 def _mute_load_report() -> Iterator[None]:
-    """Mute transformers' report of unused tensors, which would list all experts."""
+    """Context that mutes transformers' report of unused tensors, which would list all experts."""
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(_is_not_load_report)
     try:
@@ -96,7 +101,7 @@ def _is_not_load_report(record: logging.LogRecord) -> bool:
 
 
 class _ExpertLayerLoader:
-    """Loads the experts of one layer."""
+    """Loads all expert matrices of one layer."""
 
     def __init__(
         self,
@@ -115,7 +120,9 @@ class _ExpertLayerLoader:
         matrices: dict[tuple[int, str], ExpertMatrix],
         quantization_configs: dict[str, QuantizationConfig],
     ) -> list[str]:
-        """Load each matrix into its expert, quantized if it has a config. Returns the names of missing ones."""
+        """Load each matrix into its expert, and quantize those with a quantization config. Returns the
+        names of missing tensors.
+        """
         missing = []
         for number in range(self.experts.num_experts):
             for name in self.experts.form.matrices:
@@ -143,11 +150,13 @@ class _ExpertLayerLoader:
         expert.add_module(matrix.matrix, layer)
 
     def _read_weight(self, matrix: ExpertMatrix, shape: tuple[int, ...]) -> torch.Tensor:
-        """Read a matrix as stored, [outputs, inputs]. Mostly a view of the file."""
+        """Read an expert's weight as stored in the file, [outputs, inputs]. The result is usually a view
+        of the mapped file.
+        """
         assert matrix.stored is not None
         values: torch.Tensor = self.stored.read_tensor(matrix.stored)
         if matrix.is_fused:
-            values = select_matrix(self.experts.form, matrix.matrix, values[matrix.number])
+            values = select_expert_matrix(self.experts.form, matrix.matrix, values[matrix.number])
         if tuple(values.shape) != shape:
             raise DataError(
                 f"tensor {matrix.stored.name}: {matrix.matrix} of an expert is {list(values.shape)}, "
@@ -164,7 +173,7 @@ class _ExpertLayerLoader:
                 self._require_tensor(f"{matrix.stored.name.removesuffix('.weight')}.bias")
             )
         values = self.stored.read_tensor(self._require_tensor(f"{matrix.stored.name}_bias"))
-        return select_matrix(self.experts.form, matrix.matrix, values[matrix.number])
+        return select_expert_matrix(self.experts.form, matrix.matrix, values[matrix.number])
 
     def _require_tensor(self, name: str) -> TensorLocation:
         if name not in self.others:
@@ -172,24 +181,26 @@ class _ExpertLayerLoader:
         return self.others[name]
 
 
-def _group_by_layer(
+def _group_matrices_by_layer(
     model: Any, matrices: list[ExpertMatrix]
 ) -> dict[str, dict[tuple[int, str], ExpertMatrix]]:
-    """Map the layer's path in the model to its expert matrices, by expert number and matrix name."""
+    """Map each layer's module path to the layer's expert matrices, by expert number and matrix name."""
     known = {path for path, module in model.named_modules() if isinstance(module, OmittedExperts)}
     paths: dict[str, str | None] = {}
     found: dict[str, dict[tuple[int, str], ExpertMatrix]] = {}
     for matrix in matrices:
         if matrix.layer not in paths:
-            paths[matrix.layer] = _find_module_path(model, matrix, known)
+            paths[matrix.layer] = _find_experts_module_path(model, matrix, known)
         path = paths[matrix.layer]
         if path is not None:  # else the model's own code keeps its experts apart: transformers has read them
             found.setdefault(path, {})[matrix.number, matrix.matrix] = matrix
     return found
 
 
-def _find_module_path(model: Any, matrix: ExpertMatrix, expert_paths: set[str]) -> str | None:
-    """Find a layer's experts in the model. transformers renames some tensors."""
+def _find_experts_module_path(model: Any, matrix: ExpertMatrix, expert_paths: set[str]) -> str | None:
+    """Return the module path of a layer's experts, under which transformers has loaded the model.
+    None if not found.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 

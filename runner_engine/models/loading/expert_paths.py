@@ -1,4 +1,4 @@
-"""Finds the model paths of experts that a checkpoint stores separately as quantized codes.
+"""Finds the module paths of quantized experts that a checkpoint stores one by one.
 
 Separate experts have names such as `experts.3.gate_proj` or `experts.3.w1`, which transformers
 joins to one parameter. Here they stay separate, so that each layer holds its codes as stored.
@@ -17,30 +17,36 @@ MATRIX = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "do
 
 
 class ModelPaths:
-    """Maps a checkpoint's layer names to module paths. Fused experts are separated where needed."""
+    """Maps layer names of a checkpoint to module paths of a model. Fused experts are replaced by
+    separate ones where needed.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._known = {path for path, _ in model.named_modules()}
         self._renamings = _find_weight_renamings(model)
 
-    def find_path(self, stored_name: str) -> str | None:
-        """Return a layer's module path, or None. The checkpoint may be of an inner or an outer model."""
+    def find_path(self, stored_layer_name: str) -> str | None:
+        """Return the module path of a stored layer. None if not found. The checkpoint may contain the
+        inner or the outer model.
+        """
         prefix = f"{self._model.base_model_prefix}."
-        renamed = self._rename(stored_name)
-        for name in dict.fromkeys((stored_name, renamed)):
+        renamed = self._apply_renamings(stored_layer_name)
+        for name in dict.fromkeys((stored_layer_name, renamed)):
             for path in (name, prefix + name, name.removeprefix(prefix)):
                 if path in self._known or self._separate_expert(path):
                     return path
         return None
 
-    def _rename(self, stored_name: str) -> str:
+    def _apply_renamings(self, stored_layer_name: str) -> str:
         from transformers.core_model_loading import apply_renamings
 
-        return apply_renamings(f"{stored_name}.weight", self._renamings).removesuffix(".weight")
+        return apply_renamings(f"{stored_layer_name}.weight", self._renamings).removesuffix(".weight")
 
     def _separate_expert(self, path: str) -> bool:
-        """Separate the experts that a path belongs to. Returns False if it is no expert's path."""
+        """Replace the fused experts at a path by separate ones. Returns False if the path leads to no
+        expert.
+        """
         match = EXPERT.match(path)
         if match is None or match[1] not in self._known:
             return False
@@ -53,7 +59,8 @@ class ModelPaths:
 
 
 def keep_separate_experts(conversions: Iterable[Any], experts_pattern: str) -> list[Any]:
-    """Extend name conversions so that separate experts load under their own module paths.
+    """Extend transformers' name conversions so that separate experts load under their own module
+    paths.
 
     A converter that joins `experts.*.w1` and `.w3` into `gate_up_proj` tells which of them is
     `gate_proj`. It still joins experts that are not separate. experts_pattern: a regular expression for
@@ -81,8 +88,8 @@ def keep_separate_experts(conversions: Iterable[Any], experts_pattern: str) -> l
     return result
 
 
-def adapt_conversions(model: Any, conversions: Iterable[Any]) -> list[Any]:
-    """Return the name conversions for a model with some separate experts."""
+def adapt_name_conversions(model: Any, conversions: Iterable[Any]) -> list[Any]:
+    """Return transformers' name conversions, adapted to a model in which some experts are separate."""
     prefix = f"{model.base_model_prefix}."
     separate = [path for path, module in model.named_modules() if isinstance(module, SeparateExperts)]
     if not separate:

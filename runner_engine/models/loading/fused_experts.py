@@ -1,4 +1,5 @@
-"""Loads one tensor with the codes of all experts of a layer. Each expert's layers hold views of it.
+"""Loads quantized tensors that hold all experts of a layer. The layers of each expert become
+views of these tensors.
 
 fused_formats.py defines the formats. Outputs of gate and up alternate where the model family's own
 parameters do.
@@ -15,7 +16,7 @@ from torch import nn
 
 from runner_base import DataError, join_first_names
 from runner_engine.checkpoints.weight_files import TensorLocation
-from runner_engine.experts import SeparateExperts, build_separate_experts, select_matrix
+from runner_engine.experts import SeparateExperts, build_separate_experts, select_expert_matrix
 from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.base import CODES, Shapes, build_tensor_error
 from runner_engine.models.loading.fused_formats import FORMS, FusedFormat
@@ -26,7 +27,9 @@ PARAMETER = r"\.experts\.(gate_up_proj|up_proj|down_proj)"
 
 
 class FusedExpertsPlaceholder(nn.Module):
-    """Replaces a layer's experts while their fused tensors load under the file's names."""
+    """Replaces a layer's experts while their fused quantized tensors load under the names in the
+    checkpoint.
+    """
 
     def __init__(
         self, original_experts: nn.Module, fused_format: FusedFormat, tensors: dict[str, TensorLocation]
@@ -57,14 +60,14 @@ class FusedExpertsPlaceholder(nn.Module):
                 raise build_tensor_error(first, str(error), error.code) from error
             for end, fitting in shapes.items():
                 if f"{fused}{end}" in tensors or end not in fused_format.optional:
-                    self._register_empty(fused, end, fitting)
+                    self._register_empty_parameter(fused, end, fitting)
             if made.form.has_bias:
                 bias = original_experts._parameters[f"{fused}_bias"]
                 assert bias is not None
                 self.register_parameter(f"{fused}_bias", bias)
 
     def _compute_parameter_sizes(self) -> dict[str, tuple[int, int, int]]:
-        """Return the outputs, inputs and number of matrices of each fused parameter."""
+        """Return the number of outputs, inputs and matrices of each fused parameter, by name."""
         form, expert = self._made[0].form, self._made[0].get_expert(0)
         sizes: dict[str, tuple[int, int, int]] = {}
         for matrix in form.matrices:
@@ -73,8 +76,10 @@ class FusedExpertsPlaceholder(nn.Module):
             sizes[form.fused_name(matrix)] = (outputs + layer.out_features, layer.in_features, matrices + 1)
         return sizes
 
-    def _register_empty(self, fused_name: str, suffix: str, allowed_shapes: Shapes) -> None:
-        """Register a parameter without memory. Raises DataError if the file's tensor does not match."""
+    def _register_empty_parameter(self, fused_name: str, suffix: str, allowed_shapes: Shapes) -> None:
+        """Register a parameter without memory for a tensor. Raises DataError if the stored tensor has
+        another shape.
+        """
         name, types = f"{fused_name}{suffix}", self.form.types[suffix]
         tensor = self.found.get(name)
         if tensor is None:
@@ -88,7 +93,9 @@ class FusedExpertsPlaceholder(nn.Module):
         self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
     def split_experts(self) -> tuple[SeparateExperts, dict[str, dict[str, TensorLocation]]]:
-        """Return experts with views of the loaded tensors, and each layer's source tensors by its path."""
+        """Return separate experts, whose tensors are views of the loaded ones, and the source tensors of
+        each layer by path.
+        """
         made, origins = self._made[0], {}
         for number in range(made.num_experts):
             for matrix in made.form.matrices:
@@ -112,7 +119,9 @@ class FusedExpertsPlaceholder(nn.Module):
             if tensor is None:
                 continue
             part = form.select_expert(end, tensor.detach(), expert)
-            own[name] = form.convert_slice(end, select_matrix(by_rows, matrix, part)) if part.dim() else part
+            own[name] = (
+                form.convert_slice(end, select_expert_matrix(by_rows, matrix, part)) if part.dim() else part
+            )
         try:
             layout = form.build_expert_layout(like.in_features, like.out_features, own)
         except DataError as error:
@@ -120,7 +129,7 @@ class FusedExpertsPlaceholder(nn.Module):
         layer = GroupedLinear(like, layout, own)
         bias = self._parameters.get(f"{fused}_bias")
         if bias is not None:
-            of_layer = select_matrix(made.form, matrix, bias.detach()[expert]).contiguous()
+            of_layer = select_expert_matrix(made.form, matrix, bias.detach()[expert]).contiguous()
             layer.bias = nn.Parameter(of_layer, requires_grad=False)
         return layer
 
@@ -128,7 +137,9 @@ class FusedExpertsPlaceholder(nn.Module):
 def replace_fused_experts(
     model: Any, tensors: dict[str, TensorLocation], group_settings: GroupSettings
 ) -> set[str]:
-    """Replace experts that the checkpoint stores fused by placeholders. Returns the names of their tensors."""
+    """Replace fused quantized experts by placeholders that transformers can fill. Returns the names
+    of their tensors.
+    """
     if group_settings.layout not in FORMS:
         return set()
     form = FORMS[group_settings.layout](group_settings)
@@ -155,7 +166,9 @@ def replace_fused_experts(
 
 
 def split_fused_experts(model: Any) -> dict[str, dict[str, TensorLocation]]:
-    """Replace all placeholders by separate experts. Returns each layer's source tensors by its path."""
+    """Replace all placeholders by separate experts. Returns the source tensors of each layer by
+    module path.
+    """
     origins: dict[str, dict[str, TensorLocation]] = {}
     for path, module in list(model.named_modules()):
         if isinstance(module, FusedExpertsPlaceholder):

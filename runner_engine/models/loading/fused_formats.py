@@ -1,4 +1,4 @@
-"""Formats that store the codes of all experts of a layer in one tensor.
+"""Quantization formats whose tensors hold the codes of all experts of a layer.
 
 Tensor names are the suffixes after the model family's own parameter name, such as
 `experts.gate_up_proj`.
@@ -25,7 +25,9 @@ EXPONENT_GROUP = 32
 
 @dataclass(frozen=True)
 class FusedFormat(ABC):
-    """A fused expert format. settings: the quantization section of config.json."""
+    """Base class of quantization formats with fused experts. settings: the quantization section of
+    config.json.
+    """
 
     settings: GroupSettings
     codes: ClassVar[str] = ""  # what follows the parameter's name in that of the codes
@@ -36,66 +38,81 @@ class FusedFormat(ABC):
 
     @abstractmethod
     def compute_allowed_shapes(
-        self, experts: int, outputs: int, inputs: int, matrices: int
+        self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes of each tensor. outputs: of all matrices in the parameter."""
+        """Return the allowed shapes of each tensor by name. outputs: total of all matrices in the fused
+        parameter.
+        """
 
     @abstractmethod
     def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
-        """Return the layout of one expert's matrix, from that expert's tensors."""
+        """Return the layout of one expert's matrix, given the slices of the fused tensors that belong to
+        the expert.
+        """
 
     def select_expert(self, tensor_suffix: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
-        """Return one expert's slice of a tensor, outputs first. A scalar applies to all experts."""
+        """Return one expert's slice of a fused tensor, with outputs as first dimension. A scalar applies
+        to all experts.
+        """
         if tensor.dim() < 2:
             return tensor
         return tensor[expert].T if self.is_transposed else tensor[expert]
 
     def convert_slice(self, tensor_suffix: str, expert_slice: torch.Tensor) -> torch.Tensor:
-        """Convert an expert's slice to the shape that its layout expects."""
+        """Reshape an expert's slice to the shape that the layout of the expert expects."""
         return expert_slice
 
 
 class Mxfp4FusedFormat(FusedFormat):
-    """gpt-oss: two codes per byte, [experts, outputs, groups, 16], with exponents as scales."""
+    """gpt-oss's fused experts: two 4-bit codes per byte, [experts, outputs, groups, 16], with
+    exponents for scales.
+    """
 
     codes: ClassVar[str] = "_blocks"
     types: ClassVar[dict[str, Types]] = {"_blocks": BYTES, "_scales": BYTES}
     own_names: ClassVar[dict[str, str]] = {"_blocks": "weight_packed", "_scales": "weight_scale"}
 
     def compute_allowed_shapes(
-        self, experts: int, outputs: int, inputs: int, matrices: int
+        self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        _check_whole_groups(inputs, EXPONENT_GROUP)
-        groups = experts, outputs, inputs // EXPONENT_GROUP
+        _check_inputs_divisible(inputs, EXPONENT_GROUP)
+        groups = num_experts, outputs, inputs // EXPONENT_GROUP
         return {"_blocks": [(*groups, EXPONENT_GROUP // 2)], "_scales": [groups]}
 
     def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
         return Mxfp4Layout(4, EXPONENT_GROUP, inputs, outputs)
 
     def convert_slice(self, tensor_suffix: str, expert_slice: torch.Tensor) -> torch.Tensor:
-        """Join the groups of each output."""
+        """Join the groups of each output to one dimension."""
         return expert_slice.flatten(1) if tensor_suffix == "_blocks" else expert_slice
 
 
 class BlockFloat8FusedFormat(FusedFormat):
-    """transformers' fp8: [experts, outputs, inputs], with one scale per block of an expert's matrix."""
+    """Fused experts of transformers' fp8: [experts, outputs, inputs], with one scale per block of an
+    expert's matrix.
+    """
 
     types: ClassVar[dict[str, Types]] = {"": FLOAT8, "_scale_inv": SCALES | EXPONENTS}
     own_names: ClassVar[dict[str, str]] = {"": "weight", "_scale_inv": "weight_scale_inv"}
 
     def compute_allowed_shapes(
-        self, experts: int, outputs: int, inputs: int, matrices: int
+        self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes. No block may span gate and up."""
-        each, (of_outputs, group) = outputs // matrices, self._get_block_shape(outputs // matrices, inputs)
-        if matrices > 1 and each > of_outputs and each % of_outputs:
+        """Return the allowed shapes of each tensor. A block with one scale must not contain outputs of
+        both gate and up.
+        """
+        each, (of_outputs, group) = (
+            outputs // num_matrices,
+            self._get_block_shape(outputs // num_matrices, inputs),
+        )
+        if num_matrices > 1 and each > of_outputs and each % of_outputs:
             raise DataError(
                 f"blocks of {of_outputs} outputs reach from gate_proj into up_proj, which have {each} each",
                 code="unsupported",
             )
         return {
-            "": [(experts, outputs, inputs)],
-            "_scale_inv": [(experts, matrices * -(-each // of_outputs), -(-inputs // group))],
+            "": [(num_experts, outputs, inputs)],
+            "_scale_inv": [(num_experts, num_matrices * -(-each // of_outputs), -(-inputs // group))],
         }
 
     def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
@@ -108,17 +125,24 @@ class BlockFloat8FusedFormat(FusedFormat):
 
 
 class Float8FusedFormat(FusedFormat):
-    """FBGEMM's Llama 4: [experts, inputs, outputs], with one scale per output."""
+    """Llama 4's fused experts quantized by FBGEMM: float8 [experts, inputs, outputs], with one scale
+    per output.
+    """
 
     types: ClassVar[dict[str, Types]] = {"": FLOAT8, "_scale": SCALES}
     own_names: ClassVar[dict[str, str]] = {"": "weight", "_scale": "weight_scale"}
     is_transposed: ClassVar[bool] = True
 
     def compute_allowed_shapes(
-        self, experts: int, outputs: int, inputs: int, matrices: int
+        self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes. The scales of gate and up have another layout than those of down."""
-        return {"": [(experts, inputs, outputs)], "_scale": [(experts, 1, outputs), (experts, outputs, 1)]}
+        """Return the allowed shapes of each tensor. The scales of gate and up have another layout than
+        the scales of down.
+        """
+        return {
+            "": [(num_experts, inputs, outputs)],
+            "_scale": [(num_experts, 1, outputs), (num_experts, outputs, 1)],
+        }
 
     def select_expert(self, tensor_suffix: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
         return (
@@ -132,7 +156,9 @@ class Float8FusedFormat(FusedFormat):
 
 
 class ModelOptFusedFormat(FusedFormat):
-    """Model-Optimizer's Llama 4 and gpt-oss: [experts, inputs, outputs] as float8, or packed NVFP4."""
+    """Fused experts of Llama 4 and gpt-oss by Model-Optimizer: [experts, inputs, outputs] in float8
+    or packed NVFP4.
+    """
 
     types: ClassVar[dict[str, Types]] = {
         "": FLOAT8 | BYTES,
@@ -150,18 +176,20 @@ class ModelOptFusedFormat(FusedFormat):
     is_transposed: ClassVar[bool] = True
 
     def compute_allowed_shapes(
-        self, experts: int, outputs: int, inputs: int, matrices: int
+        self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes. The layout checks which of them match each other."""
+        """Return the allowed shapes of each tensor. Whether they match each other is checked by the
+        layout.
+        """
         return {
-            "": [(experts, inputs, outputs), (experts, inputs // 2, outputs)],
-            "_weight_scale": [*ONE_NUMBER, (experts, inputs // FOUR_BIT_GROUP, outputs)],
+            "": [(num_experts, inputs, outputs), (num_experts, inputs // 2, outputs)],
+            "_weight_scale": [*ONE_NUMBER, (num_experts, inputs // FOUR_BIT_GROUP, outputs)],
             "_weight_scale_2": ONE_NUMBER,
             "_input_scale": ONE_NUMBER,
         }
 
     def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
-        """Return the NVFP4 layout for packed bytes, and the float8 layout otherwise."""
+        """Return an NVFP4 layout if the codes are packed in bytes, otherwise a float8 layout."""
         rounds, is_nvfp4 = "input_scale" in expert_tensors, expert_tensors["weight"].dtype is torch.uint8
         has_groups = (
             expert_tensors["weight_scale"].dim() == 2
@@ -179,7 +207,7 @@ class ModelOptFusedFormat(FusedFormat):
             )
         if not is_nvfp4:
             return ModelOptFloat8Layout(8, inputs, inputs, outputs, outputs, rows="static" if rounds else "")
-        _check_whole_groups(inputs, FOUR_BIT_GROUP)
+        _check_inputs_divisible(inputs, FOUR_BIT_GROUP)
         return ModelOptNvfp4Layout(4, FOUR_BIT_GROUP, inputs, outputs, rows="local" if rounds else "")
 
 
@@ -191,6 +219,6 @@ FORMS: dict[str, type[FusedFormat]] = {  # by the layout of GroupSettings
 }
 
 
-def _check_whole_groups(inputs: int, group_size: int) -> None:
+def _check_inputs_divisible(inputs: int, group_size: int) -> None:
     if inputs % group_size:
         raise DataError(f"{inputs} inputs are not whole groups of {group_size}", code="mismatch")

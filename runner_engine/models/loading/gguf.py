@@ -1,4 +1,5 @@
-"""Loading backend for .gguf files: linear layers and the embedding keep their blocks, or are dequantized.
+"""Loading backend for .gguf files. Linear layers and the embedding keep the quantized blocks, or
+are dequantized.
 
 transformers builds the model, but itself keeps blocks only for kernels from a hub. gguf_names.py
 maps a file's tensor names.
@@ -15,8 +16,8 @@ from torch import nn
 
 from runner_base import DataError
 from runner_engine.checkpoints.architectures.base import Order, TensorChange
-from runner_engine.checkpoints.gguf_file import read_header
-from runner_engine.checkpoints.gguf_names import WeightMapping, map_tensors
+from runner_engine.checkpoints.gguf_file import read_gguf_header
+from runner_engine.checkpoints.gguf_names import WeightMapping, map_gguf_tensors
 from runner_engine.models.gguf_blocks import (
     GgufEmbedding,
     GgufLinear,
@@ -26,7 +27,7 @@ from runner_engine.models.gguf_blocks import (
 from runner_engine.models.gguf_types import TYPES
 from runner_engine.models.loading import gguf_experts
 from runner_engine.models.loading.contract import LoadingBackend, Report
-from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_blocks
+from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_tensor_blocks
 from runner_engine.quantization.base import OwnLayers
 from runner_engine.settings.model import Attention
 
@@ -34,42 +35,44 @@ CASTING = ("mamba2",)  # models that bring what the head gets to the dtype of it
 
 
 class Backend(LoadingBackend):
-    """Reads a .gguf file without transformers' reader."""
+    """Loads a .gguf file with our own reader instead of transformers'."""
 
     def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, Report]:
         wanted = self.plan.attention
         attention = None if wanted is Attention.auto else wanted.value
         keeps_blocks = self.resolved.quantization_mix.base.own_layers is OwnLayers.blocks
-        model, report = load_gguf(
+        model, report = load_gguf_model(
             self.folder, self.load_model_config(rope_config), self.target.dtype, attention, keeps_blocks
         )
         model.to(self.device)
         return model, report
 
 
-def load_gguf(
+def load_gguf_model(
     path: Path, config: Any, dtype: torch.dtype, attention: str | None, keeps_blocks: bool = True
 ) -> tuple[Any, dict[str, list[str]]]:
-    """Build and fill the model of a .gguf file, and report missing and unused tensor names."""
+    """Build the model of a .gguf file and load its weights. Returns the model and the missing and
+    unused tensor names.
+    """
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.initialization import no_init_weights
 
-    header = read_header(path)
+    header = read_gguf_header(path)
     arguments = {} if attention is None else {"attn_implementation": attention}
     with no_init_weights():  # memory that nobody writes is not taken
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, **arguments)
     unfilled = set(model.state_dict())
-    places = map_tensors(header)
+    places = map_gguf_tensors(header)
     unused = places.unused
     for place in places.weights:
         if place.name not in unfilled:
             unused += [tensor.name for tensor in place.tensors]
             continue
-        if not (keeps_blocks and _assign_blocks(model, place, config, dtype)):
-            _assign_dequantized(model, place, config)
+        if not (keeps_blocks and _assign_layer_blocks(model, place, config, dtype)):
+            _assign_dequantized_weight(model, place, config)
         unfilled.discard(place.name)
     for of_layer, tensors in places.experts.items():
-        filled = gguf_experts.load_experts(model, of_layer, tensors, keeps_blocks)
+        filled = gguf_experts.load_layer_experts(model, of_layer, tensors, keeps_blocks)
         if not filled:
             unused += [tensor.name for tensor in tensors.values()]
         unfilled -= filled
@@ -83,8 +86,10 @@ def load_gguf(
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
 
 
-def _assign_blocks(model: Any, mapping: WeightMapping, config: Any, dtype: torch.dtype) -> bool:
-    """Replace a layer by one that holds its tensors' blocks. Returns False if they must be dequantized."""
+def _assign_layer_blocks(model: Any, mapping: WeightMapping, config: Any, dtype: torch.dtype) -> bool:
+    """Replace a layer by one that keeps the quantized .gguf blocks of its tensors. Returns False if
+    the tensors must be dequantized.
+    """
     path, _, part = mapping.name.rpartition(".")
     module = model.get_submodule(path)
     first, change = mapping.tensors[0], mapping.change or TensorChange()
@@ -93,9 +98,9 @@ def _assign_blocks(model: Any, mapping: WeightMapping, config: Any, dtype: torch
         return False
     rows = sum(tensor.shape[0] for tensor in mapping.tensors)
     if type(module) is nn.Linear and (rows, first.shape[1]) == (module.out_features, module.in_features):
-        order = _load_order(change.rows, config, rows)
-        stored = [map_blocks(tensor) for tensor in mapping.tensors]
-        columns = _load_order(change.columns, config, module.in_features)
+        order = _compute_file_indices(change.rows, config, rows)
+        stored = [map_tensor_blocks(tensor) for tensor in mapping.tensors]
+        columns = _compute_file_indices(change.columns, config, module.in_features)
         together = stored[0] if len(stored) == 1 else torch.cat(stored)
         if columns is None:
             layer: nn.Module = GgufLinear(module, together, first.dtype, order)
@@ -104,13 +109,13 @@ def _assign_blocks(model: Any, mapping: WeightMapping, config: Any, dtype: torch
         model.set_submodule(path, layer)
         return True
     if isinstance(module, nn.Embedding) and first.shape == (module.num_embeddings, module.embedding_dim):
-        model.set_submodule(path, GgufEmbedding(module, map_blocks(first), first.dtype, dtype))
+        model.set_submodule(path, GgufEmbedding(module, map_tensor_blocks(first), first.dtype, dtype))
         return True
     return False
 
 
-def _assign_dequantized(model: Any, mapping: WeightMapping, config: Any) -> None:
-    """Dequantize a weight's tensors into the model."""
+def _assign_dequantized_weight(model: Any, mapping: WeightMapping, config: Any) -> None:
+    """Dequantize the tensors of a .gguf file that form a weight, and copy the weight into the model."""
     path, _, part = mapping.name.rpartition(".")
     change = mapping.change or TensorChange()
     numbers = [dequantize_tensor(tensor) for tensor in mapping.tensors]
@@ -135,8 +140,10 @@ def _assign_dequantized(model: Any, mapping: WeightMapping, config: Any) -> None
         own.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
-def _load_order(order: Order | None, config: Any, count: int) -> torch.Tensor | None:
-    """Return the file index of each model index. None if the order is equal."""
+def _compute_file_indices(order: Order | None, config: Any, count: int) -> torch.Tensor | None:
+    """Return the row index in the .gguf file for each row of the model's weight. None if the orders
+    are equal.
+    """
     if order is None:
         return None
     places = torch.from_numpy(np.ascontiguousarray(order(config, count)))
@@ -144,7 +151,9 @@ def _load_order(order: Order | None, config: Any, count: int) -> torch.Tensor | 
 
 
 def _tie_head(model: Any) -> set[str]:
-    """Tie the head to the embedding's weights. Returns the names of parameters that this fills."""
+    """Tie the lm_head to the embedding's weights. Returns the names of the parameters that are
+    thereby loaded.
+    """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(embedding, GgufEmbedding):
         model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None))

@@ -1,4 +1,6 @@
-"""Loads the experts of a .gguf file: 3-D tensors that keep their blocks, one layer per expert."""
+"""Loads the experts of a .gguf file: 3-D tensors of quantized blocks are split into one layer
+per expert.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,20 @@ from runner_engine.experts import (
     SeparateExperts,
     build_separate_experts,
     detect_expert_format,
-    select_matrix,
+    select_expert_matrix,
 )
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.gguf_types import TYPES
-from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_blocks
+from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_tensor_blocks
 
 
-def load_experts(model: Any, path: str, tensors: dict[str, TensorLocation], keeps_blocks: bool) -> set[str]:
-    """Load a layer's experts. Returns the filled parameter names, none if the layer has no experts.
+def load_layer_experts(
+    model: Any, path: str, tensors: dict[str, TensorLocation], keeps_blocks: bool
+) -> set[str]:
+    """Load the experts of one layer. Returns the names of the loaded parameters, empty if the layer
+    has no experts.
 
-    tensors: by their names in the file, without the block's number.
+    tensors: the layer's tensors by name, without the block number.
     """
     try:
         family = model.get_submodule(path)
@@ -44,9 +49,9 @@ def load_experts(model: Any, path: str, tensors: dict[str, TensorLocation], keep
         matrices = ("gate_proj", "up_proj") if part == GATE_AND_UP else (EXPERT_PARTS[part],)
         for at, matrix in enumerate(matrices):
             if kind == "weight" and experts is not None and tensor.dtype in TYPES:
-                _assign_blocks(experts, matrix, tensor, at, len(matrices))
+                _assign_expert_blocks(experts, matrix, tensor, at, len(matrices))
             else:
-                _assign_dequantized(family, form, matrix, kind, tensor, at, len(matrices))
+                _assign_dequantized_experts(family, form, matrix, kind, tensor, at, len(matrices))
     if experts is not None:
         model.set_submodule(path, experts)
     return {f"{path}.{name}" for name in _list_parameter_names(form)}
@@ -57,14 +62,14 @@ def _list_parameter_names(expert_format: ExpertFormat) -> set[str]:
     return fused | {f"{name}_bias" for name in fused if expert_format.has_bias}
 
 
-def _assign_blocks(
+def _assign_expert_blocks(
     experts: SeparateExperts, matrix: str, tensor: TensorLocation, part_index: int, num_parts: int
 ) -> None:
-    """Replace each expert's layer by one that holds its blocks.
+    """Replace one matrix of each expert by a layer that keeps the quantized .gguf blocks.
 
     The blocks are part `part_index` of `num_parts` parts of a tensor.
     """
-    stored = map_blocks(tensor)
+    stored = map_tensor_blocks(tensor)
     outputs = tensor.shape[1] // num_parts
     for number in range(experts.num_experts):
         expert = experts.get_expert(number)
@@ -82,23 +87,23 @@ def _assign_blocks(
         expert.add_module(matrix, GgufLinear(like, own, tensor.dtype, None))
 
 
-def _assign_dequantized(
+def _assign_dequantized_experts(
     fused_experts: Any,
     expert_format: ExpertFormat,
     matrix: str,
-    kind: str,
+    parameter_kind: str,
     tensor: TensorLocation,
     part_index: int,
     num_parts: int,
 ) -> None:
-    """Dequantize a matrix or bias of all experts into the model's fused parameter."""
+    """Dequantize a matrix or bias of all experts, and copy it into the model's fused parameter."""
     name = expert_format.fused_name(matrix)
-    parameter = getattr(fused_experts, name if kind == "weight" else f"{name}_bias")
+    parameter = getattr(fused_experts, name if parameter_kind == "weight" else f"{name}_bias")
     values = torch.from_numpy(dequantize_tensor(tensor))
     outputs = values.shape[1] // num_parts
     with torch.no_grad():
         for number, of_expert in enumerate(values[:, part_index * outputs : (part_index + 1) * outputs]):
-            own = select_matrix(expert_format, matrix, parameter[number])
+            own = select_expert_matrix(expert_format, matrix, parameter[number])
             if own.shape != of_expert.shape or len(values) != len(parameter):
                 raise DataError(
                     f"tensor {tensor.name} is {list(values.shape)}, which does not fit the model's experts",

@@ -1,4 +1,6 @@
-"""Reads a .gguf tensor: its blocks from the memory-mapped file, or its dequantized values."""
+"""Reads a .gguf tensor: either its quantized blocks from the memory-mapped file, or its
+dequantized numbers.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from runner_engine.models.gguf_types import extract_block_scales
 Numbers = np.ndarray[Any, Any]
 
 
-def map_blocks(tensor: TensorLocation) -> torch.Tensor:
-    """Map a tensor's blocks from the file, uint8 [outputs, bytes], of experts with a leading dimension.
+def map_tensor_blocks(tensor: TensorLocation) -> torch.Tensor:
+    """Return a tensor's quantized blocks as a view of the mapped file, uint8 [outputs, bytes]; for
+    experts [experts, outputs, bytes].
 
     Raises DataError if a scale is not finite.
     """

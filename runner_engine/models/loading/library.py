@@ -1,4 +1,6 @@
-"""Loading backend that lets transformers read a checkpoint, and a library quantize it meanwhile."""
+"""Loading backend for checkpoints that transformers reads. A library may quantize the weights
+meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,12 @@ from runner_engine.models.loading.contract import LoadingBackend
 
 
 class Backend(LoadingBackend):
-    """Loads with transformers. For a quantized checkpoint, its config.json selects the library."""
+    """Loads a checkpoint with transformers. The config.json of a quantized checkpoint selects the
+    quantization library.
+    """
 
     def prepare_arguments(self) -> dict[str, Any]:
-        """Return the quantization library's arguments."""
+        """Return the `from_pretrained` arguments of the quantization library."""
         return (
             {}
             if self.resolved.files.stored_format is not None

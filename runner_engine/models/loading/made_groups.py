@@ -1,4 +1,5 @@
-"""Loading backend that quantizes plain weights into group-quantized layers, one by one during the load.
+"""Loading backend that quantizes an unquantized checkpoint into our group-quantized layers,
+weight by weight during the load.
 
 HQQ's codes equal those of the package hqq bit for bit. The package is not used: transformers
 imports it wherever it is installed, and with it torch's compiler.
@@ -26,7 +27,9 @@ METHOD = "runner_made_groups"
 
 
 class Backend(LoadingBackend):
-    """Quantizes each weight of a plain checkpoint into our own layer as transformers reads it."""
+    """Quantizes each weight of an unquantized checkpoint into a layer of our own while transformers
+    reads it.
+    """
 
     def prepare_arguments(self) -> dict[str, Any]:
         choice = get_load_time_config(self.resolved)

@@ -15,7 +15,7 @@ DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F
 
 
 class MappedTensors:
-    """The memory-mapped files that tensors are read from."""
+    """Reads tensors from memory-mapped files, and releases the files' pages afterwards."""
 
     def __init__(self) -> None:
         self._files: dict[Path, mmap.mmap] = {}
@@ -42,7 +42,9 @@ class MappedTensors:
         return held.view(tensor.shape)
 
     def release_pages(self) -> None:
-        """Release the mapped pages. A tensor that still views them reads them again."""
+        """Release the memory pages of the mapped files. Tensors that still view them read the pages from
+        disk again.
+        """
         if hasattr(mmap, "MADV_DONTNEED"):
             for mapped in self._files.values():
                 mapped.madvise(mmap.MADV_DONTNEED)

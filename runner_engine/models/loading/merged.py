@@ -1,4 +1,6 @@
-"""Loading backend that merges an adapter into a plain model, then quantizes its linear layers one by one."""
+"""Loading backend that merges an adapter into an unquantized model, then quantizes the linear
+layers one by one.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from runner_engine.models.lora import merging
 
 
 class Backend(mixed.Backend):
-    """Loads a plain checkpoint into main memory, to merge and quantize it there."""
+    """Loads an unquantized checkpoint into main memory, to merge an adapter and quantize the result
+    there.
+    """
 
     def quantize_after_load(self, model: Any) -> Any:
-        """Merge the adapter, then quantize each layer by its config."""
+        """Merge the adapter, then quantize each layer with the config that the quantization mix assigns."""
         model, self.merged = merging.merge_adapter(model, self.resolved)
         return super().quantize_after_load(model)

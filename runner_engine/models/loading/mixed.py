@@ -1,4 +1,6 @@
-"""Loading backend that quantizes the linear layers of a plain model one by one, by pattern."""
+"""Loading backend that quantizes the linear layers of an unquantized model one by one, each with
+the config that its path matches.
+"""
 
 from __future__ import annotations
 
@@ -23,29 +25,33 @@ from runner_engine.quantization.quantization_mix import QuantizationMix
 
 
 class Backend(LoadingBackend):
-    """Loads a plain checkpoint into main memory, because it may be too large for its device."""
+    """Loads an unquantized checkpoint into main memory, because it may not fit on the device before
+    quantization.
+    """
 
     def __init__(self, target: LoadTarget) -> None:
         super().__init__(target)
         self.device = torch.device("cpu")
 
     def quantize_after_load(self, model: Any) -> Any:
-        """Quantize each layer by its pattern. Experts were quantized during the load, or stay fused."""
+        """Quantize each layer with the config that its path matches. Experts were quantized during the
+        load, or stay fused and plain.
+        """
         experts = [
             get_layer_path(one)
             for one in self.resolved.files.separate_tensors
             if isinstance(one, ExpertMatrix)
         ]
-        with heap.mapping_large_blocks():
+        with heap.map_large_blocks():
             return quantize_layers(model, self.resolved.quantization_mix, self.target.device, experts)
 
 
 def quantize_layers(
     model: Any, quantization_mix: QuantizationMix, device: torch.device, expert_paths: Iterable[str] = ()
 ) -> Any:
-    """Quantize a model in main memory layer by layer on the device, and move the other modules there.
+    """Move a model from main memory to the device, and quantize its linear layers there one by one.
 
-    experts: paths of expert matrices, which are quantized already.
+    expert_paths: paths of expert matrices, which are quantized already.
     """
     from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -80,7 +86,9 @@ def quantize_layers(
 def quantize_layer(
     config: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str
 ) -> torch.nn.Module:
-    """Quantize one linear layer with the given config."""
+    """Quantize one linear layer of a model with the given quantization config. Returns the new
+    layer.
+    """
     try:
         if isinstance(config, LoadTimeGroupsConfig):
             return made_groups.quantize_linear(config, layer, path)
@@ -97,7 +105,9 @@ def quantize_layer(
 
 
 def separate_experts(model: Any) -> None:
-    """Turn each matrix of a loaded mixture's experts into a layer that can be quantized like any other."""
+    """Replace the fused experts of a loaded mixture by linear layers, which can be quantized like
+    any other.
+    """
     separate_all_experts(model)
 
 

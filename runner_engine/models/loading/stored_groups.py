@@ -1,4 +1,5 @@
-"""Loading backend for quantized checkpoints: assigns stored codes and scales to our own layers.
+"""Loading backend for quantized checkpoints whose stored codes and scales are loaded unchanged
+into our own layers.
 
 Headers are checked against the model's layers before anything is read. transformers then fills the
 layers.
@@ -26,7 +27,7 @@ from runner_engine.models.layouts.modelopt import ModelOptLayout
 from runner_engine.models.layouts.ternary import TernaryLayout
 from runner_engine.models.loading import fused_experts
 from runner_engine.models.loading.contract import LoadingBackend, Report
-from runner_engine.models.loading.expert_paths import ModelPaths, adapt_conversions
+from runner_engine.models.loading.expert_paths import ModelPaths, adapt_name_conversions
 from runner_engine.quantization import detect_stored_format, read_stored_quantization_config
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 from runner_engine.render.notes import render_engine_note
@@ -48,17 +49,21 @@ LAYOUTS: dict[str, type[StoredLayout]] = {
 
 
 class Backend(LoadingBackend):
-    """Puts our own layers into the model, which transformers then fills."""
+    """Replaces linear layers by our own quantized layers, whose tensors transformers then loads from
+    the checkpoint.
+    """
 
     def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, Report]:
-        """Load the model. Raises DataError if tensors do not match its layers."""
+        """Load the model. Raises DataError if the checkpoint's tensors do not match the model's layers."""
         settings = read_stored_quantization_config(self.resolved.files.settings)
         of_layers = build_quantizer_arguments(self.folder, self.load_model_config(rope_config), settings)
         return super().load_model({**arguments, **of_layers}, rope_config)
 
 
 def build_quantizer_arguments(folder: Path, config: Any, stored_config: dict[str, Any]) -> dict[str, Any]:
-    """Return `from_pretrained` arguments that build such layers. DataError if tensors do not match."""
+    """Return `from_pretrained` arguments that build our quantized layers. Raises DataError if
+    tensors do not match the layers.
+    """
     for one in (config, config.get_text_config()):
         if hasattr(one, "quantization_config"):
             del one.quantization_config
@@ -76,7 +81,9 @@ Origins = dict[str, dict[str, TensorLocation]]
 def replace_linear_layers(
     model: Any, tensors: dict[str, TensorLocation], group_settings: GroupSettings
 ) -> Origins:
-    """Replace each linear layer that the checkpoint stores quantized by an empty layer of our own."""
+    """Replace each linear layer that the checkpoint stores quantized by a quantized layer without
+    memory. Returns each layer's tensors by path.
+    """
     used = fused_experts.replace_fused_experts(model, tensors, group_settings)
     if group_settings.layout == fused_experts.LAYOUT:
         return {}
@@ -98,11 +105,11 @@ def replace_linear_layers(
             )
         layout = kind.from_tensors(group_settings, found, module)
         layer = GroupedLinear(
-            module, layout, {name: _make_empty_tensor(kind.types[name], one) for name, one in found.items()}
+            module, layout, {name: _create_meta_tensor(kind.types[name], one) for name, one in found.items()}
         )
         added = tensors.get(f"{stored_path}.bias")  # some programs add one to every layer
         if layer._parameters.get("bias") is None and added is not None:
-            layer.bias = _empty_bias(added, module)
+            layer.bias = _create_meta_bias(added, module)
         model.set_submodule(path, layer)
         used |= {one.name for one in found.values()}
         origins[path] = found
@@ -118,14 +125,16 @@ def replace_linear_layers(
     return origins
 
 
-def check_loaded_values(model: Any, origins: Origins) -> None:
-    """Raise DataError with tensor and file if scales are not finite or group indices do not exist."""
+def check_loaded_numbers(model: Any, source_tensors: Origins) -> None:
+    """Raise DataError if loaded scales are not finite or group indices do not exist. The message
+    names tensor and file.
+    """
     for path, layer in model.named_modules():
         if not isinstance(layer, GroupedLinear):
             continue
         assert isinstance(layer.layout, StoredLayout)
         for name, tensor in layer.stored.items():
-            where = origins[path][name]
+            where = source_tensors[path][name]
             if tensor.device.type == "meta":
                 raise build_tensor_error(
                     where,
@@ -147,14 +156,16 @@ def _read_group_settings(stored_config: dict[str, Any]) -> GroupSettings:
     return form.config.parse_group_settings(stored_config)
 
 
-def _make_empty_tensor(allowed_types: Types, tensor: TensorLocation) -> torch.Tensor:
-    """Return a tensor without memory in the format's dtype. Raises DataError for any other dtype."""
+def _create_meta_tensor(allowed_types: Types, tensor: TensorLocation) -> torch.Tensor:
+    """Return a tensor without memory in the dtype of a stored tensor. Raises DataError if the format
+    does not allow the dtype.
+    """
     if tensor.dtype not in allowed_types:
         raise build_tensor_error(tensor, f"{tensor.dtype}, and {' or '.join(allowed_types)} expected")
     return torch.empty(tensor.shape, dtype=allowed_types[tensor.dtype], device="meta")
 
 
-def _empty_bias(tensor: TensorLocation, module: nn.Linear) -> nn.Parameter:
+def _create_meta_bias(tensor: TensorLocation, module: nn.Linear) -> nn.Parameter:
     if tensor.shape != (module.out_features,):
         raise build_tensor_error(
             tensor, f"{list(tensor.shape)}, and the layer has {module.out_features} outputs"
@@ -194,11 +205,11 @@ def _register_quantizer() -> Any:
             )
 
         def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
-            separate = adapt_conversions(model, weight_conversions)
+            separate = adapt_name_conversions(model, weight_conversions)
             return super().update_weight_conversions(separate, model)  # type: ignore[no-untyped-call]
 
         def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
-            check_loaded_values(model, self.origins | fused_experts.split_fused_experts(model))
+            check_loaded_numbers(model, self.origins | fused_experts.split_fused_experts(model))
             self.remove_quantization_config(model)  # type: ignore[no-untyped-call]  # the layers are the model's own
 
         def is_serializable(self) -> bool:

@@ -1,4 +1,6 @@
-"""Finds linear layers whose shape a quantization format does not support. A few may stay plain."""
+"""Finds linear layers with a shape that a quantization format does not support. A few such
+layers may stay unquantized.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ from runner_engine.checkpoints.linear_layers import IN_A_BLOCK
 from runner_engine.experts import count_omitted_weights
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.capabilities import SizeChecker
-from runner_engine.quantization.quantized_share import check_unquantizable
+from runner_engine.quantization.quantized_share import check_few_unquantizable
 
 
 def find_unquantizable_reason(config: QuantizationConfig, layer: nn.Module, device: str) -> str:
-    """Return why a layer cannot be quantized. Empty if it can."""
+    """Return why a layer cannot be quantized. Empty if the layer can be quantized."""
     if not isinstance(config, SizeChecker):
         return ""
     outputs, inputs = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
@@ -26,14 +28,14 @@ def find_unquantizable_reason(config: QuantizationConfig, layer: nn.Module, devi
 def find_unquantizable_layers(
     config: QuantizationConfig, model: nn.Module, layers: Mapping[str, nn.Module], device: str = "cpu"
 ) -> set[str]:
-    """Return the paths of layers that cannot be quantized. Raises ConfigError if they are too many."""
+    """Return the paths of layers that cannot be quantized. Raises ConfigError if there are too many."""
     unfit = {
         path: (reason, _count_weights(layer))
         for path, layer in layers.items()
         if (reason := find_unquantizable_reason(config, layer, device))
     }
     in_blocks = sum(one.numel() for path, one in model.named_parameters() if IN_A_BLOCK.search(path))
-    check_unquantizable(config.name, unfit, in_blocks + count_omitted_weights(model))
+    check_few_unquantizable(config.name, unfit, in_blocks + count_omitted_weights(model))
     return set(unfit)
 
 

@@ -1,4 +1,6 @@
-"""Loads weights with any backend: checks the files, loads, checks completeness, quantizes, frees pages."""
+"""Loads weights with a loading backend: checks files, loads, checks completeness, quantizes and
+releases mapped pages.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any
 
 from runner_base import ConfigError, DataError, is_out_of_memory_error, join_first_names, to_one_line
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.mtp_head import is_head_tensor
-from runner_engine.checkpoints.weight_files import read_weight_file
+from runner_engine.checkpoints.mtp_head import is_mtp_head_tensor
+from runner_engine.checkpoints.weight_files import read_weight_file_header
 from runner_engine.devices import heap
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.models import bin_file
@@ -26,16 +28,17 @@ from runner_engine.quantization.capabilities import LoadedLayerChecker
 
 
 def load_weights(backend: LoadingBackend, arguments: dict[str, Any]) -> tuple[Any, list[Note]]:
-    """Load a model's weights, with a note on tensors that the model does not use.
+    """Load a model's weights. Returns the model, and a note on tensors in the checkpoint that the
+    model does not use.
 
-    arguments: those of the backend's `prepare_arguments`.
+    arguments: the result of the backend's `prepare_load_arguments`.
     """
     resolved = backend.resolved
     folder, named = resolved.files.path, f"model.name={resolved.files.model.name}"
-    model, report = _load_reporting_errors(backend, arguments, folder, named)
-    unused = [name for name in report["unexpected_keys"] if not is_head_tensor(resolved.files, name)]
+    model, report = _load_or_explain_failure(backend, arguments, folder, named)
+    unused = [name for name in report["unexpected_keys"] if not is_mtp_head_tensor(resolved.files, name)]
     report = report | {"unexpected_keys": unused}  # a head is loaded by who guesses with it
-    notes = _check_completeness(model.eval(), report, f"{named}: the checkpoint in {folder}")
+    notes = _check_weights_complete(model.eval(), report, f"{named}: the checkpoint in {folder}")
     expert_loading.quantize_loaded_experts(backend, model)
     model = backend.quantize_after_load(model)
     mix = resolved.quantization_mix
@@ -50,29 +53,29 @@ def load_weights(backend: LoadingBackend, arguments: dict[str, Any]) -> tuple[An
                 module.has_byte_rows = True
     if resolved.spec.first_layers is not None:
         keep_first_layers(model, resolved.spec.first_layers)
-    _release_file_pages(backend.plan)
+    _release_checkpoint_pages(backend.plan)
     return model, notes
 
 
-def _load_reporting_errors(
+def _load_or_explain_failure(
     backend: LoadingBackend, arguments: dict[str, Any], folder: Path, config_entry: str
 ) -> tuple[Any, Report]:
-    """Load the weights. Every file error becomes one message that names model and folder."""
+    """Load the weights. A file error becomes one message that names the model and its folder."""
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     kind, files = backend.resolved.files.weight_files
     if kind == "bin":
-        bin_file.check_bin_files(files)
+        bin_file.reject_unsafe_bin_files(files)
     try:
         scaled = rope_room.build_rope_config(backend.resolved.spec.rope, folder, backend.trusts_code)
         for file in files if kind == "safetensors" else []:
-            read_weight_file(file)  # its error names a damaged file and the damage
-        with heap.mapping_large_blocks():
-            return expert_loading.load_with_experts(backend, arguments, scaled)
+            read_weight_file_header(file)  # its error names a damaged file and the damage
+        with heap.map_large_blocks():
+            return expert_loading.load_expert_by_expert(backend, arguments, scaled)
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in files:
-            bin_file.reject_code(file, str(error))
+            bin_file.reject_pickled_code(file, str(error))
         raise ConfigError(
             f"torch cannot read its weights in {folder}", key=config_entry, code="damaged"
         ) from error
@@ -91,8 +94,9 @@ def _load_reporting_errors(
         ) from error
 
 
-def _check_completeness(model: Any, report: Report, checkpoint: str) -> list[Note]:
-    """Raise ConfigError if weights are missing. Returns a note on unused tensors.
+def _check_weights_complete(model: Any, report: Report, checkpoint: str) -> list[Note]:
+    """Raise ConfigError if weights are missing from the checkpoint. Returns a note on unused
+    tensors.
 
     transformers would fill missing weights with random numbers.
     """
@@ -108,8 +112,9 @@ def _check_completeness(model: Any, report: Report, checkpoint: str) -> list[Not
     return []
 
 
-def _release_file_pages(plan: LoadPlan) -> None:
-    """Release the checkpoint's pages after quantizing or converting. Weights still mapped are read again.
+def _release_checkpoint_pages(plan: LoadPlan) -> None:
+    """Release the mapped pages of a checkpoint whose weights were quantized or converted. Weights
+    that are still mapped are read again.
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
     """

@@ -1,8 +1,8 @@
-"""Marks modules whose own parameters an adapter changes during a forward pass.
+"""Marks modules whose parameters an adapter replaces during each forward pass.
 
 Code must not read these parameters directly. Most adapters wrap a layer, whose weights stay
-unchanged. PEFT's `target_parameters` (all experts of a mixture at once) instead replaces a parameter
-during each pass, and only the module's own forward sees the sum.
+unchanged. PEFT's `target_parameters` (all experts of a mixture at once) instead replaces a
+parameter during each pass, and only the module's own forward sees the sum.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from torch import nn
 MARK = "adapted_inside"
 
 
-def mark_adapted_parameters(model: nn.Module) -> None:
-    """Mark the modules whose parameters PEFT replaces during a forward pass."""
+def mark_adapted_modules(model: nn.Module) -> None:
+    """Mark each module with parameters that PEFT replaces during a forward pass."""
     modules: list[Any] = [*model.modules()]
     for module in modules:
         if hasattr(module, "parameter_name") and hasattr(module, "get_base_layer"):  # PEFT's ParamWrapper
             setattr(module.get_base_layer(), MARK, True)
 
 
-def unmark_adapted_parameters(model: nn.Module) -> None:
+def unmark_adapted_modules(model: nn.Module) -> None:
     for module in model.modules():
         module.__dict__.pop(MARK, None)
 
 
 def has_adapted_parameters(module: nn.Module) -> bool:
-    """Whether only the module's own forward sees its adapted parameters."""
+    """Whether PEFT replaces parameters of this module during its forward. Other code would read
+    unadapted parameters.
+    """
     return getattr(module, MARK, False) is True

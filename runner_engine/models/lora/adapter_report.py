@@ -1,4 +1,4 @@
-"""Reports which modules an adapter was applied to, and how much it changes."""
+"""Reports which modules an adapter was applied to, and the size of its weight change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from runner_base.notes import Note
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """Modules, rank, parameters and norm of an applied adapter. One that changes nothing is an error."""
+    """Modules, rank, parameter count and weight-change norm of an applied adapter. An adapter that
+    changes nothing raises an error.
+    """
 
     modules: int
     rank: int
@@ -25,17 +27,21 @@ class AdapterReport:
 
 
 class ScaledPair(NamedTuple):
-    """A [r, in] and B [out, r] of one layer or expert, and the factor of their product."""
+    """The LoRA matrices A [r, in] and B [out, r] of one layer or expert, and the scaling of their
+    product.
+    """
 
     a: Tensor
     b: Tensor
     scaling: float
 
 
-def delta_norm(pairs: Iterable[tuple[Tensor, Tensor, float]]) -> float:
-    """Return the Frobenius norm of all scaling * B @ A together, from (A [r, in], B [out, r], scaling)."""
+def compute_delta_norm(lora_pairs: Iterable[tuple[Tensor, Tensor, float]]) -> float:
+    """Return the Frobenius norm of the weight change scaling * B @ A over all layers. A pair is (A
+    [r, in], B [out, r], scaling).
+    """
     squares = 0.0
-    for a, b, scaling in pairs:
+    for a, b, scaling in lora_pairs:
         # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta
         a, b = a.detach().float(), b.detach().float()
         squares += float(((b.T @ b) * (a @ a.T).T).sum()) * scaling**2
@@ -45,11 +51,11 @@ def delta_norm(pairs: Iterable[tuple[Tensor, Tensor, float]]) -> float:
 def describe_peft_adapter(model: Any, notes: tuple[Note, ...]) -> AdapterReport:
     """Describe the adapter of a PEFT model."""
     layers = [module for module in model.modules() if _has_lora_matrices(module)]
-    pairs = [pair for layer in layers for pair in _list_layer_pairs(layer)]
-    besides, more = _describe_extras(model)
+    pairs = [pair for layer in layers for pair in _list_lora_pairs(layer)]
+    besides, more = _describe_non_lora_parts(model)
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in pairs) + more
     rank = max((len(pair.a) for pair in pairs), default=0)
-    return AdapterReport(len(layers), rank, parameters, delta_norm(pairs), notes, besides)
+    return AdapterReport(len(layers), rank, parameters, compute_delta_norm(pairs), notes, besides)
 
 
 def _has_lora_matrices(module: Any) -> bool:
@@ -57,8 +63,10 @@ def _has_lora_matrices(module: Any) -> bool:
     return bool(getattr(module, "lora_A", None) or getattr(module, "lora_embedding_A", None))
 
 
-def _list_layer_pairs(layer: Any) -> list[ScaledPair]:
-    """Return a layer's matrix pairs. Fused experts, which share one matrix, are split."""
+def _list_lora_pairs(layer: Any) -> list[ScaledPair]:
+    """Return the LoRA matrix pairs of a layer. Fused experts, which share one matrix, have one pair
+    per expert.
+    """
     pairs = [
         ScaledPair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
         for name in layer.lora_A
@@ -77,8 +85,8 @@ def _list_layer_pairs(layer: Any) -> list[ScaledPair]:
     return apart
 
 
-def _describe_extras(model: Any) -> tuple[tuple[str, ...], int]:
-    """Describe an adapter's parts other than LoRA matrices, and count their parameters."""
+def _describe_non_lora_parts(model: Any) -> tuple[tuple[str, ...], int]:
+    """Describe the parts of an adapter that are no LoRA matrices, and count their parameters."""
     words, numbers = [], 0
     configs = model.peft_config.values()
     words += ["DoRA"] if any(config.use_dora for config in configs) else []

@@ -1,4 +1,4 @@
-"""Dequantizes layers, so that an adapter can be merged into their weights."""
+"""Dequantizes layers so that an adapter can be merged into their weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 from runner_engine.models.grouped_linear import GroupedLinear
 
 
-def has_plain_weight(layer: nn.Module) -> bool:
-    """Whether a layer's weight is unquantized. True for layers without weight."""
+def has_unquantized_weight(layer: nn.Module) -> bool:
+    """Whether a layer's weight is unquantized. True for layers without a weight."""
     weight = layer._parameters.get("weight")
     known = not isinstance(layer, GroupedLinear) and not type(layer).__module__.startswith("bitsandbytes.")
     is_number = weight is None or (type(weight.data) is torch.Tensor and weight.is_floating_point())
@@ -20,7 +20,9 @@ def has_plain_weight(layer: nn.Module) -> bool:
 
 
 def dequantize_linear(layer: Any, dtype: torch.dtype) -> nn.Linear | None:
-    """Dequantize a layer to a plain linear layer. None for an unknown class."""
+    """Dequantize a quantized layer to torch's linear layer. None if the layer's class is not
+    supported.
+    """
     weight = _dequantize_weight(layer, dtype)
     if weight is None:
         return None

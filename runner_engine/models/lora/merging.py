@@ -1,4 +1,4 @@
-"""Merges an adapter into a model's weights, in a chosen dtype, before or after quantization.
+"""Merges an adapter into a model's weights with a chosen dtype, before or after quantization.
 
 Quantized weights are dequantized, merged and quantized again, each by its config. If the adapter is
 merged first, the model is still plain here, and the loading backend quantizes it afterwards
@@ -24,31 +24,31 @@ from runner_engine.devices import heap
 from runner_engine.models.loading.mixed import quantize_layer
 from runner_engine.models.lora import import_adapter_module
 from runner_engine.models.lora.adapter_report import AdapterReport
-from runner_engine.models.lora.dequantization import dequantize_linear, has_plain_weight
+from runner_engine.models.lora.dequantization import dequantize_linear, has_unquantized_weight
 from runner_engine.settings.lora import AdapterConfig
 
 
 def merge_adapter(model: Any, resolved: ResolvedModel) -> tuple[Any, AdapterReport]:
-    """Merge the adapter into a model's weights. Returns the model and a report."""
+    """Merge the adapter into a model's weights. Returns the model and an adapter report."""
     lora, place = resolved.files.lora, resolved.files.adapter
     assert lora is not None
     assert place is not None
     for package in lora.packages:
         importlib.import_module(package)  # takes seconds, and is no part of merging
     started = time.perf_counter()
-    with heap.mapping_large_blocks():
-        model, report = _merge_untimed(model, resolved, lora, place)
+    with heap.map_large_blocks():
+        model, report = _merge_adapter_untimed(model, resolved, lora, place)
     return model, replace(report, merge_s=time.perf_counter() - started)
 
 
-def _merge_untimed(
+def _merge_adapter_untimed(
     model: Any, resolved: ResolvedModel, lora: AdapterConfig, adapter_path: Path
 ) -> tuple[Any, AdapterReport]:
     files, name = resolved.files, resolved.spec.model.name
     dtype = getattr(torch, files.dtype)
     added_in = dtype if lora.merge_dtype is Dtype.auto else getattr(torch, lora.merge_dtype.value)
-    adapted = _find_adapted_modules(model, lora, adapter_path)
-    codes = [path for path in adapted if not has_plain_weight(model.get_submodule(path))]
+    adapted = _list_adapted_module_paths(model, lora, adapter_path)
+    codes = [path for path in adapted if not has_unquantized_weight(model.get_submodule(path))]
     if codes and lora.merge_order is None:
         raise ConfigError(
             f"{len(codes)} layers of {name} are quantized ({join_first_names(codes)}), and merging into quantized "
@@ -58,7 +58,9 @@ def _merge_untimed(
             code="conflict",
         )
     _dequantize_layers(model, codes, added_in, lora)
-    with _convert_weights(model, adapted if lora.merge_dtype is not Dtype.auto else codes, added_in, dtype):
+    with _weights_in_merge_dtype(
+        model, adapted if lora.merge_dtype is not Dtype.auto else codes, added_in, dtype
+    ):
         model, report = import_adapter_module(lora).apply(model, lora, adapter_path, name)
     for path in codes:
         layer, choice = model.get_submodule(path), resolved.quantization_mix.select_layer_config(path)
@@ -66,14 +68,14 @@ def _merge_untimed(
     return model, report
 
 
-def _find_adapted_modules(model: Any, lora: AdapterConfig, adapter_path: Path) -> list[str]:
-    """Return the paths of the model's modules that the adapter has matrices for."""
+def _list_adapted_module_paths(model: Any, lora: AdapterConfig, adapter_path: Path) -> list[str]:
+    """Return the paths of the modules that the adapter changes."""
     modules = dict(model.named_modules())
     return [path for path in import_adapter_module(lora).adapted_paths(lora, adapter_path) if path in modules]
 
 
 def _dequantize_layers(model: Any, paths: list[str], dtype: torch.dtype, lora: AdapterConfig) -> None:
-    """Replace each quantized layer by a plain one."""
+    """Replace each quantized layer at these paths by torch's linear layer with dequantized weights."""
     plain = {path: dequantize_linear(model.get_submodule(path), dtype) for path in paths}
     if unknown := [path for path, layer in plain.items() if layer is None]:
         kind = type(model.get_submodule(unknown[0])).__name__
@@ -89,18 +91,20 @@ def _dequantize_layers(model: Any, paths: list[str], dtype: torch.dtype, lora: A
 
 
 @contextmanager
-def _convert_weights(
+def _weights_in_merge_dtype(
     model: Any, paths: list[str], merge_dtype: torch.dtype, dtype: torch.dtype
 ) -> Iterator[None]:
-    """Context in which the modules' weights have one dtype, and afterwards another."""
+    """Context in which the modules' weights are in `merge_dtype`. On exit they are converted to
+    `dtype`.
+    """
     for path in paths:
-        _convert_matrices(model.get_submodule(path), merge_dtype)
+        _convert_weight_matrices(model.get_submodule(path), merge_dtype)
     yield
     for path in paths:
-        _convert_matrices(model.get_submodule(path), dtype)
+        _convert_weight_matrices(model.get_submodule(path), dtype)
 
 
-def _convert_matrices(module: nn.Module, dtype: torch.dtype) -> None:
+def _convert_weight_matrices(module: nn.Module, dtype: torch.dtype) -> None:
     for parameter in module.parameters(recurse=False):
         if parameter.is_floating_point() and parameter.dim() > 1:
             parameter.data = parameter.data.to(dtype)

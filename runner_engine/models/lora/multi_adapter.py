@@ -1,7 +1,8 @@
-"""Serves several unmerged adapters on one base model, chosen per token.
+"""Applies several unmerged adapters on one base model: each token of a batch uses the adapter of
+its request.
 
 The matrices that all adapters have for a layer are concatenated, so that a layer needs two small
-matmuls for all tokens of a pass, however many adapters they use (as Punica and S-LoRA do on GPUs).
+matmuls for all tokens of a pass, however many adapters they use (like Punica and S-LoRA on GPUs).
 Between the two, each token's activations of other adapters are masked out. PEFT reads each adapter
 and its scaling; the model's layers stay its own.
 """
@@ -27,20 +28,22 @@ ATTRIBUTE = "adapters_of_rows"  # of a model that has several
 
 
 class TokenAdapters:
-    """The adapters of a model, and which of them each token of the running pass uses."""
+    """The adapters of a model, and which of them each token of the current forward pass uses."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, adapter_names: Sequence[str]) -> None:
+        self.names = tuple(adapter_names)
         self._number: Mapping[str | None, int] = {
-            None: len(names),
-            **{name: number for number, name in enumerate(names)},
+            None: len(adapter_names),
+            **{name: number for number, name in enumerate(adapter_names)},
         }
         self.of_tokens: PassAdapters | None = None
 
     @contextmanager
-    def select_adapters(self, token_adapters: Sequence[str | None]) -> Iterator[None]:
-        """Context in which each token of a pass uses its adapter. None selects the base model."""
-        numbers = [self._number[name] for name in token_adapters]
+    def select_adapters(self, adapter_names: Sequence[str | None]) -> Iterator[None]:
+        """Context in which each token of a forward pass uses the adapter of this name. None selects the
+        base model.
+        """
+        numbers = [self._number[name] for name in adapter_names]
         present = sorted({*numbers} - {len(self.names)})
         self.of_tokens = PassAdapters(numbers, present) if present else None
         try:
@@ -50,7 +53,9 @@ class TokenAdapters:
 
 
 class PassAdapters:
-    """The adapter indices of a pass's tokens. The base model has the index after the last adapter."""
+    """The adapter index of each token in a forward pass. The base model's index follows that of the
+    last adapter.
+    """
 
     def __init__(self, adapter_indices: Sequence[int], used_indices: Sequence[int]) -> None:
         self.numbers = adapter_indices
@@ -58,7 +63,8 @@ class PassAdapters:
         self._factors: dict[tuple[torch.device, AdapterSizes], tuple[Tensor, Tensor]] = {}
 
     def compute_token_factors(self, sizes: AdapterSizes, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return each token's scaling of the concatenated ranks, and a mask of other adapters' ranks.
+        """Return the scaling of each LoRA rank for each token, and a mask that excludes the ranks of
+        other adapters.
 
         Layers of equal sizes share the cached result.
         """
@@ -75,22 +81,24 @@ class PassAdapters:
         return self._factors[key]
 
     def find_rank_range(self, sizes: AdapterSizes) -> tuple[int, int]:
-        """Return the first and last rank of the adapters that this pass uses."""
+        """Return the range of concatenated LoRA ranks that belong to the adapters used in this forward
+        pass.
+        """
         return sizes.starts[self.first], sizes.starts[self.last] + sizes.ranks[self.last]
 
 
 class MultiAdapterMatrices(UnmergedMatrices):
-    """The concatenated matrices of all adapters for one layer, in float32 as in PEFT."""
+    """The concatenated LoRA matrices of all adapters for one layer, in float32 like in PEFT."""
 
-    def __init__(self, pairs: Sequence[ScaledPair | None], token_adapters: TokenAdapters) -> None:
-        """pairs: by adapter; None where an adapter leaves the layer unchanged."""
+    def __init__(self, lora_pairs: Sequence[ScaledPair | None], token_adapters: TokenAdapters) -> None:
+        """lora_pairs: one LoRA pair per adapter; None for an adapter that leaves this layer unchanged."""
         super().__init__()
-        ranks = tuple(0 if pair is None else len(pair.a) for pair in pairs)
+        ranks = tuple(0 if pair is None else len(pair.a) for pair in lora_pairs)
         starts = tuple(sum(ranks[:number]) for number in range(len(ranks)))
         self._sizes = AdapterSizes(
-            ranks, starts, tuple(0.0 if pair is None else float(pair.scaling) for pair in pairs)
+            ranks, starts, tuple(0.0 if pair is None else float(pair.scaling) for pair in lora_pairs)
         )
-        there = [pair for pair in pairs if pair is not None]
+        there = [pair for pair in lora_pairs if pair is not None]
         self.A = nn.Parameter(torch.cat([pair.a for pair in there]), requires_grad=False)
         of_out = torch.cat([pair.b for pair in there], dim=1).t().contiguous()
         self.B = nn.Parameter(of_out, requires_grad=False)  # [all ranks, outputs]
@@ -105,7 +113,7 @@ class MultiAdapterMatrices(UnmergedMatrices):
         return self.A, self.B
 
     def add_product(self, path: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return the layer's output plus the product of each token's adapter."""
+        """Forward hook that adds to the layer's output the LoRA product of each token's adapter."""
         of_tokens = self.rows.of_tokens
         if of_tokens is None:
             return output
@@ -128,14 +136,16 @@ class MultiAdapterMatrices(UnmergedMatrices):
         return (output + more).to(output.dtype)
 
 
-def attach_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
-    """Attach all adapters to the layers of a base model, and report which modules they adapt."""
+def attach_all_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
+    """Attach all configured adapters to the layers of a base model. Returns a report on the adapted
+    modules.
+    """
     name, found, reports = resolved.spec.model.name, dict[str, dict[str, ScaledPair]](), []
     for lora, one in zip(resolved.spec.lora.selectable_adapters, resolved.single_adapter_models, strict=True):
         place = one.files.adapter
         assert place is not None
-        adapted, report = peft.load_adapter(base, lora, place, name)
-        pairs = peft.copy_matrix_pairs(adapted)
+        adapted, report = peft.load_peft_adapter(base, lora, place, name)
+        pairs = peft.copy_lora_pairs(adapted)
         if not peft.remove(adapted):
             raise ConfigError(
                 f"{lora.label} changes the base's own weights (its adapter_config.json has init_lora_weights), so that "
@@ -153,26 +163,28 @@ def attach_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
         layer.add_module(CHILD, own)
         own.hook = layer.register_forward_hook(partial(own.add_product, path))
     setattr(base, ATTRIBUTE, rows)
-    return _combine_reports(resolved.spec.lora.adapter_names, reports)
+    return _combine_adapter_reports(resolved.spec.lora.adapter_names, reports)
 
 
 def find_token_adapters(model: Any) -> TokenAdapters | None:
-    """Return the adapters that a model's tokens choose from, or None."""
+    """Return the adapters that tokens of this model can select. None if the model has at most one
+    adapter.
+    """
     found: TokenAdapters | None = getattr(model, ATTRIBUTE, None)
     return found
 
 
-def detach_adapters(model: Any) -> bool:
-    """Detach all adapters, which restores the base model."""
+def detach_all_adapters(model: Any) -> bool:
+    """Detach all adapters from a model, which restores the base model."""
     vars(model).pop(ATTRIBUTE, None)
-    return unmerged.detach_matrices(model)
+    return unmerged.detach_lora_matrices(model)
 
 
-def _combine_reports(names: Sequence[str], reports: Sequence[AdapterReport]) -> AdapterReport:
-    """Describe all adapters in one report."""
+def _combine_adapter_reports(adapter_names: Sequence[str], reports: Sequence[AdapterReport]) -> AdapterReport:
+    """Combine the reports of several adapters into one."""
     words = [
         f"{name}: {report.modules} modules of rank {report.rank}"
-        for name, report in zip(names, reports, strict=True)
+        for name, report in zip(adapter_names, reports, strict=True)
     ]
     return AdapterReport(
         max(report.modules for report in reports),

@@ -13,9 +13,9 @@ from runner_base import ConfigError, load_json_object, to_one_line
 from runner_base.notes import note
 from runner_engine.checkpoints import adapter_support
 from runner_engine.checkpoints.adapter_shapes import read_adapter_shapes
-from runner_engine.checkpoints.resolved_model import read_tensors
+from runner_engine.checkpoints.resolved_model import read_tensor_headers
 from runner_engine.models.lora import unmerged
-from runner_engine.models.lora.adapted_parameters import mark_adapted_parameters, unmark_adapted_parameters
+from runner_engine.models.lora.adapted_parameters import mark_adapted_modules, unmark_adapted_modules
 from runner_engine.models.lora.adapter_report import AdapterReport, ScaledPair, describe_peft_adapter
 from runner_engine.settings.lora import PeftConfig
 
@@ -27,12 +27,14 @@ ADAPTED = re.compile(r"base_model\.model\.(?P<path>.+?)(\.base_layer)*\.lora_(em
 
 
 def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
-    """Check an adapter's config and tensor shapes against a model without weights."""
+    """Check an adapter's config and tensor shapes against the model. `bare` is the model without
+    weights.
+    """
     settings, binary = load_json_object(folder / "adapter_config.json"), folder / "adapter_model.bin"
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
-        from runner_engine.models.pickle_reading import load_tensors
+        from runner_engine.models.pickle_reading import load_pickled_tensors
 
-        load_tensors(binary, lora.label)  # rejects a hostile file with our message
+        load_pickled_tensors(binary, lora.label)  # rejects a hostile file with our message
     if bare is None:
         return  # PEFT checks on the real base
     if settings.get("peft_type") != "LORA":
@@ -40,7 +42,7 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
     label, modules = (f"{lora.label} does not fit model.name={base_name}", dict(bare.named_modules()))
     shapes = read_adapter_shapes(folder)
     matched = [path for path in shapes if path in modules]
-    if shapes and not matched and not any(is_target_module(settings, path) for path in modules):
+    if shapes and not matched and not any(is_peft_target_module(settings, path) for path in modules):
         first = ", ".join([*shapes][:3])
         raise ConfigError(
             f"none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
@@ -69,7 +71,7 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
             )
 
 
-def is_target_module(adapter_config: dict[str, Any], path: str) -> bool:
+def is_peft_target_module(adapter_config: dict[str, Any], path: str) -> bool:
     """Whether PEFT would apply the adapter to the module at `path`."""
     wanted = adapter_config.get("target_modules")
     if wanted is None or wanted == "all-linear":
@@ -83,36 +85,38 @@ def is_target_module(adapter_config: dict[str, Any], path: str) -> bool:
 
 
 def adapted_paths(_: PeftConfig, folder: Path) -> list[str]:
-    """Return the paths of the modules that an adapter has matrices for."""
+    """Return the paths of the modules that the adapter has LoRA matrices for."""
     binary = folder / "adapter_model.bin"
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
-        from runner_engine.models.pickle_reading import load_tensors
+        from runner_engine.models.pickle_reading import load_pickled_tensors
 
-        names = [*load_tensors(binary, f"{folder}")[0]]
+        names = [*load_pickled_tensors(binary, f"{folder}")[0]]
     else:
-        names = [tensor.name for tensor in read_tensors(folder)]
+        names = [tensor.name for tensor in read_tensor_headers(folder)]
     found = (ADAPTED.fullmatch(name) for name in names)
     return [*dict.fromkeys(match["path"] for match in found if match)]
 
 
 def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
     """Apply the PEFT adapter in `folder` to a base model. Returns the adapted model and a report."""
-    model, report = load_adapter(base, lora, folder, base_name)
+    model, report = load_peft_adapter(base, lora, folder, base_name)
     if lora.merge:
-        with _mute_warnings():
+        with _mute_peft_warnings():
             return model.merge_and_unload().eval(), report
     if can_replace_peft_layers(model, report):
-        pairs = copy_matrix_pairs(model)
+        pairs = copy_lora_pairs(model)
         remove(model)
         for path, pair in pairs.items():
-            unmerged.attach_matrices(base.get_submodule(path), *pair)
+            unmerged.attach_lora_matrices(base.get_submodule(path), *pair)
         return base.eval(), report
-    mark_adapted_parameters(model)
+    mark_adapted_modules(model)
     return model.eval(), report
 
 
-def load_adapter(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Let PEFT load the adapter in `folder` onto a base model. Returns PEFT's model and a report."""
+def load_peft_adapter(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
+    """Load the adapter in `folder` onto a base model with PEFT. Returns PEFT's model and an adapter
+    report.
+    """
     from peft import PeftModel
 
     settings = load_json_object(folder / "adapter_config.json")
@@ -123,7 +127,7 @@ def load_adapter(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> t
     biases = [bias for name, bias in base.named_parameters() if brings_biases and name.endswith(".bias")]
     before = [(bias, bias.detach().clone()) for bias in biases]
     try:
-        with _mute_warnings():
+        with _mute_peft_warnings():
             model: Any = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(
@@ -146,7 +150,9 @@ def load_adapter(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> t
 
 
 def can_replace_peft_layers(model: Any, report: AdapterReport) -> bool:
-    """Whether an adapter consists only of matrix pairs of linear layers, so that PEFT's layers are not needed."""
+    """Whether an adapter consists only of LoRA pairs of linear layers. Then forward hooks can
+    replace PEFT's layers.
+    """
     for config in model.peft_config.values():
         more = (getattr(config, key, None) for key in adapter_support.NOT_BESIDE_OTHERS)
         if config.bias != "none" or any(more):
@@ -154,15 +160,15 @@ def can_replace_peft_layers(model: Any, report: AdapterReport) -> bool:
     adapted = dict(model.get_base_model().named_modules())
     pairs = [path for path, layer in adapted.items() if getattr(layer, "lora_A", None)]
     return (
-        _keeps_base_weights(model)
+        _has_unchanged_base_weights(model)
         and len(pairs) == report.modules
-        and all(adapter_support.sees_every_token(path) for path in pairs)
+        and all(adapter_support.processes_every_token(path) for path in pairs)
     )
 
 
 @contextmanager
-def _mute_warnings() -> Iterator[None]:
-    """Silence PEFT warnings that no user can act on."""
+def _mute_peft_warnings() -> Iterator[None]:
+    """Context that mutes PEFT warnings that users cannot act on."""
     with warnings.catch_warnings():
         # peft 0.21 uses an old name of transformers 5.23; only peft can fix that
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -175,8 +181,8 @@ def _mute_warnings() -> Iterator[None]:
         yield
 
 
-def copy_matrix_pairs(model: Any) -> dict[str, ScaledPair]:
-    """Return copies of an adapter's matrices, one pair per adapted layer, by layer path."""
+def copy_lora_pairs(model: Any) -> dict[str, ScaledPair]:
+    """Return copies of an adapter's LoRA matrices, one pair per adapted layer, by layer path."""
     layers: dict[str, Any] = dict(model.get_base_model().named_modules())
     return {
         path: ScaledPair(
@@ -190,9 +196,11 @@ def copy_matrix_pairs(model: Any) -> dict[str, ScaledPair]:
 
 
 def remove(model: Any) -> bool:
-    """Restore the base model's own modules. Returns False if PEFT changed its weights for this adapter."""
+    """Restore the base model's modules. Returns False if PEFT has changed the base weights for this
+    adapter.
+    """
     if not hasattr(model, "get_base_model"):
-        return unmerged.detach_matrices(model)
+        return unmerged.detach_lora_matrices(model)
     from peft.utils.other import ModulesToSaveWrapper
 
     base = model.get_base_model()
@@ -200,8 +208,8 @@ def remove(model: Any) -> bool:
         (path, module) for path, module in base.named_modules() if isinstance(module, ModulesToSaveWrapper)
     )
     whole = {path: module.original_module for path, module in saved}
-    is_as_before = _keeps_base_weights(model)
-    unmark_adapted_parameters(model)
+    is_as_before = _has_unchanged_base_weights(model)
+    unmark_adapted_modules(model)
     model.unload()
     for path, module in whole.items():  # PEFT leaves the adapter's copy there
         base.set_submodule(path, module)
@@ -210,6 +218,6 @@ def remove(model: Any) -> bool:
     return is_as_before
 
 
-def _keeps_base_weights(model: Any) -> bool:
-    """Whether PEFT left the base model's weights unchanged for this adapter."""
+def _has_unchanged_base_weights(model: Any) -> bool:
+    """Whether PEFT left the base model's weights unchanged when it applied this adapter."""
     return all(config.init_lora_weights in LEAVE_BASE for config in model.peft_config.values())

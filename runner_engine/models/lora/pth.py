@@ -1,4 +1,5 @@
-"""Applies a `.pth` adapter, `y = W x + B(A(x))` for square layers, by hooks or merged.
+"""Applies a `.pth` adapter to square layers, `y = W x + B(A(x))`, by forward hooks or merged
+into the weights.
 
 Only tensors are read from the file; no code in it runs. Its keys are `{module path}.lora.A.weight`
 [r, d] and `{module path}.lora.B.weight` [d, r], some with the prefix `module.`. Everything is
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from runner_base import ConfigError, join_first_names
 from runner_base.notes import Note, note
 from runner_engine.models.lora import unmerged
-from runner_engine.models.lora.adapter_report import AdapterReport, delta_norm
-from runner_engine.models.pickle_reading import load_tensors
+from runner_engine.models.lora.adapter_report import AdapterReport, compute_delta_norm
+from runner_engine.models.pickle_reading import load_pickled_tensors
 from runner_engine.settings.lora import PthConfig
 
 KEY = re.compile(r"(?P<path>.+)\.lora\.(?P<side>[AB])\.weight")
@@ -29,7 +30,7 @@ EXPECTED = "{module path}.lora.A.weight and {module path}.lora.B.weight"
 
 
 class MatrixPair(NamedTuple):
-    """The two matrices of one module: a [r, d], b [d, r]."""
+    """The two LoRA matrices of one module: a [r, d] and b [d, r]."""
 
     a: Tensor
     b: Tensor
@@ -37,18 +38,20 @@ class MatrixPair(NamedTuple):
 
 @dataclass(frozen=True)
 class PthAdapter:
-    """A `.pth` adapter: matrix pairs by module path, all of one rank."""
+    """The LoRA matrix pairs of a `.pth` adapter by module path, all with the same rank."""
 
     pairs: dict[str, MatrixPair]
     rank: int
     notes: tuple[Note, ...] = ()
 
 
-def read_pth(file: Path, label: str, rank: int | None = None) -> PthAdapter:
-    """Read a `.pth` adapter without running code in it. `label` names it in error messages."""
+def read_pth_adapter(file: Path, label: str, rank: int | None = None) -> PthAdapter:
+    """Read a `.pth` adapter without running code in the file. `label` names the adapter in error
+    messages.
+    """
     sides: dict[str, dict[str, Tensor]] = {}
     other_keys = []
-    tensors, notes = load_tensors(file, label)
+    tensors, notes = load_pickled_tensors(file, label)
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key.removeprefix(PREFIX))
         if match is None:
@@ -83,14 +86,14 @@ def read_pth(file: Path, label: str, rank: int | None = None) -> PthAdapter:
     return PthAdapter(pairs, check_single_rank(pairs, label, rank), notes)
 
 
-def _require_matrix(tensor: Any, key: str, label: str) -> Tensor:
+def _require_matrix(tensor: Any, tensor_name: str, label: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise ConfigError(
-            f"{key} is a {type(tensor).__name__}, a tensor is expected", key=label, code="damaged"
+            f"{tensor_name} is a {type(tensor).__name__}, a tensor is expected", key=label, code="damaged"
         )
     if tensor.layout is not torch.strided or not tensor.is_floating_point() or tensor.dim() != 2:
         raise ConfigError(
-            f"{key} is {tensor.dtype} of shape {list(tensor.shape)}, a matrix of floating-point numbers "
+            f"{tensor_name} is {tensor.dtype} of shape {list(tensor.shape)}, a matrix of floating-point numbers "
             "is expected",
             key=label,
             code="damaged",
@@ -98,11 +101,13 @@ def _require_matrix(tensor: Any, key: str, label: str) -> Tensor:
     return tensor.detach()
 
 
-def check_single_rank(pairs: dict[str, MatrixPair], label: str, expected: int | None = None) -> int:
-    """Return the rank that all matrices share. Raises ConfigError if they differ, or differ from `expected`."""
-    first_path, first = next(iter(pairs.items()))
+def check_single_rank(lora_pairs: dict[str, MatrixPair], label: str, expected_rank: int | None = None) -> int:
+    """Return the common rank of all matrix pairs. Raises ConfigError if ranks differ from each other
+    or from `expected_rank`.
+    """
+    first_path, first = next(iter(lora_pairs.items()))
     rank = first.a.shape[0]
-    for path, (a, b) in pairs.items():
+    for path, (a, b) in lora_pairs.items():
         if a.shape[0] != b.shape[1]:
             raise ConfigError(
                 f"{path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed",
@@ -117,19 +122,21 @@ def check_single_rank(pairs: dict[str, MatrixPair], label: str, expected: int | 
             )
     if rank == 0:
         raise ConfigError(f"{label} changes nothing: its rank is 0", code="no_effect")
-    if expected not in (None, rank):
+    if expected_rank not in (None, rank):
         raise ConfigError(
-            f"lora.rank={expected}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out",
+            f"lora.rank={expected_rank}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out",
             code="mismatch",
         )
     return rank
 
 
-def match_layers(
-    adapter: PthAdapter, base: nn.Module, label: str, base_name: str
+def match_adapter_layers(
+    adapter: PthAdapter, base_model: nn.Module, label: str, base_name: str
 ) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """Return the layer of each matrix pair, and notes. Raises ConfigError if a pair does not fit."""
-    modules = dict(base.named_modules())
+    """Find the model layer for each matrix pair. Returns the layers by path, and notes. Raises
+    ConfigError if a pair fits no layer.
+    """
+    modules = dict(base_model.named_modules())
     missing = [path for path in adapter.pairs if not _is_linear(modules.get(path))]
     if missing:
         raise ConfigError(
@@ -164,27 +171,29 @@ def match_layers(
 
 
 def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -> None:
-    """Reject an invalid adapter before the weights of its base model are read."""
+    """Raise ConfigError for an invalid adapter, before the weights of the base model are read."""
     label = lora.label
-    adapter = read_pth(file, label, lora.rank)
+    adapter = read_pth_adapter(file, label, lora.rank)
     compute_checked_delta_norm(adapter, label, base_name)
     if bare is not None:
-        match_layers(adapter, bare, label, base_name)
+        match_adapter_layers(adapter, bare, label, base_name)
 
 
 def adapted_paths(lora: PthConfig, file: Path) -> list[str]:
-    """Return the paths of the layers that an adapter has matrices for."""
-    return [*read_pth(file, lora.label, lora.rank).pairs]
+    """Return the paths of the layers that the adapter has LoRA matrices for."""
+    return [*read_pth_adapter(file, lora.label, lora.rank).pairs]
 
 
 def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Apply the adapter in `file` to a base model, by hooks or merged, and report the matched layers."""
+    """Apply the adapter in `file` to a base model, by forward hooks or merged. Returns the model and
+    a report on the matched layers.
+    """
     label = lora.label
-    adapter = read_pth(file, label, lora.rank)
-    layers, notes = match_layers(adapter, base, label, base_name)
+    adapter = read_pth_adapter(file, label, lora.rank)
+    layers, notes = match_adapter_layers(adapter, base, label, base_name)
     norm = compute_checked_delta_norm(adapter, label, base_name)
     if lora.merge:
-        packed = [path for path, layer in layers.items() if not _has_plain_weight(layer)]
+        packed = [path for path, layer in layers.items() if not _has_unquantized_matrix(layer)]
         if packed:
             raise ConfigError(
                 f"{len(packed)} layers of {base_name} are quantized ({join_first_names(packed)}), and merging into "
@@ -196,9 +205,9 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
     for path, layer in layers.items():
         pair = adapter.pairs[path]
         if lora.merge:
-            merge_pair(layer, pair)
+            merge_lora_pair(layer, pair)
         else:
-            unmerged.attach_matrices(layer, pair.a, pair.b)
+            unmerged.attach_lora_matrices(layer, pair.a, pair.b)
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in adapter.pairs.values())
     return base, AdapterReport(len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes))
 
@@ -206,9 +215,13 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
 def compute_checked_delta_norm(
     adapter: PthAdapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None
 ) -> float:
-    """Return the norm of all B A together. Raises ConfigError if it is 0 or not finite."""
+    """Return the norm of the weight changes B A of all layers. Raises ConfigError if the norm is 0
+    or not finite.
+    """
     by_path = scalings or {}
-    norm = delta_norm((pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items())
+    norm = compute_delta_norm(
+        (pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items()
+    )
     if not norm < float("inf"):
         raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}", code="damaged")
     if norm == 0:
@@ -217,8 +230,10 @@ def compute_checked_delta_norm(
     return norm
 
 
-def merge_pair(layer: Any, pair: MatrixPair) -> None:
-    """Merge B A into a layer's weight. Other layers that share the weight keep the old one."""
+def merge_lora_pair(layer: Any, pair: MatrixPair) -> None:
+    """Add B A to a layer's weight. Other layers that share the weight tensor keep the unchanged
+    weight.
+    """
     weight = layer.weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     a, b = (matrix.to(weight.device, dtype) for matrix in pair)
@@ -226,8 +241,8 @@ def merge_pair(layer: Any, pair: MatrixPair) -> None:
 
 
 def remove(model: nn.Module) -> bool:
-    """Remove all hooks, which restores the base model."""
-    return unmerged.detach_matrices(model)
+    """Remove all forward hooks of the adapter, which restores the base model."""
+    return unmerged.detach_lora_matrices(model)
 
 
 def _is_linear(module: Any) -> bool:
@@ -239,8 +254,10 @@ def _find_square_layers(modules: dict[str, Any]) -> list[str]:
     return [path for path, one in modules.items() if _is_linear(one) and one.in_features == one.out_features]
 
 
-def _has_plain_weight(layer: Any) -> bool:
-    """Whether a layer's weight is an unquantized matrix, to which another can be added."""
+def _has_unquantized_matrix(layer: Any) -> bool:
+    """Whether a layer's weight is an unquantized matrix, to which the adapter's product can be
+    added.
+    """
     weight = getattr(layer, "weight", None)
     known = isinstance(layer, nn.Linear) and not type(layer).__module__.startswith("bitsandbytes.")
     return (

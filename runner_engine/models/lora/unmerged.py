@@ -1,4 +1,4 @@
-"""Unmerged adapter matrices of a layer, whose own weights stay unchanged.
+"""LoRA matrices that are applied next to a layer's weights, without changing these weights.
 
 A forward hook adds their product to the layer's output, or C code does so in a fused forward
 (decode/fused_adapters.py).
@@ -17,7 +17,9 @@ CHILD = "lora"  # the name of a layer's matrices among its modules
 
 
 class AdapterSizes(NamedTuple):
-    """Rank, start row and scaling of each adapter's matrices at one layer. Rank 0 skips the layer."""
+    """Rank, index of the first rank, and scaling of each adapter at one layer. Rank 0 means the
+    adapter skips the layer.
+    """
 
     ranks: tuple[int, ...]
     starts: tuple[int, ...]
@@ -25,25 +27,26 @@ class AdapterSizes(NamedTuple):
 
 
 class UnmergedMatrices(nn.Module, ABC):
-    """Base class for the matrices of one or several unmerged adapters of a layer."""
+    """Base class for the LoRA matrices of one or several unmerged adapters of a layer."""
 
     hook: Any = None  # its handle, for removing it
 
     @property
     @abstractmethod
     def sizes(self) -> AdapterSizes:
-        """Ranks, start rows and scalings of the adapters."""
+        """Rank, index of the first rank, and scaling of each adapter."""
 
     @property
     @abstractmethod
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """A [all ranks, inputs] and B [all ranks, outputs]."""
+        """The LoRA matrices A [all ranks, inputs] and B [all ranks, outputs]."""
 
 
 class SingleAdapterMatrices(UnmergedMatrices):
-    """The matrices of one unmerged adapter, applied to all tokens.
+    """The LoRA matrices of one unmerged adapter, applied to all tokens.
 
-    As the layer's child their parameter names equal the keys of a `.pth` file.
+    The object is a child module of the layer, so that its parameter names equal the keys of a
+    `.pth` file.
     """
 
     def __init__(
@@ -65,11 +68,13 @@ class SingleAdapterMatrices(UnmergedMatrices):
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """A and B, each with one row per rank."""
+        """The LoRA matrices A and B, each with one tensor row per rank."""
         return self.A.weight, self.B.weight.t()
 
     def add_product(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return output + scaling B(A(x)), computed in the dtype of A and B, in the dtype of the output."""
+        """Forward hook that returns output + scaling * B(A(x)), computed in the dtype of A and B,
+        converted to the dtype of the output.
+        """
         like = self.A.weight
         low: Tensor = self.B(self.A(inputs[0].to(like.device, like.dtype)))
         if self.scaling != 1:
@@ -77,8 +82,10 @@ class SingleAdapterMatrices(UnmergedMatrices):
         return (output + low.to(output.device)).to(output.dtype)
 
 
-def attach_matrices(layer: nn.Module, a: Tensor, b: Tensor, scaling: float = 1.0) -> None:
-    """Attach an adapter's matrices to a layer, in float32 as PEFT does, or float64 on a float64 base."""
+def attach_lora_matrices(layer: nn.Module, a: Tensor, b: Tensor, scaling: float = 1.0) -> None:
+    """Attach LoRA matrices to a layer, in float32 like PEFT, or in float64 if the layer is in
+    float64.
+    """
     weight = next(itertools.chain(layer.parameters(), layer.buffers()))
     device = weight.device
     if (
@@ -91,23 +98,23 @@ def attach_matrices(layer: nn.Module, a: Tensor, b: Tensor, scaling: float = 1.0
     own.hook = layer.register_forward_hook(own.add_product)
 
 
-def find_unmerged_matrices(layer: Any) -> UnmergedMatrices | None:
-    """Return the unmerged adapter matrices of a layer, or None."""
+def find_unmerged_lora(layer: Any) -> UnmergedMatrices | None:
+    """Return the unmerged LoRA matrices of a layer. None if the layer has none."""
     found = getattr(layer, "_modules", {}).get(CHILD)
     return found if isinstance(found, UnmergedMatrices) else None
 
 
-def has_other_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks other than its unmerged adapter."""
-    own = find_unmerged_matrices(module)
+def has_hooks_besides_adapter(module: nn.Module) -> bool:
+    """Whether a module has forward hooks other than the hook of its unmerged adapter."""
+    own = find_unmerged_lora(module)
     hooks = {*module._forward_hooks, *module._forward_pre_hooks}
     return bool(hooks - ({own.hook.id} if own is not None else set()))
 
 
-def detach_matrices(model: nn.Module) -> bool:
-    """Detach the unmerged matrices of all layers, which restores the base model."""
+def detach_lora_matrices(model: nn.Module) -> bool:
+    """Detach the unmerged LoRA matrices of all layers, which restores the base model."""
     for layer in list(model.modules()):
-        if (own := find_unmerged_matrices(layer)) is not None:
+        if (own := find_unmerged_lora(layer)) is not None:
             own.hook.remove()
             del layer._modules[CHILD]
     return True

@@ -1,1 +1,3 @@
-"""Rotary position encodings: transformers' scalings, and 2D rope with two coordinates per token."""
+"""Rotary position embeddings (rope): transformers' scalings, and 2D rope with two coordinates
+per token.
+"""

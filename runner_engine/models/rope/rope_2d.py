@@ -1,4 +1,5 @@
-"""2D rope: a branch and a time coordinate per token, patched over the model's rotary embedding.
+"""2D rope: a branch coordinate and a time coordinate per token, patched into a model's rotary
+embedding.
 
 Of the F frequency pairs, numbered 1 … F, the last n rotate alternately by the two coordinates:
 branch, time, branch, … The others rotate by the ordinary position. A single sequence needs no
@@ -23,21 +24,25 @@ from runner_engine.settings.rope import Rope2dConfig
 INNER = ("model", "base_model", "language_model", "module")
 
 
-def patched_pairs(pairs: int, ratio: float) -> range:
-    """Return the pair numbers (1 … pairs) that rotate by branch and time: the last ones, at least one."""
-    count = min(max(round(pairs * ratio), 1), pairs)
-    return range(pairs - count + 1, pairs + 1)
+def list_patched_pairs(num_pairs: int, ratio: float) -> range:
+    """Return the numbers (1 … num_pairs) of the frequency pairs that rotate by branch and time: the
+    last ones, at least one.
+    """
+    count = min(max(round(num_pairs * ratio), 1), num_pairs)
+    return range(num_pairs - count + 1, num_pairs + 1)
 
 
 class Rope2dEmbedding(nn.Module):
-    """Replaces a model's rotary embedding, and keeps it for its frequencies and for restoring it."""
+    """Replaces a model's rotary embedding by 2D rope. The original embedding stays, for its
+    frequencies and for restoring.
+    """
 
     def __init__(self, native: Any, config: Rope2dConfig) -> None:
         super().__init__()
         self.native = native
         self.stride = config.stride
         self.pairs = native.inv_freq.numel()
-        self.patched = patched_pairs(self.pairs, config.ratio)
+        self.patched = list_patched_pairs(self.pairs, config.ratio)
         self.pos2d: torch.Tensor | None = None  # [B or 1, T, 2]: x = branch · stride, y = time
         self.single_stream = True  # without pos2d: derive it from the position ids
         self.grows = any(name in str(getattr(native, "rope_type", "")) for name in ("dynamic", "longrope"))
@@ -46,8 +51,8 @@ class Rope2dEmbedding(nn.Module):
     def forward(
         self, x: torch.Tensor, position_ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cos and sin, both [B or 1, T, 2F]."""
-        pos2d = self._coordinates(position_ids)
+        """Return cosines and sines of the rotation angles, both [B or 1, T, 2F]."""
+        pos2d = self._get_token_coordinates(position_ids)
         position = pos2d[..., 1] if position_ids is None else position_ids.to(x.device)
         if self.grows:
             self.native(x, position)  # it updates its frequencies for the longest position
@@ -62,7 +67,7 @@ class Rope2dEmbedding(nn.Module):
         scaling = getattr(self.native, "attention_scaling", 1.0)
         return (embedding.cos() * scaling).to(x.dtype), (embedding.sin() * scaling).to(x.dtype)
 
-    def _coordinates(self, position_ids: torch.Tensor | None) -> torch.Tensor:
+    def _get_token_coordinates(self, position_ids: torch.Tensor | None) -> torch.Tensor:
         if self.pos2d is None:
             if position_ids is None or not self.single_stream:
                 raise RuntimeError(
@@ -77,15 +82,17 @@ class Rope2dEmbedding(nn.Module):
         return self.pos2d
 
     def describe(self) -> str:
-        """Describe which pairs rotate by which coordinate."""
+        """Describe which frequency pairs rotate by position, branch and time."""
         first, last = self.patched[0], self.patched[-1]
         which = f"pairs {first}–{last} of {self.pairs}" if first < last else f"pair {last} of {self.pairs}"
         time = f" time {_format_first_two(self.patched[1::2])}" if first < last else ""
         return f"rope_2d, {which}: branch {_format_first_two(self.patched[::2])}{time}, stride {self.stride}"
 
 
-def patch_model(model: Any, config: Rope2dConfig) -> Rope2dEmbedding:
-    """Patch a loaded model's rotary embedding. Raises ConfigError if it cannot be patched."""
+def patch_rope_2d(model: Any, config: Rope2dConfig) -> Rope2dEmbedding:
+    """Replace a loaded model's rotary embedding by 2D rope. Raises ConfigError if that is
+    impossible.
+    """
     parent, name = find_rotary_embedding(model)
     native = getattr(parent, name)
     if isinstance(native, Rope2dEmbedding):
@@ -98,8 +105,8 @@ def patch_model(model: Any, config: Rope2dConfig) -> Rope2dEmbedding:
     return patched
 
 
-def unpatch_model(model: Any) -> bool:
-    """Restore the model's own rotary embedding. Returns False if it was not patched."""
+def unpatch_rope_2d(model: Any) -> bool:
+    """Restore the model's original rotary embedding. Returns False if the model was not patched."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, Rope2dEmbedding):
@@ -108,13 +115,15 @@ def unpatch_model(model: Any) -> bool:
     return False
 
 
-def find_patch(model: Any) -> Rope2dEmbedding | None:
-    """Return a model's patched rotary embedding, or None."""
+def find_rope_2d(model: Any) -> Rope2dEmbedding | None:
+    """Return the 2D rotary embedding of a patched model. None if the model is not patched."""
     return next((module for module in model.modules() if isinstance(module, Rope2dEmbedding)), None)
 
 
 def count_rope_pairs(model: Any) -> int:
-    """Count the frequency pairs of a model's rotary embedding. 0 if it has none."""
+    """Count the frequency pairs of a model's rotary embedding. 0 if the model has no rotary
+    embedding.
+    """
     try:
         parent, name = find_rotary_embedding(model)
     except ConfigError:
@@ -124,7 +133,9 @@ def count_rope_pairs(model: Any) -> int:
 
 
 def find_rotary_embedding(model: Any) -> tuple[Any, str]:
-    """Find the rotary embedding through wrappers, and return its parent module and its attribute name."""
+    """Find a model's rotary embedding inside wrappers. Returns its parent module and the attribute
+    name.
+    """
     queue, seen = deque([model]), {id(model)}
     while queue:
         module = queue.popleft()
@@ -148,9 +159,11 @@ def find_rotary_embedding(model: Any) -> tuple[Any, str]:
 
 
 @contextmanager
-def token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tensor) -> Iterator[None]:
-    """Context that sets branch and time (both [B or 1, T]) of the tokens in a forward pass."""
-    patch = require_patch(model)
+def set_token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tensor) -> Iterator[None]:
+    """Context that sets the branch and time coordinates (both [B or 1, T]) of the tokens in a
+    forward pass.
+    """
+    patch = require_rope_2d(model)
     before = patch.pos2d
     patch.pos2d = torch.stack((branches * patch.stride, times), dim=-1)
     try:
@@ -161,8 +174,8 @@ def token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tensor) -
 
 @contextmanager
 def require_coordinates(model: Any) -> Iterator[None]:
-    """Context in which a forward pass without coordinates raises an error."""
-    patch = require_patch(model)
+    """Context in which a forward pass raises an error unless token coordinates are set."""
+    patch = require_rope_2d(model)
     before, patch.single_stream = patch.single_stream, False
     try:
         yield
@@ -170,9 +183,11 @@ def require_coordinates(model: Any) -> Iterator[None]:
         patch.single_stream = before
 
 
-def require_patch(model: Any) -> Rope2dEmbedding:
-    """Return the patched rotary embedding. Raises ConfigError if there is none."""
-    patch = find_patch(model)
+def require_rope_2d(model: Any) -> Rope2dEmbedding:
+    """Return the 2D rotary embedding of a patched model. Raises ConfigError if the model is not
+    patched.
+    """
+    patch = find_rope_2d(model)
     if patch is None:
         raise ConfigError(
             "branches need two coordinates a token; use rope=rope_2d",
@@ -184,7 +199,9 @@ def require_patch(model: Any) -> Rope2dEmbedding:
 
 
 def _check_angle_layout(native: Any, owner: str) -> None:
-    """Reject an embedding other than cos and sin of cat(angles, angles), which the patch would break."""
+    """Raise ConfigError unless the rotary embedding returns cos and sin of cat(angles, angles), the
+    only layout that 2D rope supports.
+    """
     frequencies = native.inv_freq.float()
     x, position_ids = (
         torch.zeros(1, 3, 1, device=frequencies.device, dtype=torch.float32),

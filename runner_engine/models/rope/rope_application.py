@@ -1,7 +1,8 @@
-"""Applies the configured rope: native, rope_2d, linear, dynamic, yarn or llama3; describes the result.
+"""Applies the configured rope to a model and describes the result: native, rope_2d, linear,
+dynamic, yarn or llama3.
 
-The scalings are transformers' own: they go into the model's config before the weights load. rope_2d
-is ours and patches the loaded model (`runner_engine/models/rope/rope_2d.py`).
+The scalings are transformers' own: they go into the model's config before the weights load.
+rope_2d is our own and patches the loaded model (`runner_engine/models/rope/rope_2d.py`).
 """
 
 from __future__ import annotations
@@ -33,21 +34,24 @@ NO_LIMIT = 1e9  # positions, for a model without a maximum
 
 
 def build_rope_config(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
-    """Return the config to load the model with. None for the model's own.
+    """Return the transformers config that the model is loaded with. None if the model keeps its
+    native rope.
 
     Raises ConfigError before any weight is read.
     """
     if type(rope) is RopeConfig and not rope.beyond_trained:
         return None
-    settings = load_checks.load_config(folder, trust_remote_code)
+    settings = load_checks.load_transformers_config(folder, trust_remote_code)
     if rope.beyond_trained:
         check_has_rope(settings)
-    configure_rope(settings, rope, trust_remote_code)
+    write_rope_config(settings, rope, trust_remote_code)
     return settings
 
 
-def configure_rope(config: Any, rope: RopeConfig, trust_remote_code: bool = False) -> None:
-    """Write the rope choice into a transformers config, or raise ConfigError if the model lacks rope."""
+def write_rope_config(config: Any, rope: RopeConfig, trust_remote_code: bool = False) -> None:
+    """Write the configured rope into a transformers config. Raises ConfigError if the model uses no
+    rope.
+    """
     if isinstance(rope, RopeScalingConfig):
         set_rope_scaling(config, rope)
     elif isinstance(rope, Rope2dConfig):
@@ -55,7 +59,9 @@ def configure_rope(config: Any, rope: RopeConfig, trust_remote_code: bool = Fals
 
 
 def check_has_rope(config: Any) -> None:
-    """Raise ConfigError for learned position embeddings, which end at the trained length."""
+    """Raise ConfigError for models with learned position embeddings, which end at the pretraining
+    length.
+    """
     if not getattr(config.get_text_config(), "rope_parameters", None):
         raise ConfigError(
             f"{type(config).__name__} has no rotary embedding, so it has no positions "
@@ -67,7 +73,7 @@ def check_has_rope(config: Any) -> None:
 
 
 def set_rope_scaling(config: Any, rope: RopeScalingConfig) -> None:
-    """Replace a transformers config's rope scaling."""
+    """Replace the rope scaling in a transformers config."""
     text = config.get_text_config()
     native = getattr(text, "rope_parameters", None)
     model_class = (config.architectures or [type(config).__name__])[0]
@@ -92,7 +98,7 @@ def set_rope_scaling(config: Any, rope: RopeScalingConfig) -> None:
     scaling: dict[str, Any] = {"rope_type": rope.name, "factor": float(rope.factor), **kept}
     if isinstance(rope, RopeLengthScalingConfig):
         scaling["original_max_position_embeddings"] = (
-            rope.original_max_position_embeddings or _read_trained_length(text)
+            rope.original_max_position_embeddings or _read_pretraining_length(text)
         )
         if hasattr(text, "original_max_position_embeddings"):  # Phi-3 has it here, with precedence
             text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
@@ -103,15 +109,15 @@ def set_rope_scaling(config: Any, rope: RopeScalingConfig) -> None:
 
 
 def patch_rope(model: Any, rope: RopeConfig) -> None:
-    """Patch the loaded model if rope=rope_2d."""
+    """Patch the loaded model with 2D rope if rope=rope_2d is configured."""
     if isinstance(rope, Rope2dConfig):
-        rope_2d.patch_model(model, rope)
+        rope_2d.patch_rope_2d(model, rope)
 
 
 def describe_rope(model: Any, rope: RopeConfig) -> Described:
-    """Return metrics on rope pairs and positions, and the name of the rotary embedding."""
-    settings, patch = model.config.get_text_config(), rope_2d.find_patch(model)
-    made_for = max_positions(settings)
+    """Return metrics on rope pairs and positions, and the description of the rotary embedding."""
+    settings, patch = model.config.get_text_config(), rope_2d.find_rope_2d(model)
+    made_for = get_max_positions(settings)
     metrics = {
         "rope_pairs": rope_2d.count_rope_pairs(model),
         "rope_pairs_patched": 0 if patch is None else len(patch.patched),
@@ -128,8 +134,10 @@ def describe_rope(model: Any, rope: RopeConfig) -> Described:
     }
 
 
-def max_positions(text_config: Any) -> float:
-    """Return a loaded model's maximum number of positions, under its own or the configured rope scaling."""
+def get_max_positions(text_config: Any) -> float:
+    """Return the maximum number of positions of a loaded model, with its native or the configured
+    rope scaling.
+    """
     maximum = getattr(text_config, "max_position_embeddings", None)
     if maximum is None or maximum <= 0:  # XLNet says -1
         return NO_LIMIT
@@ -140,15 +148,15 @@ def max_positions(text_config: Any) -> float:
 
 
 def collect_rope_notes(text_config: Any, rope: RopeConfig) -> list[Note]:
-    """Return a note if rope=dynamic makes angles depend on the batch."""
+    """Return a note if rope=dynamic makes rotation angles depend on the other sequences of a batch."""
     if isinstance(rope, RopeDynamicConfig):
         length = getattr(text_config, "max_position_embeddings", "?")
         return [note("angles_of_batch", length=length)]
     return []
 
 
-def _read_trained_length(text_config: Any) -> int:
-    """Return the context length of the pretraining, as far as the config states it."""
+def _read_pretraining_length(text_config: Any) -> int:
+    """Return the context length of the pretraining that the config states."""
     native: int | None = text_config.rope_parameters.get("original_max_position_embeddings")
     return (
         native

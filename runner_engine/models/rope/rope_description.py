@@ -1,4 +1,4 @@
-"""Describes a rotary embedding for reports: scaling, theta and rotated share of each head."""
+"""Describes a rotary embedding for reports: scaling, theta and the rotated share of each head."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from typing import Any
 ORIGINAL = "original_max_position_embeddings"
 
 
-def describe_rope_config(text_config: Any, patch: str | None = None) -> str:
-    """Describe a config's rotary embedding, per kind of layer. `patch` describes the patch that replaces it."""
+def describe_rope_config(text_config: Any, patch_description: str | None = None) -> str:
+    """Describe the rotary embedding of a config, per kind of layer. `patch_description` is the
+    description of a patch that replaces it.
+    """
     parameters = getattr(text_config, "rope_parameters", None) or {}
     if not parameters:
-        return "none" if patch is None else patch
+        return "none" if patch_description is None else patch_description
     kinds = {key: value for key, value in parameters.items() if isinstance(value, Mapping)}
     if not kinds:
-        return _describe_parameters(text_config, parameters, patch)
+        return _describe_rope_parameters(text_config, parameters, patch_description)
     return " · ".join(
-        f"{kind}: {_describe_parameters(text_config, of_kind, patch)}" for kind, of_kind in kinds.items()
+        f"{kind}: {_describe_rope_parameters(text_config, of_kind, patch_description)}"
+        for kind, of_kind in kinds.items()
     )
 
 
-def _describe_parameters(text_config: Any, parameters: Mapping[str, Any], patch: str | None) -> str:
+def _describe_rope_parameters(
+    text_config: Any, parameters: Mapping[str, Any], patch_description: str | None
+) -> str:
     name = parameters.get("rope_type", "default")
-    words = [name if patch is None else patch]
-    if patch is None:
+    words = [name if patch_description is None else patch_description]
+    if patch_description is None:
         words += [f"factor {parameters['factor']:g}"] if parameters.get("factor") else []
         original = parameters.get(ORIGINAL) or getattr(text_config, ORIGINAL, None)
         words += (
             [f"other factors beyond {original:,}"]
-            if name == "longrope" and _has_length_factors(parameters)
+            if name == "longrope" and _has_long_prompt_factors(parameters)
             else []
         )
     words.append(f"theta {parameters.get('rope_theta', '?')}")
@@ -38,6 +43,6 @@ def _describe_parameters(text_config: Any, parameters: Mapping[str, Any], patch:
     return ", ".join(words)
 
 
-def _has_length_factors(parameters: Mapping[str, Any]) -> bool:
-    """Whether long prompts use other rope factors than short ones."""
+def _has_long_prompt_factors(parameters: Mapping[str, Any]) -> bool:
+    """Whether long prompts use other rope factors than short prompts."""
     return parameters.get("short_factor") != parameters.get("long_factor")

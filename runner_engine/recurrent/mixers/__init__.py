@@ -1,1 +1,1 @@
-"""Kinds of recurrent layers: one module each, named in `MIXERS` (mixer.py)."""
+"""Implementations of recurrent layers: one module per kind, listed in `MIXERS` (mixer.py)."""

@@ -1,5 +1,6 @@
-"""Gated delta rule layers of Qwen3-Next, Qwen3.5, OLMo Hybrid, Kimi Linear and Bailing: a
-convolution and delta_rule.py.
+"""Gated delta rule layers (Qwen3-Next, Qwen3.5, OLMo Hybrid, Kimi Linear, Bailing).
+
+They consist of a convolution and the rule in delta_rule.py.
 
 The families differ in the layout of their projections, and in the decay: per head or per
 key dimension.
@@ -27,7 +28,7 @@ EPSILON = 1e-6  # of a key's length
 
 
 class Projected(NamedTuple):
-    """A layer's projections before the convolution, [tokens, …]."""
+    """Outputs of a gated delta layer's input projections: [tokens, …]."""
 
     mixed: Tensor  # queries, keys and values, side by side
     gate: Tensor  # [tokens, heads, V]
@@ -35,14 +36,14 @@ class Projected(NamedTuple):
     decay: Tensor  # float32 [tokens, heads], or [tokens, heads, K]
 
 
-def _decay_by_head(module: Any, decay_inputs: Tensor) -> Tensor:
+def _compute_head_decay(module: Any, decay_inputs: Tensor) -> Tensor:
     decay: Tensor = -module.A_log.float().exp() * functional.softplus(decay_inputs.float() + module.dt_bias)
     return decay
 
 
 def _project_qwen3_5(module: Any, hidden_states: Tensor) -> Projected:
     gate = module.in_proj_z(hidden_states).unflatten(-1, (-1, module.head_v_dim))
-    decay = _decay_by_head(module, module.in_proj_a(hidden_states))
+    decay = _compute_head_decay(module, module.in_proj_a(hidden_states))
     return Projected(
         module.in_proj_qkv(hidden_states), gate, module.in_proj_b(hidden_states).sigmoid(), decay
     )
@@ -54,7 +55,7 @@ def _project_qwen3_next(module: Any, hidden_states: Tensor) -> Projected:
     )
     query, key, value, gate, beta, decay = (part[0] for part in cut)
     mixed = torch.cat((query.flatten(1), key.flatten(1), value.flatten(1)), dim=-1)
-    return Projected(mixed, gate, beta.sigmoid(), _decay_by_head(module, decay))
+    return Projected(mixed, gate, beta.sigmoid(), _compute_head_decay(module, decay))
 
 
 def _project_olmo(module: Any, hidden_states: Tensor) -> Projected:
@@ -63,7 +64,7 @@ def _project_olmo(module: Any, hidden_states: Tensor) -> Projected:
     )
     beta = module.b_proj(hidden_states).sigmoid() * (2.0 if module.allow_neg_eigval else 1.0)
     gate = module.g_proj(hidden_states).unflatten(-1, (-1, module.head_v_dim))
-    return Projected(mixed, gate, beta, _decay_by_head(module, module.a_proj(hidden_states)))
+    return Projected(mixed, gate, beta, _compute_head_decay(module, module.a_proj(hidden_states)))
 
 
 def _project_kimi(module: Any, hidden_states: Tensor) -> Projected:
@@ -103,7 +104,7 @@ BY_KEY_HEADS = ("Qwen3NextGatedDeltaNet",)
 
 
 class GatedDeltaNet(Mixer):
-    """A recurrent layer with a gated delta rule."""
+    """A recurrent layer with a causal convolution and the gated delta rule."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.project = module, PROJECTIONS[type(module).__name__]
@@ -134,7 +135,10 @@ class GatedDeltaNet(Mixer):
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Convolution and delta rule between the projections, where these have one output layout."""
+        """Convolution and delta rule between the projections, for the fused forward pass.
+
+        None if the projections have other output layouts.
+        """
         module, names = self.module, INTO.get(type(self.module).__name__)
         if names is None or self.convolution is None or self.rule is None:
             return None
@@ -164,17 +168,19 @@ class GatedDeltaNet(Mixer):
             gated = self.rule(mixed, projected.decay, beta, projected.gate, states[1], segments)
         else:
             result = delta_rule.apply_delta_rule(
-                self._delta_rule_inputs(mixed, projected), states[1], segments
+                self._build_delta_rule_inputs(mixed, projected), states[1], segments
             ).to(hidden_states.dtype)
             gated = self.norm(result.flatten(0, 1), projected.gate.flatten(0, 1))
         output: Tensor = self.out(gated.view(len(hidden_states), -1))
         return output
 
-    def _delta_rule_inputs(self, mixed: Tensor, projected: Projected) -> DeltaRuleInputs:
-        """Split and normalize the delta rule's inputs, in float32."""
+    def _build_delta_rule_inputs(self, convolved: Tensor, projected: Projected) -> DeltaRuleInputs:
+        """Split and normalize the inputs of the delta rule, in float32."""
         wide = self.key_heads * self.key_dim
-        query, key, value = torch.split(mixed.float(), [wide, wide, self.heads * self.value_dim], dim=-1)
-        query, key = (_normalize(one.reshape(-1, self.key_heads, self.key_dim)) for one in (query, key))
+        query, key, value = torch.split(convolved.float(), [wide, wide, self.heads * self.value_dim], dim=-1)
+        query, key = (
+            _normalize_vectors(one.reshape(-1, self.key_heads, self.key_dim)) for one in (query, key)
+        )
         if self.key_heads != self.heads:
             query, key = (one.repeat_interleave(self.heads // self.key_heads, dim=1) for one in (query, key))
         value = value.reshape(-1, self.heads, self.value_dim)
@@ -183,7 +189,7 @@ class GatedDeltaNet(Mixer):
         )
 
 
-def _normalize(vectors: Tensor) -> Tensor:
+def _normalize_vectors(vectors: Tensor) -> Tensor:
     return vectors * torch.rsqrt((vectors * vectors).sum(-1, keepdim=True) + EPSILON)
 
 

@@ -1,4 +1,4 @@
-"""MiniMax's lightning attention: a recurrence per head with fixed decay and time steps of 1."""
+"""MiniMax's lightning attention: a recurrence per head with fixed decay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner_engine.recurrent.scans import scan_heads
 
 
 class LightningAttention(Mixer):
-    """A recurrent layer whose state is the sum of outer products of keys and values, [H, D, D]."""
+    """Recurrent layer whose state is a decaying sum of outer products of keys and values: [H, D, D]."""
 
     in_pair = True
 
@@ -25,7 +25,7 @@ class LightningAttention(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """Log decay of each head's state per token, [H]. Negative."""
+        """Logarithm of each head's decay per token, [H]. Always negative."""
         decay: Tensor = -self.module.slope_rate.detach().float().flatten()
         return decay
 

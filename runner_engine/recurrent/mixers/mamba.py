@@ -18,7 +18,7 @@ from runner_engine.recurrent.scans import scan_channels
 
 
 class Mamba(Mixer):
-    """A Mamba layer. Its state is the convolution's last inputs and a tensor [N, C]."""
+    """A Mamba layer. Its state holds the last inputs of the convolution and a tensor [N, C]."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -38,13 +38,13 @@ class Mamba(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """Negative factors of the time steps, [N, C]."""
+        """Decay rates per state element [N, C], always negative. They are multiplied by the time steps."""
         logarithm: Tensor = self.module.A_log.detach().float().reshape(self.channels, self.size)
         return -logarithm.exp().T.contiguous()
 
     def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         module = self.module
-        mixed, gate = self._project(hidden_states)
+        mixed, gate = self._project_input(hidden_states)
         if self.convolution is None or self.recurrence is None:
             gated = self._scan_with_torch(mixed, gate, states, segments).to(hidden_states.dtype)
         else:
@@ -56,28 +56,28 @@ class Mamba(Mixer):
         return result
 
     def _scan_with_torch(
-        self, mixed: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments
+        self, projected: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments
     ) -> Tensor:
-        """Convolve, scan and gate with torch operations."""
+        """Compute convolution, recurrence and gate with torch operations."""
         module = self.module
-        mixed = module.act(
-            convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments)
+        projected = module.act(
+            convolve(projected, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments)
         )
-        steps, keys, queries = self._scan_parameters(mixed)
+        steps, keys, queries = self._scan_parameters(projected)
         steps = functional.softplus(steps.float())
-        scanned = scan_channels(mixed, steps, self.decay, keys, queries, states[1], segments)
-        gated: Tensor = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(gate)
+        scanned = scan_channels(projected, steps, self.decay, keys, queries, states[1], segments)
+        gated: Tensor = (scanned + projected.float() * module.D.float().flatten()) * functional.silu(gate)
         return gated
 
-    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the convolution's input and the gate."""
+    def _project_input(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input of the convolution and the gate."""
         mixed, gate = self.module.in_proj(hidden_states).chunk(2, dim=-1)
         return mixed, gate
 
-    def _scan_parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return time steps before softplus [tokens, C], and keys and queries [tokens, 1, N]."""
+    def _scan_parameters(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return time steps before softplus [tokens, C], keys and queries [tokens, 1, N]."""
         module = self.module
-        parts = module.x_proj(mixed).split([module.time_step_rank, self.size, self.size], dim=-1)
+        parts = module.x_proj(convolved).split([module.time_step_rank, self.size, self.size], dim=-1)
         if hasattr(module, "dt_layernorm"):  # Falcon Mamba and Jamba
             norms = (module.dt_layernorm, module.b_layernorm, module.c_layernorm)
             parts = [norm(part) for norm, part in zip(norms, parts, strict=True)]
@@ -86,16 +86,16 @@ class Mamba(Mixer):
 
 
 class HeadedMamba(Mamba):
-    """Zamba's Mamba layer, in which groups of channels have separate projections."""
+    """Zamba's Mamba layer, in which each group of channels has separate projections."""
 
-    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+    def _project_input(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         mixed, gate = self.module.in_proj(hidden_states).unflatten(-1, (-1, 2)).unbind(-1)
         return mixed, gate
 
-    def _scan_parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan_parameters(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module = self.module
         # [G, tokens, C / G]
-        heads = mixed.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(0, 1)
+        heads = convolved.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(0, 1)
         parts = (heads @ module.x_proj_weight.transpose(1, 2)).split(
             [module.time_step_rank, self.size, self.size], dim=-1
         )

@@ -21,7 +21,7 @@ from runner_engine.recurrent.scans import scan_heads
 
 
 class Mamba2(Mixer):
-    """A Mamba-2 layer. Its state is the convolution's last inputs and a tensor [H, N, P]."""
+    """A Mamba-2 layer. Its state holds the last inputs of the convolution and a tensor [H, N, P]."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -37,14 +37,15 @@ class Mamba2(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """Negative factor of each head's time steps, [H]."""
+        """Decay rate of each head [H], always negative. It is multiplied by the time steps."""
         decay: Tensor = -self.module.A_log.detach().float().exp()
         return decay
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Convolution, recurrence, gate and norm between the projections. Falcon-H1's scales are per
-        column.
+        """Convolution, recurrence, gate and norm between the projections, for the fused forward pass.
+
+        Falcon-H1's scales are per column.
         """
         module, between = self.module, self.compiled
         if between is None or (hasattr(module, "ssm_in_multiplier") and module.in_proj.bias is not None):
@@ -59,7 +60,7 @@ class Mamba2(Mixer):
         return MixerParts(MixerKind.heads_mixer, into, module.out_proj, structures, floats, kept=(between,))
 
     def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        projected = self._project(hidden_states)
+        projected = self._project_input(hidden_states)
         if self.compiled is not None:
             gated = self.compiled(projected, states[0], states[1], segments)
         else:
@@ -68,7 +69,7 @@ class Mamba2(Mixer):
         return result
 
     def _scan_with_torch(self, projected: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Convolve, scan and gate with torch operations."""
+        """Compute convolution, recurrence and gate with torch operations."""
         module = self.module
         sizes = [self.inner, self.inner + 2 * self.group_numbers, self.heads]
         gate, mixed, steps = torch.split(projected, sizes, dim=-1)
@@ -79,12 +80,12 @@ class Mamba2(Mixer):
         inputs = inputs.unflatten(1, (self.heads, self.width))
         keys, queries = (numbers.unflatten(1, (module.n_groups, self.size)) for numbers in (keys, queries))
         scanned = scan_heads(
-            inputs, self._step_sizes(steps, segments), self.decay, keys, queries, states[1], segments
+            inputs, self._compute_time_steps(steps, segments), self.decay, keys, queries, states[1], segments
         )
         scanned = scanned + module.D.float()[:, None] * inputs.float()
         return self._gate_output(scanned.flatten(1), gate)
 
-    def _project(self, hidden_states: Tensor) -> Tensor:
+    def _project_input(self, hidden_states: Tensor) -> Tensor:
         module = self.module
         if not hasattr(module, "ssm_in_multiplier"):
             projected: Tensor = module.in_proj(hidden_states)
@@ -93,8 +94,8 @@ class Mamba2(Mixer):
         multiplied: Tensor = module.in_proj(hidden_states * module.ssm_in_multiplier) * module.mup_vector[0]
         return multiplied
 
-    def _step_sizes(self, step_logits: Tensor, segments: Segments) -> Tensor:
-        """Return the time steps. The family clamps them only in prefill, not when decoding."""
+    def _compute_time_steps(self, step_logits: Tensor, segments: Segments) -> Tensor:
+        """Return the time steps. This model family clamps time steps only in prefill, not in decoding."""
         module = self.module
         step_logits = functional.softplus(step_logits + module.dt_bias)
         least, most = module.time_step_limit

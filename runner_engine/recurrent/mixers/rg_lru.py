@@ -1,5 +1,5 @@
-"""RecurrentGemma's (Griffin's) recurrent block: a convolution and a gated recurrence per
-channel (RG-LRU).
+"""Recurrent block of RecurrentGemma (Griffin): a convolution and a gated recurrence per channel
+(RG-LRU).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ POWER = 8.0  # of the decay where its gate is open
 
 
 class RgLru(Mixer):
-    """A block whose state is the convolution's last inputs, a number per channel, and a started
-    flag.
+    """An RG-LRU block. Its state holds the convolution's last inputs, one number per channel, and a
+    started flag.
     """
 
     in_pair = True
@@ -42,7 +42,7 @@ class RgLru(Mixer):
 
     @cached_property
     def rate(self) -> Tensor:
-        """Factor of the decay gate for the log decay, [C]."""
+        """Factor per channel [C] that converts the decay gate to the log decay."""
         rate: Tensor = -POWER * functional.softplus(self.module.rg_lru.recurrent_param.detach().float())
         return rate
 
@@ -59,25 +59,26 @@ class RgLru(Mixer):
         result: Tensor = module.linear_out(gated)
         return result
 
-    def _gate_logits(self, mixed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input gates and decay gates before their sigmoids, [tokens, C]."""
+    def _gate_logits(self, convolved: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input gates and decay gates before the sigmoid: [tokens, C] each."""
         unit = self.module.rg_lru
-        blocks = mixed.view(-1, unit.num_attention_heads, unit.block_width).transpose(0, 1)
+        blocks = convolved.view(-1, unit.num_attention_heads, unit.block_width).transpose(0, 1)
         of_inputs = torch.baddbmm(unit.input_gate_bias[:, None], blocks, unit.input_gate_weight)
         of_decay = torch.baddbmm(unit.recurrent_gate_bias[:, None], blocks, unit.recurrent_gate_weight)
         return of_inputs.transpose(0, 1).flatten(1), of_decay.transpose(0, 1).flatten(1)
 
-    def _scan_with_torch(self, mixed: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Scan with torch operations."""
-        input_gates, open_gates = (gates.float().sigmoid() for gates in self._gate_logits(mixed))
+    def _scan_with_torch(self, convolved: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        """Compute the RG-LRU recurrence with torch operations."""
+        input_gates, open_gates = (gates.float().sigmoid() for gates in self._gate_logits(convolved))
         logarithm, is_first = self.rate * open_gates, self._mark_first_tokens(states[2], segments)
         scale = (1 - (2 * logarithm).exp()).sqrt().masked_fill(is_first[:, None], 1)
-        return scan_elements(mixed * input_gates * scale, logarithm.exp(), states[1], segments)
+        return scan_elements(convolved * input_gates * scale, logarithm.exp(), states[1], segments)
 
     @staticmethod
     def _mark_first_tokens(started: Tensor, segments: Segments) -> Tensor:
-        """Return which tokens are the first of their sequences, [tokens], and mark the sequences as
-        started.
+        """Return a mask of the tokens that are the first of their sequences: [tokens].
+
+        Also marks these sequences as started.
         """
         is_fresh = segments.read_states(started)[:, 0] == 0
         result = torch.zeros(sum(segments.counts), dtype=torch.bool, device=started.device)

@@ -1,4 +1,7 @@
-"""LFM2's short convolution: a gated convolution per channel, whose state is its last inputs."""
+"""LFM2's short convolution layer: a gated convolution per channel.
+
+The state holds the last inputs of the convolution.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class ShortConvolution(Mixer):
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """The convolution between the two projections."""
+        """The convolution between the two projections, for the fused forward pass."""
         module, convolution = self.module, self.convolution
         if convolution is None:
             return None
@@ -34,7 +37,7 @@ class ShortConvolution(Mixer):
         return MixerParts(MixerKind.convolution_mixer, into, out, structures, kept=(convolution,))
 
     def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Gate the inputs, convolve them, and gate the result."""
+        """Gate the inputs, convolve them per channel, and gate the result."""
         module = self.module
         before, after, inputs = module.in_proj(hidden_states).chunk(3, dim=-1)
         inputs = before * inputs

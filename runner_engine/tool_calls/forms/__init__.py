@@ -1,12 +1,11 @@
-"""The formats in which models write tool calls, one module each. A module has:
+"""The formats in which models write tool calls: one module per format, with the following members.
 
-MARKS: strings that the chat template of a model with this format contains; empty: not detectable
-IS_RAW: whether it parses the answer including its thinking, because it marks both in one way
-parse_answer(answer, schemas): the calls of a whole answer and the text outside of them; raises
-MalformedToolCall if a call is incomplete
-format_calls(calls): the same calls in this format
-build_grammar(schemas, allow_multiple, template): the grammar rules of answers in this format, as in
-grammar_rules.py; ConfigError if no grammar can constrain it
+MARKS: strings that the chat template of a model with this format contains; empty: not
+detectable IS_RAW: whether answers are parsed with their thinking, because both have the same
+marks parse_answer(answer, schemas): the calls in a complete answer, and the text outside of the
+calls; raises MalformedToolCall if a call is incomplete format_calls(calls): the same calls in
+this format build_grammar(schemas, allow_multiple, template): the grammar rules of answers in
+this format, as in grammar_rules.py; ConfigError if no grammar can constrain the format
 count_plain_prefix(answer): how many leading characters of an answer cannot belong to a call,
 whatever follows
 """
@@ -25,38 +24,44 @@ USUAL = "json"  # of a template that shows none
 
 
 class ToolCallFormat(Protocol):
-    """Protocol of a tool call format's module."""
+    """Protocol of the module for one tool call format."""
 
     MARKS: tuple[tuple[str, ...], ...]
     IS_RAW: bool
 
     def parse_answer(self, answer: str, schemas: Schemas = ()) -> ParsedAnswer:
-        """Parse the tool calls and the text of an answer."""
+        """Split an answer into its tool calls and the text outside of the calls."""
         ...
 
     def format_calls(self, calls: Sequence[ToolCall]) -> str:
-        """Format calls as a model with this format writes them."""
+        """Format tool calls in the syntax that models with this format write."""
         ...
 
     def build_grammar(
         self, schemas: Schemas, allow_multiple: bool = True, template: str | None = None
     ) -> str:
-        """Build the grammar rules for one or several calls. template: the chat template's source."""
+        """Build the grammar rules for one or several tool calls. template: source of the model's chat
+        template.
+        """
         ...
 
     def count_plain_prefix(self, answer: str) -> int:
-        """Return how many leading characters cannot belong to a call, whatever follows."""
+        """Return how many leading characters of a partial answer cannot belong to a tool call, whatever
+        follows.
+        """
         ...
 
 
-def import_format(format_name: str) -> ToolCallFormat:
+def import_tool_call_format(format_name: str) -> ToolCallFormat:
     return cast(ToolCallFormat, import_module(f"{__name__}.{format_name}"))
 
 
 def detect_format_name(template: str | None) -> str | None:
-    """Detect the tool call format from a chat template's source. None if it shows none."""
+    """Detect the tool call format of a model from its chat template's source. None if the template
+    shows no known format.
+    """
     text = template or ""
     for name in NAMES:
-        if any(all(mark in text for mark in marks) for marks in import_format(name).MARKS):
+        if any(all(mark in text for mark in marks) for marks in import_tool_call_format(name).MARKS):
             return name
     return None

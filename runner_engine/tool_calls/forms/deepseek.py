@@ -1,4 +1,5 @@
-"""DeepSeek V3, R1 and V3.1: tokens around all calls and each call; older ones use a JSON code block.
+"""Tool calls of DeepSeek V3, R1 and V3.1: marker tokens around all calls and each call. Older
+versions use a JSON code block.
 
 <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>
 """
@@ -14,7 +15,7 @@ from runner_engine.tool_calls.calls import (
     Schemas,
     ToolCall,
     format_arguments,
-    parse_arguments,
+    parse_call_arguments,
     parse_whole_json,
 )
 from runner_engine.tool_calls.grammar_rules import (
@@ -22,9 +23,14 @@ from runner_engine.tool_calls.grammar_rules import (
     build_alternatives_rule,
     build_json_rule,
     get_arguments_schema,
-    quote_literal,
+    quote_grammar_literal,
 )
-from runner_engine.tool_calls.scanning import count_before_marks, expect_mark, read_blocks, read_until_mark
+from runner_engine.tool_calls.scanning import (
+    count_characters_before_marks,
+    expect_mark,
+    read_marked_blocks,
+    read_until_mark,
+)
 
 ALL, ALL_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
@@ -36,13 +42,13 @@ IN_BLOCK = re.compile(r"([^\n]+)\n```json\n(.*)\n```", re.DOTALL)
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
     calls: list[ToolCall] = []
 
-    def read_block(at: int) -> int:
-        while answer[at:].lstrip().startswith(CALL):
-            content, at = read_until_mark(answer, expect_mark(answer, at, CALL), CALL_END)
+    def read_block(start: int) -> int:
+        while answer[start:].lstrip().startswith(CALL):
+            content, start = read_until_mark(answer, expect_mark(answer, start, CALL), CALL_END)
             calls.append(_parse_call(content))
-        return expect_mark(answer, at, ALL_END)
+        return expect_mark(answer, start, ALL_END)
 
-    said = read_blocks(answer, ALL, ALL_END, read_block)
+    said = read_marked_blocks(answer, ALL, ALL_END, read_block)
     if CALL in said or CALL_END in said:
         raise MalformedToolCall(f"a call outside of {ALL}")
     return ParsedAnswer(tuple(calls), said)
@@ -59,17 +65,17 @@ def _parse_call(content: str) -> ToolCall:
         name, arguments = before.strip(), after
     if not name:
         raise MalformedToolCall("a call has no name")
-    return ToolCall(name, parse_arguments(name, parse_whole_json(arguments)))
+    return ToolCall(name, parse_call_arguments(name, parse_whole_json(arguments)))
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls as V3.1 writes them."""
+    """Format tool calls in the syntax of DeepSeek V3.1."""
     written = (f"{CALL}{call.name}{SEPARATOR}{format_arguments(call)}{CALL_END}" for call in calls)
     return f"{ALL}{''.join(written)}{ALL_END}"
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_before_marks(answer, ALL, ALL_END, CALL, CALL_END)
+    return count_characters_before_marks(answer, ALL, ALL_END, CALL, CALL_END)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:
@@ -79,17 +85,20 @@ def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str |
         name, arguments = schema["name"], build_json_rule(get_arguments_schema(schema))
         if is_old:
             in_block = f"{name}\n```json\n"
-            head, tail = f'"function" separator {quote_literal(in_block)}', quote_literal("\n```")
+            head, tail = (
+                f'"function" separator {quote_grammar_literal(in_block)}',
+                quote_grammar_literal("\n```"),
+            )
         else:
-            head, tail = f"{quote_literal(name)} separator", ""
+            head, tail = f"{quote_grammar_literal(name)} separator", ""
         calls.append(f"{head} {arguments} {tail} call_end")
     between = '"\\n"' if is_old else ""
     more = f"({between} begin call)*" if allow_multiple else ""
-    return f"""%mark all {quote_literal(ALL)}
-%mark all_end {quote_literal(ALL_END)}
-%mark begin {quote_literal(CALL)}
-%mark call_end {quote_literal(CALL_END)}
-%mark separator {quote_literal(SEPARATOR)}
+    return f"""%mark all {quote_grammar_literal(ALL)}
+%mark all_end {quote_grammar_literal(ALL_END)}
+%mark begin {quote_grammar_literal(CALL)}
+%mark call_end {quote_grammar_literal(CALL_END)}
+%mark separator {quote_grammar_literal(SEPARATOR)}
 calls: all body
 answer: {TEXT} | to_all body
 body: begin call {more} all_end

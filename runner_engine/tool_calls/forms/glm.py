@@ -1,4 +1,5 @@
-"""GLM 4.5 and later: the name, then each parameter's name and value in tags.
+"""Tool calls of GLM 4.5 and later: the function's name, then the name and value of each
+parameter in tags.
 
 <tool_call>f
 <arg_key>a</arg_key>
@@ -11,16 +12,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runner_engine.tool_calls.calls import MalformedToolCall, ParsedAnswer, Schemas, ToolCall, parameter_types
+from runner_engine.tool_calls.calls import (
+    MalformedToolCall,
+    ParsedAnswer,
+    Schemas,
+    ToolCall,
+    get_parameter_types,
+)
 from runner_engine.tool_calls.grammar_rules import (
     TEXT,
     build_alternatives_rule,
     build_parameter_rules,
     build_plain_value_rule,
-    quote_literal,
+    quote_grammar_literal,
 )
 from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
-from runner_engine.tool_calls.scanning import count_before_marks, expect_mark, read_blocks, read_until_mark
+from runner_engine.tool_calls.scanning import (
+    count_characters_before_marks,
+    expect_mark,
+    read_marked_blocks,
+    read_until_mark,
+)
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 KEY, KEY_END = "<arg_key>", "</arg_key>"
@@ -37,7 +49,7 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
         name, at = answer[start : min(ends, default=start)].strip(), min(ends, default=start)
         if not name or "\n" in name:
             raise MalformedToolCall("a call has no name")
-        types, arguments = parameter_types(schemas, name), dict[str, Any]()
+        types, arguments = get_parameter_types(schemas, name), dict[str, Any]()
         while answer[at:].lstrip().startswith(KEY):
             key, at = read_until_mark(answer, expect_mark(answer, at, KEY), KEY_END)
             value, at = read_until_mark(answer, expect_mark(answer, at, VALUE), VALUE_END)
@@ -47,12 +59,12 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
         calls.append(ToolCall(name, arguments))
         return expect_mark(answer, at, CLOSING)
 
-    said = read_blocks(answer, OPENING, CLOSING, read_block)
+    said = read_marked_blocks(answer, OPENING, CLOSING, read_block)
     return ParsedAnswer(tuple(calls), said)
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls, each in its own tags."""
+    """Format tool calls, each in its own pair of tags."""
     written = []
     for call in calls:
         pairs = [
@@ -64,16 +76,16 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_before_marks(answer, OPENING, CLOSING)
+    return count_characters_before_marks(answer, OPENING, CLOSING)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
     def build_value_rule(name: str, schema: Any) -> str:
         written = build_plain_value_rule("glm", name, schema, "value_end", VALUE_END)
-        return f'key {quote_literal(name)} key_end "\\n" value {written} "\\n"'
+        return f'key {quote_grammar_literal(name)} key_end "\\n" value {written} "\\n"'
 
     rules = [build_parameter_rules(at, one, "glm", build_value_rule) for at, one in enumerate(schemas)]
-    names = [quote_literal(f"{one['name']}\n") for one in schemas]
+    names = [quote_grammar_literal(f"{one['name']}\n") for one in schemas]
     calls = (f"{name} parameters_{at}" for at, name in enumerate(names))
     more = '("\\n" opening body)*' if allow_multiple else ""
     marks = {
@@ -86,7 +98,7 @@ def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str |
     }
     return "\n".join(
         [
-            *(f"%mark {name} {quote_literal(mark)}" for name, mark in marks.items()),
+            *(f"%mark {name} {quote_grammar_literal(mark)}" for name, mark in marks.items()),
             f"calls: opening body {more}",
             f"answer: {TEXT} | to_opening body {more}",
             "body: call closing",

@@ -1,4 +1,5 @@
-"""gpt-oss's harmony: tool calls are messages to functions, besides messages of thinking and answer.
+"""Tool calls in gpt-oss's harmony format: messages to functions, separate from the messages with
+thinking and answer.
 
 <|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>commentary to=functions.f
 <|constrain|>json <|message|>{"a": 1}<|call|>
@@ -16,7 +17,7 @@ from runner_engine.tool_calls.calls import (
     Schemas,
     ToolCall,
     format_arguments,
-    parse_arguments,
+    parse_call_arguments,
 )
 
 START, CHANNEL, MESSAGE, CALL, END = ("<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|end|>")
@@ -28,12 +29,14 @@ NAMESPACE = "functions."
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse messages to functions as calls, the analysis channel as thinking, and others as text."""
+    """Parse messages to functions into tool calls, the analysis channel into thinking, and other
+    messages into text.
+    """
     calls, said, thoughts = list[ToolCall](), list[str](), list[str]()
-    for header, content in _iter_messages(answer):
+    for header, content in _iter_harmony_messages(answer):
         if recipient := RECIPIENT.search(header):
             name = recipient[1].removeprefix(NAMESPACE)
-            calls.append(ToolCall(name, parse_arguments(name, content)))
+            calls.append(ToolCall(name, parse_call_arguments(name, content)))
         elif f"{CHANNEL}analysis" in header:
             thoughts.append(content)
         else:
@@ -41,8 +44,10 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
     return ParsedAnswer(tuple(calls), "\n".join(said).strip(), "\n".join(thoughts))
 
 
-def _iter_messages(answer: str) -> Iterator[tuple[str, str]]:
-    """Yield each message's header and content. The prompt contains the beginning of the first one."""
+def _iter_harmony_messages(answer: str) -> Iterator[tuple[str, str]]:
+    """Yield the header and content of each message. The beginning of the first message is part of
+    the prompt.
+    """
     for part in answer.split(START):
         header, mark, content = part.partition(MESSAGE)
         if not mark:
@@ -58,7 +63,7 @@ def _iter_messages(answer: str) -> Iterator[tuple[str, str]]:
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format each call as a message. The prompt has begun the first one."""
+    """Format each tool call as a message. The beginning of the first message is part of the prompt."""
     written = (
         f"{CHANNEL}commentary to={NAMESPACE}{call.name} <|constrain|>json{MESSAGE}{format_arguments(call)}"
         for call in calls
@@ -67,12 +72,16 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:  # noqa: ARG001
-    """Return 0, because a message's recipient precedes it and thinking is separated only at the end."""
+    """Return 0: a message's recipient precedes its text, and thinking is separated only at the end
+    of the answer.
+    """
     return 0
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Raise ConfigError, because thinking, answer and calls are messages of one text."""
+    """Raise ConfigError, because no grammar can constrain a format with thinking, answer and calls
+    in one text.
+    """
     raise ConfigError(
         "calls cannot be held in the form harmony: what a message is for stands within the answer",
         code="unsupported",

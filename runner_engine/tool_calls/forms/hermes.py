@@ -1,4 +1,5 @@
-"""Hermes, Qwen 2.5 and 3, and many others: JSON between tags, with text around it.
+"""Tool calls of Hermes, Qwen 2.5, Qwen 3 and many others: JSON objects between tags, with text
+around them.
 
 <tool_call>
 {"name": "f", "arguments": {"a": 1}}
@@ -17,8 +18,8 @@ from runner_engine.tool_calls.calls import (
     parse_call_object,
     parse_json_at,
 )
-from runner_engine.tool_calls.grammar_rules import TEXT, build_call_object_rule, quote_literal
-from runner_engine.tool_calls.scanning import count_before_marks, expect_mark, read_blocks
+from runner_engine.tool_calls.grammar_rules import TEXT, build_call_object_rule, quote_grammar_literal
+from runner_engine.tool_calls.scanning import count_characters_before_marks, expect_mark, read_marked_blocks
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 MARKS = ((OPENING,),)
@@ -26,7 +27,9 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the calls between tags, which must be closed. SmolLM2 writes a list of calls in one pair."""
+    """Parse the tool calls between tags. Each tag must be closed. SmolLM2 writes a list of calls in
+    one pair of tags.
+    """
     calls: list[ToolCall] = []
 
     def read_block(start: int) -> int:
@@ -34,23 +37,23 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
         calls.extend(parse_call_object(one) for one in (value if isinstance(value, list) else [value]))
         return expect_mark(answer, end, CLOSING)
 
-    said = read_blocks(answer, OPENING, CLOSING, read_block)
+    said = read_marked_blocks(answer, OPENING, CLOSING, read_block)
     return ParsedAnswer(tuple(calls), said)
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls, each in its own tags."""
+    """Format tool calls, each in its own pair of tags."""
     return "\n".join(f"{OPENING}\n{format_call_object(call)}\n{CLOSING}" for call in calls)
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_before_marks(answer, OPENING, CLOSING)
+    return count_characters_before_marks(answer, OPENING, CLOSING)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
     more = f'("\\n" {"tagged"})*' if allow_multiple else ""
-    return f"""%mark opening {quote_literal(OPENING)}
-%mark closing {quote_literal(CLOSING)}
+    return f"""%mark opening {quote_grammar_literal(OPENING)}
+%mark closing {quote_grammar_literal(CLOSING)}
 calls: tagged {more}
 answer: {TEXT} | to_opening body {more}
 tagged: opening body

@@ -1,4 +1,5 @@
-"""Plain JSON: the whole answer is a call or a list of calls, maybe in a code block.
+"""Tool calls in plain JSON: the whole answer is one call or a list of calls, possibly in a code
+block.
 
 {"name": "f", "arguments": {"a": 1}}
 """
@@ -17,7 +18,7 @@ from runner_engine.tool_calls.calls import (
     parse_whole_json,
 )
 from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule
-from runner_engine.tool_calls.scanning import count_unless_begun
+from runner_engine.tool_calls.scanning import count_unless_mark_begun
 
 MARKS: tuple[tuple[str, ...], ...] = ()
 IS_RAW = False
@@ -25,7 +26,7 @@ BLOCK = re.compile(r"```(?:json|tool_call|tool_code)?[ \t]*\n(.*)\n?```", re.DOT
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the calls of an answer that is JSON. Any other answer is plain text."""
+    """Parse the tool calls of an answer that is JSON. Any other answer is plain text."""
     block = BLOCK.fullmatch(answer.strip())
     plain = block[1].strip() if block else answer.strip()
     if not plain.startswith(("{", "[")):
@@ -36,14 +37,16 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls as a list, and a single call as an object."""
+    """Format several tool calls as a JSON list, and a single call as a JSON object."""
     written = [format_call_object(call) for call in calls]
     return written[0] if len(written) == 1 else f"[{', '.join(written)}]"
 
 
 def count_plain_prefix(answer: str) -> int:
-    """Return 0 if the answer may be tool calls, which then fill all of it."""
-    return count_unless_begun(answer, "{", "[", "```")
+    """Return 0 if the partial answer may become tool calls, which always fill the whole answer.
+    Otherwise return its length.
+    """
+    return count_unless_mark_begun(answer, "{", "[", "```")
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

@@ -1,4 +1,5 @@
-"""LFM2: a list of calls in Python syntax between tokens, with text around it.
+"""Tool calls of LFM2: a list of calls in Python syntax between marker tokens, with text around
+them.
 
 <|tool_call_start|>[f(a=1), g(b="x")]<|tool_call_end|>
 """
@@ -9,9 +10,13 @@ from collections.abc import Sequence
 
 from runner_engine.tool_calls.calls import ParsedAnswer, Schemas, ToolCall
 from runner_engine.tool_calls.forms import pythonic
-from runner_engine.tool_calls.grammar_rules import NO_PYTHON, build_python_list_rules, quote_literal
+from runner_engine.tool_calls.grammar_rules import NO_PYTHON, build_python_list_rules, quote_grammar_literal
 from runner_engine.tool_calls.python_calls import format_python_calls, parse_python_calls
-from runner_engine.tool_calls.scanning import count_before_marks, read_blocks, read_until_mark
+from runner_engine.tool_calls.scanning import (
+    count_characters_before_marks,
+    read_marked_blocks,
+    read_until_mark,
+)
 
 START, END = "<|tool_call_start|>", "<|tool_call_end|>"
 MARKS = ((START,), ("<|tool_list_start|>",))
@@ -19,7 +24,9 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
-    """Parse the calls between the tokens. Without tokens, an answer may be only the list."""
+    """Parse the tool calls between the marker tokens. An answer without marker tokens may consist of
+    the list alone.
+    """
     if START not in answer and END not in answer:
         return pythonic.parse_answer(answer, schemas)
     calls: list[ToolCall] = []
@@ -29,22 +36,22 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
         calls.extend(parse_python_calls(written.strip()))
         return end
 
-    said = read_blocks(answer, START, END, read_block)
+    said = read_marked_blocks(answer, START, END, read_block)
     return ParsedAnswer(tuple(calls), said)
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls as one list."""
+    """Format tool calls as one list in Python syntax."""
     return f"{START}{format_python_calls(calls)}{END}"
 
 
 def count_plain_prefix(answer: str) -> int:
-    return min(pythonic.count_plain_prefix(answer), count_before_marks(answer, START, END))
+    return min(pythonic.count_plain_prefix(answer), count_characters_before_marks(answer, START, END))
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    return f"""%mark start_mark {quote_literal(START)}
-%mark end_mark {quote_literal(END)}
+    return f"""%mark start_mark {quote_grammar_literal(START)}
+%mark end_mark {quote_grammar_literal(END)}
 calls: start_mark list end_mark
 answer: "" | {NO_PYTHON} | to_start_mark list end_mark
 {build_python_list_rules(schemas, allow_multiple, "lfm2")}"""

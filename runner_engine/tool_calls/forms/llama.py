@@ -1,4 +1,5 @@
-"""Llama 3.1 and 3.3: a JSON object, maybe after a token; several are separated by semicolons.
+"""Tool calls of Llama 3.1 and 3.3: JSON objects separated by semicolons, possibly after a marker
+token.
 
 {"name": "f", "parameters": {"a": 1}}
 """
@@ -18,7 +19,7 @@ from runner_engine.tool_calls.calls import (
 )
 from runner_engine.tool_calls.forms import json as plain_json
 from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule, build_repeat_rule
-from runner_engine.tool_calls.scanning import count_unless_begun
+from runner_engine.tool_calls.scanning import count_unless_mark_begun
 
 TOKEN = "<|python_tag|>"
 MARKS = ((TOKEN,), ('{"name": function name, "parameters"',))
@@ -26,7 +27,7 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
-    """Parse the calls of an answer that is nothing else. Any other answer is plain text."""
+    """Parse the tool calls of an answer that contains nothing else. Any other answer is plain text."""
     has_token, plain = TOKEN in answer, answer.strip().removeprefix(TOKEN).strip()
     if TOKEN in plain:
         raise MalformedToolCall(f"text before {TOKEN}")
@@ -46,13 +47,15 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls, separated by semicolons."""
+    """Format tool calls, separated by semicolons."""
     return "; ".join(format_call_object(call, "parameters") for call in calls)
 
 
 def count_plain_prefix(answer: str) -> int:
-    """Return 0 if the answer may be tool calls, which then fill all of it."""
-    return count_unless_begun(answer, TOKEN, "{", "[", "```")
+    """Return 0 if the partial answer may become tool calls, which always fill the whole answer.
+    Otherwise return its length.
+    """
+    return count_unless_mark_begun(answer, TOKEN, "{", "[", "```")
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

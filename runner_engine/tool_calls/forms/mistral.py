@@ -1,4 +1,5 @@
-"""Mistral: a token, then a JSON list; from tokenizer v3 on, each function's name and arguments.
+"""Tool calls of Mistral: a marker token and a JSON list; from tokenizer v3 on, the name and
+arguments of each function.
 
 [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]
 [TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{"b": "x"}
@@ -14,7 +15,7 @@ from runner_engine.tool_calls.calls import (
     Schemas,
     ToolCall,
     format_arguments,
-    parse_arguments,
+    parse_call_arguments,
     parse_call_object,
     parse_json_at,
 )
@@ -25,9 +26,9 @@ from runner_engine.tool_calls.grammar_rules import (
     build_json_rule,
     build_repeat_rule,
     get_arguments_schema,
-    quote_literal,
+    quote_grammar_literal,
 )
-from runner_engine.tool_calls.scanning import count_before_marks
+from runner_engine.tool_calls.scanning import count_characters_before_marks
 
 TOKEN, ARGUMENTS, IDENTIFIER = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 MARKS = ((TOKEN,),)
@@ -35,41 +36,41 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the calls. Text precedes them."""
+    """Parse the tool calls at the end of an answer, after its text."""
     said, *parts = answer.split(TOKEN)
-    calls = [call for part in parts for call in _parse_calls(part.strip())]
+    calls = [call for part in parts for call in _parse_calls_after_marker(part.strip())]
     return ParsedAnswer(tuple(calls), said.strip())
 
 
-def _parse_calls(part: str) -> list[ToolCall]:
-    """Parse the calls after one token."""
-    if part.startswith("["):
-        value, end = parse_json_at(part, 0)
-        _check_ends(part, end)
+def _parse_calls_after_marker(text: str) -> list[ToolCall]:
+    """Parse the tool calls that follow one marker token."""
+    if text.startswith("["):
+        value, end = parse_json_at(text, 0)
+        _require_end_of_text(text, end)
         return [parse_call_object(one) for one in value]
-    begin = part.find("{")
+    begin = text.find("{")
     if begin < 0:
-        raise MalformedToolCall(f"no arguments behind {TOKEN}{part[:40]}")
-    name = part[:begin].strip().removesuffix(ARGUMENTS).partition(IDENTIFIER)[0].strip()
+        raise MalformedToolCall(f"no arguments behind {TOKEN}{text[:40]}")
+    name = text[:begin].strip().removesuffix(ARGUMENTS).partition(IDENTIFIER)[0].strip()
     if not name or any(character.isspace() for character in name):
         raise MalformedToolCall(f"no name of a function behind {TOKEN}")
-    value, end = parse_json_at(part, begin)
-    _check_ends(part, end)
-    return [ToolCall(name, parse_arguments(name, value))]
+    value, end = parse_json_at(text, begin)
+    _require_end_of_text(text, end)
+    return [ToolCall(name, parse_call_arguments(name, value))]
 
 
-def _check_ends(part: str, end: int) -> None:
-    if part[end:].strip():
-        raise MalformedToolCall(f"text behind a call: {part[end:].strip()[:40]!r}")
+def _require_end_of_text(text: str, end: int) -> None:
+    if text[end:].strip():
+        raise MalformedToolCall(f"text behind a call: {text[end:].strip()[:40]!r}")
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls as newer models write them."""
+    """Format tool calls in the syntax of newer Mistral models."""
     return "".join(f"{TOKEN}{call.name}{ARGUMENTS}{format_arguments(call)}" for call in calls)
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_before_marks(answer, TOKEN)
+    return count_characters_before_marks(answer, TOKEN)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:
@@ -82,13 +83,13 @@ def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str |
         more = ""
     else:
         calls = (
-            f"{quote_literal(one['name'])} arguments {build_json_rule(get_arguments_schema(one))}"
+            f"{quote_grammar_literal(one['name'])} arguments {build_json_rule(get_arguments_schema(one))}"
             for one in schemas
         )
         body, rules = "call", build_alternatives_rule("call", calls)
         more = "(token call)*" if allow_multiple else ""
-    return f"""%mark token {quote_literal(TOKEN)}
-%mark arguments {quote_literal(ARGUMENTS)}
+    return f"""%mark token {quote_grammar_literal(TOKEN)}
+%mark arguments {quote_grammar_literal(ARGUMENTS)}
 calls: token {body} {more}
 answer: {TEXT} | to_token {body} {more}
 {rules}"""

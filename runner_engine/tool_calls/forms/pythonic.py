@@ -1,4 +1,5 @@
-"""Llama 3.2 and 4, and others: the whole answer is a list of calls in Python syntax.
+"""Tool calls of Llama 3.2, Llama 4 and others: the whole answer is a list of calls in Python
+syntax.
 
 [f(a=1), g(b="x")]
 """
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from runner_engine.tool_calls.calls import ParsedAnswer, Schemas, ToolCall
 from runner_engine.tool_calls.grammar_rules import NO_PYTHON, build_python_list_rules
 from runner_engine.tool_calls.python_calls import format_python_calls, parse_python_calls
-from runner_engine.tool_calls.scanning import count_unless_begun
+from runner_engine.tool_calls.scanning import count_unless_mark_begun
 
 START, END = "<|python_start|>", "<|python_end|>"  # Llama 4 may write them around the list
 MARKS = (("func_name1(",), (START,))
@@ -22,7 +23,9 @@ MAY_BEGIN_CALL = re.compile(rf"\s*(?:{BEGINS_CALL.pattern}|(?:[A-Za-z_][\w.]*)?\
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the calls of an answer that is such a list. Any other answer is plain text."""
+    """Parse the tool calls of an answer that is a list in Python syntax. Any other answer is plain
+    text.
+    """
     plain = answer.strip()
     if plain.startswith(START):
         plain = plain.removeprefix(START).removesuffix(END).strip()
@@ -36,8 +39,10 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    """Return 0 if the answer may be tool calls, which then fill all of it."""
-    return 0 if MAY_BEGIN_CALL.match(answer) else count_unless_begun(answer, START)
+    """Return 0 if the partial answer may become tool calls, which always fill the whole answer.
+    Otherwise return its length.
+    """
+    return 0 if MAY_BEGIN_CALL.match(answer) else count_unless_mark_begun(answer, START)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

@@ -1,4 +1,5 @@
-"""Qwen3-Coder, Qwen3.5 and others: a tag for each function and each parameter with a plain value.
+"""Tool calls of Qwen3-Coder, Qwen3.5 and others: a tag per function and per parameter, with
+values in plain text.
 
 <tool_call>
 <function=f>
@@ -14,16 +15,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runner_engine.tool_calls.calls import MalformedToolCall, ParsedAnswer, Schemas, ToolCall, parameter_types
+from runner_engine.tool_calls.calls import (
+    MalformedToolCall,
+    ParsedAnswer,
+    Schemas,
+    ToolCall,
+    get_parameter_types,
+)
 from runner_engine.tool_calls.grammar_rules import (
     TEXT,
     build_alternatives_rule,
     build_parameter_rules,
     build_plain_value_rule,
-    quote_literal,
+    quote_grammar_literal,
 )
 from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
-from runner_engine.tool_calls.scanning import count_before_marks, expect_mark, read_blocks, read_until_mark
+from runner_engine.tool_calls.scanning import (
+    count_characters_before_marks,
+    expect_mark,
+    read_marked_blocks,
+    read_until_mark,
+)
 
 OUTER, OUTER_END = "<tool_call>", "</tool_call>"
 FUNCTION, FUNCTION_END = "<function=", "</function>"
@@ -33,26 +45,28 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
-    """Parse the calls. Qwen3-Coder often omits the outer opening tag."""
+    """Parse the tool calls of an answer. The outer opening tag is optional, because Qwen3-Coder
+    often omits it.
+    """
     calls: list[ToolCall] = []
 
     def read_block(start: int) -> int:
-        call, end = _parse_function(answer, start, schemas)
+        call, end = _parse_function_call(answer, start, schemas)
         calls.append(call)
         return end
 
     if answer.count(OUTER) > answer.count(FUNCTION):
         raise MalformedToolCall(f"{OUTER} without {FUNCTION}")
-    said = read_blocks(answer, FUNCTION, FUNCTION_END, read_block)
+    said = read_marked_blocks(answer, FUNCTION, FUNCTION_END, read_block)
     if said.count(OUTER) > said.count(OUTER_END):
         raise MalformedToolCall(f"{OUTER_END} is missing")
     return ParsedAnswer(tuple(calls), said.replace(OUTER, "").replace(OUTER_END, "").strip())
 
 
-def _parse_function(answer: str, start: int, schemas: Schemas) -> tuple[ToolCall, int]:
-    """Parse the call after a function's opening mark. Returns the call and its end."""
+def _parse_function_call(answer: str, start: int, schemas: Schemas) -> tuple[ToolCall, int]:
+    """Parse the tool call after a function's opening tag. Returns the call and its end position."""
     name, at = read_until_mark(answer, start, ">")
-    types, arguments = parameter_types(schemas, name.strip()), dict[str, Any]()
+    types, arguments = get_parameter_types(schemas, name.strip()), dict[str, Any]()
     while answer[at:].lstrip().startswith(PARAMETER):
         key, at = read_until_mark(answer, expect_mark(answer, at, PARAMETER), ">")
         value, at = read_until_mark(answer, at, PARAMETER_END)
@@ -65,7 +79,7 @@ def _parse_function(answer: str, start: int, schemas: Schemas) -> tuple[ToolCall
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format calls, each in its own tags."""
+    """Format tool calls, each in its own pair of tags."""
     written = []
     for call in calls:
         parameters = "".join(
@@ -77,31 +91,31 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_before_marks(answer, OUTER, OUTER_END, FUNCTION, FUNCTION_END)
+    return count_characters_before_marks(answer, OUTER, OUTER_END, FUNCTION, FUNCTION_END)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
     end = f"\n{PARAMETER_END}\n"
 
     def build_value_rule(name: str, schema: Any) -> str:
-        begin = quote_literal(f"{PARAMETER}{name}>\n")
+        begin = quote_grammar_literal(f"{PARAMETER}{name}>\n")
         return f"{begin} {build_plain_value_rule('qwen_xml', name, schema, 'value_end', end)}"
 
     rules = [build_parameter_rules(at, one, "qwen_xml", build_value_rule) for at, one in enumerate(schemas)]
-    names = [quote_literal(f"{one['name']}>\n") for one in schemas]
+    names = [quote_grammar_literal(f"{one['name']}>\n") for one in schemas]
     calls = (f"{name} parameters_{at}" for at, name in enumerate(names))
     more = '("\\n" outer body)*' if allow_multiple else ""
     return "\n".join(
         [
-            f"%mark outer {quote_literal(OUTER)}",
-            f"%mark outer_end {quote_literal(OUTER_END)}",
-            f"%mark function {quote_literal(FUNCTION)}",
-            f"%mark value_end {quote_literal(end)}",
+            f"%mark outer {quote_grammar_literal(OUTER)}",
+            f"%mark outer_end {quote_grammar_literal(OUTER_END)}",
+            f"%mark function {quote_grammar_literal(FUNCTION)}",
+            f"%mark value_end {quote_grammar_literal(end)}",
             f"calls: outer body {more}",
             # the model may leave the outer tag out, and that is a call, too
             f"answer: {TEXT} | to_outer body {more} | to_function rest {more}",
             'body: "\\n" function rest',
-            f'rest: call {quote_literal(FUNCTION_END)} "\\n" outer_end',
+            f'rest: call {quote_grammar_literal(FUNCTION_END)} "\\n" outer_end',
             build_alternatives_rule("call", calls),
             *rules,
         ]

@@ -13,7 +13,12 @@ from raising import raises
 
 from runner_base import ConfigError
 from runner_base.tables import fit_to_width
-from runner_compare.features.recall.compute import RecallFindings, TableRecall, apply_margin, divide_error
+from runner_compare.features.recall.compute import (
+    RecallFindings,
+    TableRecall,
+    apply_recall_margin,
+    divide_error_rate,
+)
 from runner_compare.features.recall.render.tables import recall_length_columns
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
@@ -165,7 +170,7 @@ def test_another_margin_decides_anew() -> None:
     found = table.get_section_data(TableRecall).findings
     assert found["native"].effective_length is not None
     assert found["native"].effective_length.at_least == 1024
-    apply_margin([table], "40")
+    apply_recall_margin([table], "40")
     found = table.get_section_data(TableRecall).findings
     assert found["native"].effective_length is not None
     assert found["native"].effective_length.at_least == 8192
@@ -175,7 +180,7 @@ def test_another_margin_decides_anew() -> None:
 @pytest.mark.parametrize("margin", ["0", "100", "-3", "ten"])
 def test_a_margin_that_is_none_is_refused(table: Table, margin: str) -> None:
     with raises(ConfigError, "bad_value", "--recall-margin"):
-        apply_margin([table], margin)
+        apply_recall_margin([table], margin)
 
 
 def test_other_tables_are_as_they_were() -> None:
@@ -187,7 +192,7 @@ def test_other_tables_are_as_they_were() -> None:
     assert table.get_section_data(TableRecall).findings == {}
     assert len(table_part(table).grids) == 1
     with raises(ConfigError, "empty", "--recall-margin"):
-        apply_margin([table], "10")
+        apply_recall_margin([table], "10")
 
 
 def test_pictures_are_drawn(table: Table) -> None:
@@ -205,7 +210,7 @@ def test_pictures_are_drawn(table: Table) -> None:
 def test_effective_lengths_of_a_table_share_one_error() -> None:
     """The same answers show less where the longest of more rows is looked for."""
     findings = {str(at): RecallFindings(tuple(planted(UP_TO_4K).values())) for at in range(10)}
-    shared = divide_error(findings)
+    shared = divide_error_rate(findings)
     assert {own.significance_levels for own in shared.values()} == {(0.005, 0.005)}
     assert findings["0"].significance_levels == (0.05, 0.05), "the control: a row by itself"
 
@@ -213,5 +218,5 @@ def test_effective_lengths_of_a_table_share_one_error() -> None:
 def test_rows_that_reach_every_length_pass_on_their_level() -> None:
     every = {str(at): RecallFindings(tuple(planted(dict.fromkeys(LENGTHS, 20)).values())) for at in range(9)}
     other = RecallFindings(tuple(planted(UP_TO_1K).values()))
-    assert divide_error(every | {"last": other})["last"].significance_levels == (0.005, 0.05)
-    assert divide_error({"first": other, "last": other})["last"].significance_levels == (0.025, 0.025)
+    assert divide_error_rate(every | {"last": other})["last"].significance_levels == (0.005, 0.05)
+    assert divide_error_rate({"first": other, "last": other})["last"].significance_levels == (0.025, 0.025)

@@ -170,10 +170,10 @@ def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
 
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
     (effect,) = decide_all([McNemarTest(5, 5, 100)], {"accuracy": 0.02})
-    assert effect.needed == paired_questions_needed(0.02, 10.5 / 101, seen=(5, 5, 100))
+    assert effect.needed == paired_questions_needed(0.02, 10.5 / 101, observed_pairs=(5, 5, 100))
     several = decide_all([McNemarTest(5, 5, 100) for _ in range(4)], {"accuracy": 0.02})
     assert {it.needed for it in several} == {
-        paired_questions_needed(0.02, 10.5 / 101, 0.05 / 4, seen=(5, 5, 100))
+        paired_questions_needed(0.02, 10.5 / 101, 0.05 / 4, observed_pairs=(5, 5, 100))
     }
     (without,) = decide_all([McNemarTest(5, 5, 100)])
     assert (without.margin, without.verdict, without.needed) == (None, None, None)

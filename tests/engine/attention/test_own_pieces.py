@@ -13,7 +13,7 @@ from forward_pass import read_rows, with_fast_kernels
 from passes import FORMATS, SOFTMAXES, one_softmax
 
 from runner_base.dtypes import Dtype
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.sequences import TokenSequence
@@ -67,7 +67,7 @@ def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threa
     )  # fmt: skip
     scaling = Scaling(64**-0.5, of_softmax.cap)
     turned = heads.rotate_if_enabled(query.clone(), kernels)
-    found = attend_own_keys(kernels, heads, scaling, 1, turned, own, sinks=of_softmax.sinks)
+    found = attend_unshared_keys(kernels, heads, scaling, 1, turned, own, sinks=of_softmax.sinks)
     answers = heads.rotate_if_enabled(found.clone(), kernels)
     for at, (first, seen) in enumerate(zip(FIRST if has_window else [0] * len(SEEN), SEEN, strict=True)):
         wanted = one_softmax(
@@ -90,7 +90,7 @@ def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threa
             first=None if own.first is None else own.first[just],
         )
         assert torch.equal(
-            attend_own_keys(kernels, heads, scaling, 1, turned[just], alone, sinks=of_softmax.sinks)[0],
+            attend_unshared_keys(kernels, heads, scaling, 1, turned[just], alone, sinks=of_softmax.sinks)[0],
             found[at],
         )
 

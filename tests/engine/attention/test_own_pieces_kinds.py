@@ -14,7 +14,7 @@ from forward_pass import read_rows, with_fast_kernels
 from passes import as_read, one_softmax
 
 from runner_base.dtypes import Dtype
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
@@ -81,7 +81,7 @@ def attended(heads: KvCacheSpec, stored: StoredRows, rows: list[int]) -> torch.T
     assert kernels is not None
     places = OwnKeyRanges(stored.own, ints(rows), ints([stored.keys[row].shape[1] for row in rows]))
     query = heads.rotate_if_enabled(stored.query[rows].clone(), kernels)
-    found = attend_own_keys(kernels, heads, Scaling(DIM**-0.5, 0.0), LAYER, query, places)
+    found = attend_unshared_keys(kernels, heads, Scaling(DIM**-0.5, 0.0), LAYER, query, places)
     return heads.rotate_if_enabled(found, kernels)
 
 

@@ -11,7 +11,7 @@ import torch
 from emulated import OnlyTiles, needs_tile_compiler
 
 from runner_base.notes import note
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.attention.shared_attention import (
     Part,
@@ -201,7 +201,7 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
     query = torch.randn(len(seen), shape[0] * shape[1], heads.dim).bfloat16()
     scaling = Scaling(0.2, cap)
     before = emulated_tiles.count("products")
-    found = attend_own_keys(emulated_tiles, heads, scaling, 0, query, places)
+    found = attend_unshared_keys(emulated_tiles, heads, scaling, 0, query, places)
     assert emulated_tiles.count("products") > before
     for at, count in enumerate(seen.tolist()):
         first = None if places.first is None else places.first[at : at + 1]
@@ -211,7 +211,7 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
         assert float((found[at].double() - mean).abs().max()) < 2e-2 * float(mean.abs().max()), count
         alone = OwnKeyRanges(stored.store, places.slot[:1], seen[at : at + 1], first)
         assert torch.equal(
-            attend_own_keys(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[0], found[at]
+            attend_unshared_keys(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[0], found[at]
         )
 
 
@@ -226,8 +226,8 @@ def test_other_own_keys_go_by_vectors(emulated_tiles: OnlyTiles, way: KvCacheSpe
     seen = torch.tensor([70], dtype=torch.int32)
     places = OwnKeyRanges(places_of(way, emulated_tiles, 70).store, torch.zeros_like(seen), seen)
     query, before = torch.randn(1, 6, way.dim).bfloat16(), emulated_tiles.count("loads")
-    found = attend_own_keys(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, places)
-    plain = attend_own_keys(
+    found = attend_unshared_keys(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, places)
+    plain = attend_unshared_keys(
         emulated_tiles, replace(way, attention_tile_rows=0), Scaling(0.1, 0.0), 0, query, places
     )
     assert emulated_tiles.count("loads") == before

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from runner_base.errors import Code, ConfigError
 from runner_engine.checkpoints import adapter_shapes
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -62,7 +62,7 @@ def test_a_wrong_adapter_is_refused_before_torch_is_imported(
     lora = PeftConfig(path=str(folder))
     spec = make_spec(model=LocalModelConfig(name="embedded"), lora=lora)
     with raises(ConfigError, code, f"lora.path={folder} does not fit model.name=embedded"):
-        adapter_shapes.check_adapter_shapes(resolve(spec).files)
+        adapter_shapes.check_adapter_shapes(resolve_model(spec).files)
     assert not [line for line in err.splitlines() if line.endswith("| torch")]
     assert not list(tmp_path.glob("outputs/jobs/*/samples.jsonl"))
 
@@ -71,5 +71,5 @@ def test_the_adapter_of_the_model_fits(tmp_path: Path) -> None:
     lora = PeftConfig(path=str(changed(tmp_path / "lora")))
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
     adapter_shapes.check_adapter_shapes(
-        resolve(make_spec(model=LocalModelConfig(name="embedded"), lora=lora)).files
+        resolve_model(make_spec(model=LocalModelConfig(name="embedded"), lora=lora)).files
     )

@@ -15,7 +15,7 @@ from raising import raises
 from runner_base import processor
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import adapter_support
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.lora import MergeOrder, PeftConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -31,7 +31,7 @@ def check(tiny_llama: Path, tmp_path: Path) -> Callable[..., None]:
         choice = CHOICES[quantization]()
         adapter = PeftConfig(path=str(tmp_path), **lora)
         adapter_support.check_adapter_support(
-            resolve(make_spec(model=model, quantization=choice, lora=adapter))
+            resolve_model(make_spec(model=model, quantization=choice, lora=adapter))
         )
 
     return checked

@@ -9,7 +9,7 @@ import pytest
 from raising import raises
 
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.adapter_patterns import check_patterns, check_ranks
+from runner_engine.checkpoints.adapter_patterns import check_adapter_patterns, check_adapter_ranks
 
 NAMES = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(30)]
 SLOW = r"(\w+\w*)+\.(\w+\w*)+\.(\w+\w*)+!"
@@ -30,7 +30,7 @@ SLOW = r"(\w+\w*)+\.(\w+\w*)+\.(\w+\w*)+!"
 def test_a_pattern_that_backtracks_is_refused_in_seconds(settings: dict[str, Any]) -> None:
     started = time.monotonic()
     with raises(ConfigError, "refused", "lora"):
-        check_patterns(settings, NAMES, "lora")
+        check_adapter_patterns(settings, NAMES, "lora")
     assert time.monotonic() - started < 60
 
 
@@ -46,7 +46,7 @@ def test_a_pattern_that_backtracks_is_refused_in_seconds(settings: dict[str, Any
     ids=repr,
 )
 def test_patterns_that_people_use_pass(settings: dict[str, Any]) -> None:
-    check_patterns(settings, NAMES, "lora")
+    check_adapter_patterns(settings, NAMES, "lora")
 
 
 @pytest.mark.parametrize("rank", [10**9, 0, -1, "many", 1.5, None, [1]])
@@ -54,21 +54,21 @@ def test_patterns_that_people_use_pass(settings: dict[str, Any]) -> None:
 def test_a_rank_that_no_matrix_has_is_refused(rank: Any, by_pattern: bool) -> None:
     settings = {"rank_pattern": {"q_proj": rank}} if by_pattern else {"r": rank}
     with raises(ConfigError, "damaged", "lora"):
-        check_ranks(settings, [16], "lora")
+        check_adapter_ranks(settings, [16], "lora")
 
 
 def test_large_ranks_that_the_matrices_have_pass() -> None:
-    check_ranks({"r": 4096, "rank_pattern": {"q_proj": 2048}}, [16, 4096], "lora")
+    check_adapter_ranks({"r": 4096, "rank_pattern": {"q_proj": 2048}}, [16, 4096], "lora")
 
 
 def test_more_names_than_any_model_has_are_refused() -> None:
     with raises(ConfigError, "too_large", "lora") as raised:
-        check_patterns({"target_modules": ["m"] * 1_000_000}, NAMES, "lora")
+        check_adapter_patterns({"target_modules": ["m"] * 1_000_000}, NAMES, "lora")
     assert raised.value.reason.startswith("target_modules ")
 
 
 def test_a_decomposition_without_end_is_refused() -> None:
-    check_patterns({"init_lora_weights": "pissa_niter_16"}, NAMES, "lora")
+    check_adapter_patterns({"init_lora_weights": "pissa_niter_16"}, NAMES, "lora")
     with raises(ConfigError, "too_large", "lora") as raised:
-        check_patterns({"init_lora_weights": "pissa_niter_1000000000"}, NAMES, "lora")
+        check_adapter_patterns({"init_lora_weights": "pissa_niter_1000000000"}, NAMES, "lora")
     assert raised.value.reason.startswith("init_lora_weights=")

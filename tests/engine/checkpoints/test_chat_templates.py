@@ -25,18 +25,18 @@ def plain(tiny_llama: Path, tmp_path: Path) -> Path:
 
 def test_what_may_bring_one_is_not_refused(plain: Path) -> None:
     settings = json.loads((plain / "tokenizer_config.json").read_text())
-    assert chat_templates.certainly_lacks_template(plain)
+    assert chat_templates.lacks_chat_template(plain)
     for found in ({"chat_template": "{{ messages }}"}, {"auto_map": {"AutoTokenizer": ["own.Own", None]}}):
         (plain / "tokenizer_config.json").write_text(json.dumps(settings | found))
-        assert not chat_templates.certainly_lacks_template(plain)
+        assert not chat_templates.lacks_chat_template(plain)
     (plain / "tokenizer_config.json").unlink()
-    assert not chat_templates.certainly_lacks_template(plain)
+    assert not chat_templates.lacks_chat_template(plain)
     (plain / "tokenizer_config.json").write_text(json.dumps(settings))
     for name in chat_templates.MAY_HOLD_ONE:
         (plain / name).touch()
-        assert not chat_templates.certainly_lacks_template(plain)
+        assert not chat_templates.lacks_chat_template(plain)
         (plain / name).unlink()
-    assert chat_templates.certainly_lacks_template(plain)
+    assert chat_templates.lacks_chat_template(plain)
 
 
 @pytest.mark.parametrize("has_one", [True, False])
@@ -49,7 +49,7 @@ def test_a_gguf_file_has_its_own(tmp_path: Path, has_one: bool) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    assert chat_templates.certainly_lacks_template(tmp_path / "model.gguf") != has_one
+    assert chat_templates.lacks_chat_template(tmp_path / "model.gguf") != has_one
 
 
 @pytest.mark.thorough

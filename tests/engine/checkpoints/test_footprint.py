@@ -15,8 +15,8 @@ from raising import raises
 from runner_base.dtypes import Dtype
 from runner_base.errors import DataError
 from runner_engine.checkpoints import weight_sizes
-from runner_engine.checkpoints.pass_memory import read_model_shape
-from runner_engine.checkpoints.resolved_model import read_tensors, resolve
+from runner_engine.checkpoints.pass_memory import read_model_sizes
+from runner_engine.checkpoints.resolved_model import read_tensor_headers, resolve_model
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.plan import footprint
 from runner_engine.plan.footprint import Footprint
@@ -64,13 +64,13 @@ def test_quantized_weights_within_two_percent(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from runner_engine.models.inventory import weight_bytes
+    from runner_engine.models.inventory import count_weight_nbytes
 
     folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(
         folder, **quantization.load_arguments(), dtype="auto", device_map={"": "cpu"}
     )
-    actual = sum(weight_bytes(model).values())
+    actual = sum(count_weight_nbytes(model).values())
     predicted = sum(predict(folder, quantization=quantization).weights.values())
     assert predicted == pytest.approx(actual, rel=0.02)
 
@@ -135,7 +135,7 @@ def test_where_weights_are(saved_family: Saved) -> None:
             name=str(saved_family(tied=tied)), dtype=dtype, attention=attention, device="cpu"
         )
         spec = make_spec(model=model)
-        found = footprint.predict(resolve(spec), (1, 8, 8), free_mib)
+        found = footprint.predict_footprint(resolve_model(spec), (1, 8, 8), free_mib)
         assert found is not None
         return found
 
@@ -161,7 +161,7 @@ def test_a_large_table_is_not_read_where_its_tied_head_is_packed(
 
     def unread(tied: bool) -> float:
         spec = make_spec(model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu"))
-        found = footprint.predict(resolve(spec), (1, 8, 8), 1e6)
+        found = footprint.predict_footprint(resolve_model(spec), (1, 8, 8), 1e6)
         assert found is not None
         return found.unread_bytes / found.weights["embedding"]
 
@@ -176,8 +176,8 @@ def test_a_head_that_is_stored_although_tied_counts_once() -> None:
         TensorLocation("model.embed_tokens.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
         TensorLocation("lm_head.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
     ]
-    tied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": True}, None, {}, 4)
-    untied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": False}, None, {}, 4)
+    tied = weight_sizes.compute_weight_nbytes(tensors, {"tie_word_embeddings": True}, None, {}, 4)
+    untied = weight_sizes.compute_weight_nbytes(tensors, {"tie_word_embeddings": False}, None, {}, 4)
     assert (sum(tied.values()), sum(untied.values())) == (128, 256)
 
 
@@ -185,7 +185,7 @@ def test_weights_that_were_quantized_before_stay_as_stored() -> None:
     packed = TensorLocation(
         "model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64
     )
-    parts = weight_sizes.weight_bytes([packed], {}, None, {}, 4)
+    parts = weight_sizes.compute_weight_nbytes([packed], {}, None, {}, 4)
     assert parts["linear"] == 64
 
 
@@ -203,18 +203,18 @@ def test_sharded_checkpoint_reads_every_file_of_its_index_and_no_other(tmp_path:
         write(name, tensor)
     index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert [tensor.name for tensor in read_tensors(tmp_path)] == ["a", "b"]
+    assert [tensor.name for tensor in read_tensor_headers(tmp_path)] == ["a", "b"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64, struct.pack("<Q", 4) + b"{\xff\xfe}"])
 def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with raises(DataError, "damaged", tmp_path / "model.safetensors"):
-        read_tensors(tmp_path)
+        read_tensor_headers(tmp_path)
 
 
 def test_sizes_that_differ_from_layer_to_layer_count_as_the_largest() -> None:
     """Gemma 3n's intermediate_size is a list."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 10}
-    assert read_model_shape(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
-    assert read_model_shape(sizes | {"intermediate_size": 96})["intermediate"] == 96
+    assert read_model_sizes(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
+    assert read_model_sizes(sizes | {"intermediate_size": 96})["intermediate"] == 96

@@ -24,7 +24,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
 from runner_engine.checkpoints import gguf_file, model_files
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
@@ -113,29 +113,29 @@ def test_kept_blocks_give_the_logits_of_unpacked_ones(files: dict[str, Path]) ->
 
 def test_an_adapter_or_a_gpu_gets_unpacked_weights(files: dict[str, Path], tmp_path: Path) -> None:
     spec = configure(files["Q8_0"])
-    assert resolve(spec).quantization_mix.base.packed
+    assert resolve_model(spec).quantization_mix.base.packed
     adapted = configure(files["Q8_0"], lora=PthConfig(path=str(tmp_path / "lora.pth")))
-    assert not resolve(adapted).quantization_mix.base.packed
+    assert not resolve_model(adapted).quantization_mix.base.packed
     mapped = make_spec(
         model=LocalConfig(name=str(files["Q8_0"]), device_map="auto"), quantization=GgufConfig()
     )
-    assert not resolve(mapped).quantization_mix.base.packed
+    assert not resolve_model(mapped).quantization_mix.base.packed
     whole = configure(files["F32"])
-    assert not resolve(whole).quantization_mix.base.packed
+    assert not resolve_model(whole).quantization_mix.base.packed
     assert spec.base_key != adapted.base_key
 
 
 def test_rows_in_8_bits_need_blocks(files: dict[str, Path], tmp_path: Path) -> None:
     in_bytes = GgufConfig(int8_rows=True)
     spec = configure(files["Q8_0"], quantization=in_bytes)
-    assert resolve(spec).quantization_mix.base.describe_matmul_costs(4).may_round_rows
+    assert resolve_model(spec).quantization_mix.base.describe_matmul_costs(4).may_round_rows
     plain = configure(files["Q8_0"])
-    assert not resolve(plain).quantization_mix.base.describe_matmul_costs(4).may_round_rows
+    assert not resolve_model(plain).quantization_mix.base.describe_matmul_costs(4).may_round_rows
     with raises(ConfigError, "conflict", "quantization.int8_rows"):
         GgufConfig(unpacked=True, int8_rows=True)
     adapted = configure(files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth")))
     with raises(ConfigError, "unsupported", "quantization.int8_rows"):
-        assert resolve(adapted).quantization_mix
+        assert resolve_model(adapted).quantization_mix
     found, expected = (logits(load(files["Q8_0"], quantization=in_bytes)), logits(load(files["Q8_0"])))
     assert not torch.equal(found, expected)
     assert (found - expected).abs().mean() < 0.05 * expected.std()
@@ -144,7 +144,7 @@ def test_rows_in_8_bits_need_blocks(files: dict[str, Path], tmp_path: Path) -> N
 def test_a_scale_that_is_no_number_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     content = bytearray(files["Q8_0"].read_bytes())
     tensor = next(
-        one for one in gguf_file.read_header(files["Q8_0"]).tensors if one.name == "blk.1.ffn_up.weight"
+        one for one in gguf_file.read_gguf_header(files["Q8_0"]).tensors if one.name == "blk.1.ffn_up.weight"
     )
     content[tensor.offset + 34 : tensor.offset + 36] = struct.pack("<H", 0x7E00)
     (tmp_path / "nan.gguf").write_bytes(content)
@@ -315,8 +315,8 @@ def test_long_lists_and_lists_by_layer(tmp_path: Path) -> None:
         writer.close,
     ):
         step()
-    header = gguf_file.read_header(tmp_path / "x.gguf")
-    settings = gguf_file.read_settings(header)
+    header = gguf_file.read_gguf_header(tmp_path / "x.gguf")
+    settings = gguf_file.read_gguf_settings(header)
     assert (settings["vocab_size"], settings["num_key_value_heads"], settings["dtype"]) == (
         5000,
         8,

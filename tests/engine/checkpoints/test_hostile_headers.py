@@ -88,7 +88,7 @@ def test_a_hostile_gguf_header_is_refused_in_one_message(tmp_path: Path, case: s
     content, message = HOSTILE[case]
     (tmp_path / "m.gguf").write_bytes(content)
     with pytest.raises(DataError, match=rf"m\.gguf: .*{message}") as caught:
-        resolved_model.read_config(tmp_path / "m.gguf")
+        resolved_model.read_model_config(tmp_path / "m.gguf")
     assert len(str(caught.value)) < 500
 
 
@@ -100,18 +100,18 @@ def test_what_looks_odd_and_is_right_is_read(tmp_path: Path) -> None:
             tensors=(tensor("w", 8), tensor("v", *[1] * 8, offset=64), tensor("none", 0, offset=64)),
         )
     )
-    header = gguf_file.read_header(tmp_path / "m.gguf")
+    header = gguf_file.read_gguf_header(tmp_path / "m.gguf")
     assert [(one.name, one.shape, one.offset % 64) for one in header.tensors] == [
         ("w", (8,), 0), ("v", (1,) * 8, 0), ("none", (0,), 0),
     ]  # fmt: skip
-    assert resolved_model.read_config(tmp_path / "m.gguf")["num_attention_heads"] == 8
+    assert resolved_model.read_model_config(tmp_path / "m.gguf")["num_attention_heads"] == 8
 
 
 def read_gguf(path: Path) -> None:
     """Read all that is asked of a header, and check what others rely on."""
     try:
-        header = gguf_file.read_header(path)
-        sizes = resolved_model.read_config(path)
+        header = gguf_file.read_gguf_header(path)
+        sizes = resolved_model.read_model_config(path)
     except DataError as error:
         assert str(path) in str(error)  # noqa: PT017
         return
@@ -119,7 +119,7 @@ def read_gguf(path: Path) -> None:
     for key, array in header.arrays.items():
         for of_texts in (True, False):
             try:
-                assert len(gguf_file.read_array(header, key, of_texts)) == array.count
+                assert len(gguf_file.read_header_array(header, key, of_texts)) == array.count
             except DataError as error:
                 assert str(path) in str(error)  # noqa: PT017
     for one in (
@@ -127,10 +127,10 @@ def read_gguf(path: Path) -> None:
         *gguf_file.list_in_memory_tensors(header),
         *gguf_file.list_dequantized_tensors(header),
     ):
-        gguf_file.packing_overhead_bytes(one)
+        gguf_file.compute_packing_overhead_nbytes(one)
     assert len({one.name for one in header.tensors}) == len(header.tensors)
     assert all(0 <= one.offset <= one.offset + one.nbytes <= path.stat().st_size for one in header.tensors)
-    assert all(type(sizes[key]) in (int, bool, str) for key in gguf_file.read_settings(header))
+    assert all(type(sizes[key]) in (int, bool, str) for key in gguf_file.read_gguf_settings(header))
     assert isinstance(header.architecture, str)
     assert header.type_counts is not None
 
@@ -218,7 +218,7 @@ def safetensors(header: str, data_bytes: int = 16) -> bytes:
 def test_a_hostile_safetensors_entry_is_refused_in_one_message(tmp_path: Path, entry: dict[str, Any]) -> None:
     (tmp_path / "m.safetensors").write_bytes(safetensors(json.dumps({"w": entry})))
     with raises(DataError, "damaged", tmp_path / "m.safetensors") as caught:
-        weight_files.read_weight_file(tmp_path / "m.safetensors")
+        weight_files.read_weight_file_header(tmp_path / "m.safetensors")
     assert caught.value.reason.startswith("tensor w: ")
     assert len(str(caught.value)) < 500
 
@@ -243,7 +243,7 @@ def test_any_safetensors_header_is_read_or_refused(
     path = tmp_path / "m.safetensors"
     path.write_bytes(safetensors(json.dumps(header), data_bytes))
     try:
-        file = weight_files.read_weight_file(path)
+        file = weight_files.read_weight_file_header(path)
     except DataError as error:
         assert str(path) in str(error)  # noqa: PT017
         return

@@ -12,7 +12,7 @@ from hub_standin import Hub
 from raising import raises
 
 from runner_base import ConfigError
-from runner_engine.checkpoints.hub_gguf import HubGgufName, parse_hub_gguf
+from runner_engine.checkpoints.hub_gguf import HubGgufName, parse_hub_gguf_name
 
 FILES = {
     "tiny-Q4_K_M.gguf": b"GGUF four",
@@ -26,9 +26,9 @@ FILES = {
 
 
 def test_a_name_is_such_or_is_not() -> None:
-    assert parse_hub_gguf("org/open:Q4_K_M") == HubGgufName("org/open", "Q4_K_M")
+    assert parse_hub_gguf_name("org/open:Q4_K_M") == HubGgufName("org/open", "Q4_K_M")
     for other in ("org/open", "./org/open.gguf", "C:/models/x.gguf", "a/b/c:Q8_0", "embedded"):
-        assert parse_hub_gguf(other) is None, other
+        assert parse_hub_gguf_name(other) is None, other
 
 
 @pytest.mark.parametrize(

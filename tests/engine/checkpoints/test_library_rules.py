@@ -16,7 +16,7 @@ from runner_engine.checkpoints.library_rules import (
     IN_FLOAT32,
     LEFT_PLAIN,
     compute_unquantized_nbytes,
-    is_never_quantized,
+    is_excluded_from_quantization,
 )
 
 MODELS = Path(transformers.__file__).parent / "models"
@@ -69,6 +69,6 @@ def test_only_what_is_named_counts_otherwise() -> None:
         == 20
     )
     weights = "model.layers.1.self_attn.indexer.weights_proj.weight"
-    assert is_never_quantized(weights, "axk2")
-    assert not is_never_quantized(weights, "hy_v4")
-    assert not is_never_quantized("model.layers.1.self_attn.indexer.wk.weight", "axk2")
+    assert is_excluded_from_quantization(weights, "axk2")
+    assert not is_excluded_from_quantization(weights, "hy_v4")
+    assert not is_excluded_from_quantization("model.layers.1.self_attn.indexer.wk.weight", "axk2")

@@ -9,8 +9,8 @@ import pytest
 from opening import make_spec
 
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.linear_layers import find_linear_layers, measure_plain_layers
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.linear_layers import find_linear_layers, measure_unquantized_layers
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalConfig
@@ -20,7 +20,7 @@ from runner_engine.settings.model import LocalConfig
 def test_layers_have_the_paths_of_their_modules_and_a_tied_head_is_none(
     saved_family: Callable[..., Path], tied: bool
 ) -> None:
-    resolved = resolve(make_spec(model=LocalConfig(name=str(saved_family(tied=tied)), device="cpu")))
+    resolved = resolve_model(make_spec(model=LocalConfig(name=str(saved_family(tied=tied)), device="cpu")))
     layers, heads = find_linear_layers(resolved.files.tensors, resolved.files.text_settings)
     assert len(layers) == 14
     assert "model.layers.1.self_attn.q_proj" in layers
@@ -45,7 +45,7 @@ def test_what_a_mix_leaves_plain(
     saved_family: Callable[..., Path], quantization: QuantizationConfig, numbers: int, share: float
 ) -> None:
     model = LocalConfig(name=str(saved_family()), device="cpu", dtype=Dtype.bfloat16)
-    job = resolve(make_spec(model=model, quantization=quantization))
-    plain = measure_plain_layers(job.files, job.quantization_mix)
+    job = resolve_model(make_spec(model=model, quantization=quantization))
+    plain = measure_unquantized_layers(job.files, job.quantization_mix)
     assert (plain.nbytes, plain.share_of_shapes) == (2 * numbers, share)
     assert plain.has_quantized_head == ("lm_head" in quantization.overrides)

@@ -16,7 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
-from runner_engine.checkpoints.pass_memory import compute_sampling_bytes_per_logit, count_recorded_logits
+from runner_engine.checkpoints.pass_memory import (
+    compute_sampling_bytes_per_logit,
+    count_recorded_logit_vectors,
+)
 from runner_engine.decode.passes import device_step, step_graphs
 from runner_engine.decode.tokens.sampling import Sampler, create_generator
 from runner_engine.kernels import token_selection
@@ -70,11 +73,11 @@ def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> No
         occurred: Counter[tuple[int, int]] = Counter()
         for place in range(first, last):
             places = 0 if by_length else device_step._round_up_positions(place + 1, 10**9)
-            occurred[pass_memory.round_batch_size(rows), places] += 1
+            occurred[pass_memory.round_up_batch_size(rows), places] += 1
         for left in range(rows, 0, -1):
-            occurred[pass_memory.round_batch_size(left), places] += step_graphs.RECORD_AT
+            occurred[pass_memory.round_up_batch_size(left), places] += step_graphs.RECORD_AT
         kept = sum(count for (count, _), times in occurred.items() if times >= step_graphs.RECORD_AT)
-        assert kept <= count_recorded_logits(rows, *(() if by_length else (first, last))) <= 1.3 * kept
+        assert kept <= count_recorded_logit_vectors(rows, *(() if by_length else (first, last))) <= 1.3 * kept
 
 
 def test_a_plan_for_a_gpu_counts_them(saved_family: Callable[..., Path]) -> None:
@@ -89,5 +92,7 @@ def test_a_plan_for_a_gpu_counts_them(saved_family: Callable[..., Path]) -> None
     drawn = GenerationConfig(temperature=0.7, top_p=1.0)
     assert decode_bytes("cpu", generation=drawn) == decode_bytes("cpu"), "C draws there"
     assert decode_bytes("cuda", generation=drawn) - decode_bytes("cuda") == 32 * 50_000 * 16
-    assert decode_bytes("cuda") == 50_000 * (32 * (4 + 4) + count_recorded_logits(32, 100, 400) * 4)
-    assert decode_bytes("cuda", Dtype.bfloat16) == 50_000 * (32 * (2 + 4) + count_recorded_logits(32) * 2)
+    assert decode_bytes("cuda") == 50_000 * (32 * (4 + 4) + count_recorded_logit_vectors(32, 100, 400) * 4)
+    assert decode_bytes("cuda", Dtype.bfloat16) == 50_000 * (
+        32 * (2 + 4) + count_recorded_logit_vectors(32) * 2
+    )

@@ -13,7 +13,7 @@ from raising import raises
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import random_weights
 from runner_engine.checkpoints.locating import locate_model
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalModelConfig
 
@@ -42,7 +42,7 @@ def test_tensors_are_those_of_the_real_class(preset: str) -> None:
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if shape["tie_word_embeddings"]:
         expected.pop("lm_head.weight", None)
-    tensors = random_weights.list_tensors(shape)
+    tensors = random_weights.list_random_tensors(shape)
     assert {tensor.name: tensor.shape for tensor in tensors} == expected
     assert sum(tensor.num_elements for tensor in tensors) / 1e6 == pytest.approx(MILLIONS[preset], abs=0.1)
 
@@ -87,12 +87,12 @@ def test_it_quantizes_and_shards(small: LocalModelConfig, monkeypatch: pytest.Mo
 
 
 def test_identity_needs_no_file(small: LocalModelConfig, tmp_path: Path) -> None:
-    first = resolve(make_spec(model=small)).files.hash_files(tmp_path / "hashes.json")
+    first = resolve_model(make_spec(model=small)).files.hash_files(tmp_path / "hashes.json")
     assert not Path(str(small.cache_dir)).exists(), "nothing was made to identify or to size it"
     assert predict(make_spec(model=small), 1, 8, 8) is not None
     assert not Path(str(small.cache_dir)).exists()
     (tmp_path / "small.json").write_text((tmp_path / "small.json").read_text().replace("192", "256"))
-    assert resolve(make_spec(model=small)).files.hash_files(tmp_path / "hashes.json") != first
+    assert resolve_model(make_spec(model=small)).files.hash_files(tmp_path / "hashes.json") != first
 
 
 def test_a_model_without_a_known_shape() -> None:

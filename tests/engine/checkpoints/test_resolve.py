@@ -65,7 +65,7 @@ def test_adapter_evidence(tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"a")
     base, cache = make_folder(tmp_path / "model"), tmp_path / "h.json"
     spec = make_spec(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(resolved_model.resolve(spec).hash_files(cache)) == {"model", "lora", "dtype"}
+    assert set(resolved_model.resolve_model(spec).hash_files(cache)) == {"model", "lora", "dtype"}
 
 
 @pytest.mark.parametrize("name", ["./nope", "/nope/at/all", "~/surely/not/here", "C:/models/x", "nope"])
@@ -99,7 +99,7 @@ def test_another_draft_at_the_same_path_is_another_job(tmp_path: Path) -> None:
     def hashes(speculate: Any) -> dict[str, str]:
         model = LocalModelConfig(name=str(base))
         spec = make_spec(model=model, generation=GenerationConfig(speculate=speculate))
-        return resolved_model.resolve(spec).hash_files(cache)
+        return resolved_model.resolve_model(spec).hash_files(cache)
 
     plain = hashes("off")
     assert hashes({"kind": "draft", "layers": 1}) == plain, "its files are those of the model"
@@ -122,7 +122,7 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
         monkeypatch.setattr(machine, "visible_gpu_models", lambda: gpus)
         monkeypatch.setattr(machine, "library_versions", lambda: {"torch": torch})
         spec = make_spec(model=LocalModelConfig(name=str(folder), **keys))
-        return resolved_model.resolve(spec).files.hash_files(tmp_path / "hashes.json")
+        return resolved_model.resolve_model(spec).files.hash_files(tmp_path / "hashes.json")
 
     on_cpu = fingerprint("float16", [])
     assert on_cpu["dtype"] == "bfloat16"

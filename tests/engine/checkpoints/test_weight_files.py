@@ -49,7 +49,7 @@ def sharded(folder: Path, weight_map: dict[str, str], **shards: list[str]) -> Pa
 def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file(TENSORS, path, metadata={"format": "pt"})
-    file = ckpt.read_weight_file(path)
+    file = ckpt.read_weight_file_header(path)
     assert file.metadata == {"format": "pt"}
     assert {t.name: (t.shape, t.num_elements, t.nbytes) for t in file.tensors} == {
         name: (tuple(tensor.shape), tensor.numel(), tensor.nbytes) for name, tensor in TENSORS.items()
@@ -95,7 +95,7 @@ def test_a_header_that_lies_is_refused(
 ) -> None:
     path = raw_file(tmp_path / "bad.safetensors", header, data_bytes)
     with pytest.raises(DataError, match=rf"bad\.safetensors: .*{message}"):
-        ckpt.read_weight_file(path)
+        ckpt.read_weight_file_header(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x05\0\0", (10**6).to_bytes(8, "little") + b"{}", b"\xff" * 64])
@@ -103,12 +103,12 @@ def test_a_file_that_is_too_short_for_its_header_is_refused(tmp_path: Path, cont
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with raises(DataError, "damaged", path):
-        ckpt.read_weight_file(path)
+        ckpt.read_weight_file_header(path)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with raises(DataError, "unreadable"):
-        ckpt.read_weight_file(tmp_path / "gone.safetensors")
+        ckpt.read_weight_file_header(tmp_path / "gone.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ Token = tuple[int, int, int, int]  # id, branch, time, and the pass that put it 
 def tiny(family: str, attention: str = "sdpa", patched: bool = True, **keys: Any) -> Any:
     model = build(family, attn_implementation=attention, **keys)
     if patched:
-        rope_2d.patch_model(model, Rope2dConfig())
+        rope_2d.patch_rope_2d(model, Rope2dConfig())
     return model
 
 
@@ -118,7 +118,7 @@ def forward_one(model: Any, tokens: list[Token], stride: int = 128) -> torch.Ten
         for j, (_, _, t_j, pass_j) in enumerate(tokens):
             if (pass_j <= pass_i and t_j < t_i) or i == j:  # what came later was not there to be seen
                 mask[0, 0, i, j] = 0
-    patch = rope_2d.find_patch(model)
+    patch = rope_2d.find_rope_2d(model)
     assert patch is not None
     patch.pos2d = torch.tensor([[(branch * stride, time) for _, branch, time, _ in tokens]])
     with torch.inference_mode():
@@ -193,7 +193,7 @@ def test_the_engine_answers_as_each_branch_alone(
     engine, texts = open_engine(spec), ("one, ", "", "two")
     (done,) = contract.complete_requests(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
     model = build(family, attn_implementation=attention.value)
-    rope_2d.patch_model(model, Rope2dConfig(ratio=0.25, stride=16))
+    rope_2d.patch_rope_2d(model, Rope2dConfig(ratio=0.25, stride=16))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     main, *prompts = (tokenizer(text)["input_ids"] for text in ("Main", *texts))
     placed: list[Token] = [(token, 0, time, 0) for time, token in enumerate(main)]
@@ -258,7 +258,7 @@ def test_one_branch_is_the_single_stream_but_for_its_coordinate() -> None:
     """With one branch the mask is causal; where branches are 0 apart in angle, it is plain cached
     decoding."""
     model = tiny("llama", patched=False)
-    patch = rope_2d.patch_model(model, Rope2dConfig(ratio=0))
+    patch = rope_2d.patch_rope_2d(model, Rope2dConfig(ratio=0))
     patch.native.inv_freq[-1] = 0  # the only branch pair stands still
     done = decode(model, MAIN, [BRANCHES[0]], 8)[0]
     ids = torch.tensor([MAIN + BRANCHES[0]])

@@ -252,7 +252,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
     if native.load_kernels() is None:
         pytest.skip("no C compiler is here")
     whole, compiler = (
-        building.ensure_library(str(shutil.which(os.environ.get("CC", "cc")))),
+        building.ensure_compiled_library(str(shutil.which(os.environ.get("CC", "cc")))),
         tmp_path / "cc",
     )
     # builds in no time: it copies
@@ -260,7 +260,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    broken = building.ensure_library(str(compiler))
+    broken = building.ensure_compiled_library(str(compiler))
     broken.write_bytes(whole.read_bytes()[:100])
     native.load_kernels.cache_clear()
     kernels = native.load_kernels()
@@ -301,14 +301,14 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.spec import ModelSpec
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete_requests
 from runner_engine.local.engine import LocalEngine
 
 spec = ModelSpec(LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
     generation=GenerationConfig(max_new_tokens=int(sys.argv[3])))
-engine = LocalEngine(resolve(spec))
+engine = LocalEngine(resolve_model(spec))
 asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
 print(json.dumps({done.id: done.answer.token_ids for done in complete_requests(engine, asked)}))
 """

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.attention import device_attention, page_trial
-from runner_engine.checkpoints.pass_memory import round_batch_size
+from runner_engine.checkpoints.pass_memory import round_up_batch_size
 from runner_engine.decode.compat_probe import probe_attention
 from runner_engine.decode.passes import device_step
 from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceDecodeStep
@@ -165,7 +165,7 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
     """
     monkeypatch.setattr(page_trial, "PAGE", page or 256)
     if not page:
-        monkeypatch.setattr(page_trial, "_flash_attention_schema", lambda: "as in torch 2.11")
+        monkeypatch.setattr(page_trial, "_read_flash_attention_schema", lambda: "as in torch 2.11")
     trunk = IDS[:50]
     questions = [[at % 200 + 20, *IDS[100 + at : 160 + at]] for at in range(MOST_PREFIXES + 4)]
     asked = [
@@ -243,7 +243,7 @@ def test_functions_that_are_missing_or_wrong_are_not_used(
 
 
 def test_rounded_shapes() -> None:
-    rows = [round_batch_size(count) for count in (1, 3, 8, 9, 17, 100, 128, 129, 300)]
+    rows = [round_up_batch_size(count) for count in (1, 3, 8, 9, 17, 100, 128, 129, 300)]
     assert rows == [1, 4, 8, 16, 32, 112, 128, 160, 320]
     places = [device_step._round_up_positions(count, 400) for count in (1, 65, 97, 129, 193, 390)]
     assert places == [64, 96, 128, 192, 256, 400]

@@ -15,14 +15,14 @@ from guessing import asked_of, ended, guessing_engine
 from safetensors.torch import load_file, save_file
 from streams import PROMPTS
 
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.decode.decoder import Decoder
 from runner_engine.decode.drafting import draft_model
 from runner_engine.decode.sequences import TokenSequence
-from runner_engine.decode.tokens import unread_tokens
+from runner_engine.decode.tokens import unprocessed_tokens
 from runner_engine.kv_cache import KvStore
 from runner_engine.local.engine import LocalEngine
-from runner_engine.plan.footprint import predict
+from runner_engine.plan.footprint import predict_footprint
 from runner_engine.recurrent import SequenceStates
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -193,7 +193,7 @@ def test_a_hybrid_guesses_as_if_it_had_read_no_wrong_guess(
             )
         return set()
 
-    monkeypatch.setattr(draft_model.TokenDrafter, "_restore_states", only_counts)
+    monkeypatch.setattr(draft_model.TokenDrafter, "_restore_recurrent_states", only_counts)
     assert sum(counts()[1]) / sum(counts()[0]) < 0.9 * sum(kept[1]) / sum(kept[0])
 
 
@@ -203,7 +203,7 @@ def test_a_plan_counts_the_states_of_a_hybrid_draft_and_their_copies(hybrid: Cal
     def kv_bytes(speculate: Any) -> int:
         generation = GenerationConfig(speculate=speculate)
         model = LocalModelConfig(name=folder, device="cpu")
-        found = predict(resolve(ModelSpec(model, generation=generation)), (4, 20, 20))
+        found = predict_footprint(resolve_model(ModelSpec(model, generation=generation)), (4, 20, 20))
         assert found is not None
         return found.decode_kv_bytes
 
@@ -229,7 +229,7 @@ def test_states_are_behind_only_where_guesses_are_read_into_them(
     catch_up = Decoder.catch_up_states
 
     def noted(decoder: Decoder, own: KvStore, rows: Sequence[TokenSequence]) -> None:
-        unread.extend(len(unread_tokens(own, slot, row)) for slot, row in enumerate(rows))
+        unread.extend(len(unprocessed_tokens(own, slot, row)) for slot, row in enumerate(rows))
         catch_up(decoder, own, rows)
 
     monkeypatch.setattr(Decoder, "catch_up_states", noted)

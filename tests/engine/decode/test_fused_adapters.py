@@ -26,7 +26,7 @@ from runner_engine.kernels import native
 from runner_engine.kernels.adapter_structures import AdaptedTokens, AdapterTile
 from runner_engine.kv_cache.shared_kv import create_kv_store
 from runner_engine.local.engine import LocalEngine
-from runner_engine.models.lora.unmerged import has_other_hooks
+from runner_engine.models.lora.unmerged import has_hooks_besides_adapter
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import Request
 from runner_engine.settings.lora import PeftConfig
@@ -298,8 +298,8 @@ def test_a_layer_that_nobody_computes_goes_operation_by_operation(opened_with: O
     with pytest.raises(NotFusable, match=r"adapters change model\.layers\.0\."):
         seen.check_all_supported(model, 2, [])
     seen.check_all_supported(model, 2, [model])
-    assert not any(map(has_other_hooks, model.modules()))
+    assert not any(map(has_hooks_besides_adapter, model.modules()))
     handle = model.lm_head.register_forward_hook(lambda *_: None)
-    assert has_other_hooks(model.lm_head)
+    assert has_hooks_besides_adapter(model.lm_head)
     handle.remove()
-    assert not has_other_hooks(nn.Linear(1, 1))
+    assert not has_hooks_besides_adapter(nn.Linear(1, 1))

@@ -167,7 +167,7 @@ def test_the_trial_refuses_a_layout_that_lacks_something(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert with_fast_kernels(engine_of("granite"))[2] is not None
-    monkeypatch.setattr("runner_engine.decode.layouts.model._logit_scale", lambda *_: 1.0)
+    monkeypatch.setattr("runner_engine.decode.layouts.model._find_logit_scale", lambda *_: 1.0)
     assert with_fast_kernels(engine_of("granite"))[2] is None
 
 

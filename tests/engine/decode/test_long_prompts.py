@@ -19,7 +19,7 @@ from runner_engine.decode import kv_budget
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
-from runner_engine.kv_cache.kv_store import select_kernels
+from runner_engine.kv_cache.kv_store import select_attention_kernels
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Event, Request
@@ -91,7 +91,9 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
     # without kernels, as where RUNNER_ATTENTION=sdpa is set, every slot is as long as the longest
     monkeypatch.setattr(
-        kv_budget, "kv_capacity_tokens", lambda heads, *_: 40_000 if select_kernels(heads) is None else 1700
+        kv_budget,
+        "kv_capacity_tokens",
+        lambda heads, *_: 40_000 if select_attention_kernels(heads) is None else 1700,
     )
     engine.stats.peak_rows = 0
     passes.clear()

@@ -27,11 +27,11 @@ from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.mixture import measure_model_mixture
 from runner_engine.checkpoints.mtp_head import COUNTS
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.decode.drafting.mtp_head import TokenDrafter
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.local.engine import LocalEngine
-from runner_engine.plan.footprint import Footprint, predict
+from runner_engine.plan.footprint import Footprint, predict_footprint
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -253,7 +253,7 @@ def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
     def predicted(speculate: str) -> Footprint:
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(speculate=speculate)
-        found = predict(resolve(ModelSpec(model, generation=generation)), (4, 100, 50), 1e4)
+        found = predict_footprint(resolve_model(ModelSpec(model, generation=generation)), (4, 100, 50), 1e4)
         assert found is not None
         return found
 
@@ -291,7 +291,7 @@ def test_a_head_is_no_part_of_what_each_token_goes_through(family: str, tmp_path
     """Nor are copies that lie beside it: the parameters of a mixture are those that are loaded."""
     own_heads.save(tmp_path, family)
     found = measure_model_mixture(
-        resolve(ModelSpec(LocalModelConfig(name=str(tmp_path), device="cpu"))).files
+        resolve_model(ModelSpec(LocalModelConfig(name=str(tmp_path), device="cpu"))).files
     )
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
     loaded = {it.data_ptr(): it.numel() for it in model.state_dict().values()}

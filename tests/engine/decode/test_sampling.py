@@ -220,7 +220,7 @@ def test_a_lost_gpu_is_no_fault_of_one_row(monkeypatch: pytest.MonkeyPatch) -> N
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(token_selection, "get_kernels_for_logits", lambda _: None)
-    monkeypatch.setattr(sampling, "_sample_tokens", fail)
+    monkeypatch.setattr(sampling, "_sample_by_inverse_cdf", fail)
     sampler = uniform_sampler(settings_of(0.9, 0.9, 30, 1.1, 0), TEXTS[:4], VOCABULARY)
     with pytest.raises(torch.AcceleratorError):
         sampler.sample(torch.randn(4, VOCABULARY))

@@ -169,7 +169,7 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
     ]
     monkeypatch.setattr(token_selection, "get_kernels_for_logits", lambda _: None)  # as on a GPU
     expected = complete(engine, mixed)
-    real, calls = sampling._sample_tokens, 0
+    real, calls = sampling._sample_by_inverse_cdf, 0
 
     def draw(*arguments: Any) -> torch.Tensor:
         nonlocal calls
@@ -178,7 +178,7 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
             raise torch.OutOfMemoryError(CUDA_SAYS)
         return real(*arguments)
 
-    monkeypatch.setattr(sampling, "_sample_tokens", draw)
+    monkeypatch.setattr(sampling, "_sample_by_inverse_cdf", draw)
     assert complete(engine, mixed) == expected
     assert len(engine.stats.row_shortages) > 0
     engine.close()

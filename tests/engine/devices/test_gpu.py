@@ -48,9 +48,9 @@ def test_a_lost_gpu_is_found_and_hides_no_error_when_its_memory_is_freed(
 ) -> None:
     fake_torch(monkeypatch, torch.AcceleratorError(ASSERTION))
     assert gpu.find_gpu_failure() == f"AcceleratorError: {ASSERTION}"
-    gpu.free_cached_memory()
+    gpu.free_cached_gpu_memory()
     fake_torch(monkeypatch, torch.AcceleratorError("CUDA error: out of memory"))
     assert gpu.find_gpu_failure() == "", "another job may fit"
     fake_torch(monkeypatch, RuntimeError("INTERNAL ASSERT FAILED"))
     with pytest.raises(RuntimeError, match="INTERNAL ASSERT"):
-        gpu.free_cached_memory()
+        gpu.free_cached_gpu_memory()

@@ -75,7 +75,7 @@ def test_where_pages_cannot_be_seen_they_are_written_out(
 ) -> None:
     """Then the kernel decides, and nothing is lost."""
     file, pages, _ = mapped
-    monkeypatch.setattr(mapped_files, "_has_changed_pages", lambda *_: None)
+    monkeypatch.setattr(mapped_files, "_has_modified_pages", lambda *_: None)
     pages[0] = 7
     MappedFiles().release_files([file])
     assert (pages[0], pages[mmap.PAGESIZE]) == (7, 1)

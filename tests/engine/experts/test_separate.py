@@ -14,7 +14,7 @@ from runner_engine.experts import (
     SeparateExperts,
     build_separate_experts,
     detect_expert_format,
-    select_matrix,
+    select_expert_matrix,
     separate_all_experts,
 )
 
@@ -110,6 +110,6 @@ def test_only_fused_experts_have_a_form() -> None:
 def test_gates_and_ups_that_alternate_are_taken_apart() -> None:
     form = ExpertFormat(is_transposed=True, is_concatenated=False)
     fused = torch.arange(12.0).view(2, 6)  # 2 inputs, 3 gates and 3 ups
-    assert select_matrix(form, "gate_proj", fused).tolist() == [[0, 6], [2, 8], [4, 10]]
-    assert select_matrix(form, "up_proj", fused).tolist() == [[1, 7], [3, 9], [5, 11]]
-    assert select_matrix(form, "down_proj", fused).tolist() == fused.T.tolist()
+    assert select_expert_matrix(form, "gate_proj", fused).tolist() == [[0, 6], [2, 8], [4, 10]]
+    assert select_expert_matrix(form, "up_proj", fused).tolist() == [[1, 7], [3, 9], [5, 11]]
+    assert select_expert_matrix(form, "down_proj", fused).tolist() == fused.T.tolist()

@@ -17,7 +17,7 @@ import warm_process
 
 from runner_base import processor
 from runner_engine.kernels import building
-from runner_engine.kernels.building import build_if_missing
+from runner_engine.kernels.building import build_kernels_if_missing
 
 COMPILER = processor.find_c_compiler()
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler is here")
@@ -53,41 +53,41 @@ def builds(compiler: Path, of: str = "library") -> int:
 
 def test_it_is_built_once_and_says_so(fake: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="runner_engine.kernels.building"):
-        assert build_if_missing() > 0
-        assert build_if_missing() == 0.0
+        assert build_kernels_if_missing() > 0
+        assert build_kernels_if_missing() == 0.0
     assert caplog.messages == ["building the kernels for this processor, once: this takes 10 to 30 s"]
     assert (builds(fake), builds(fake, "unit")) == (1, len(UNITS))
 
 
 @pytest.mark.thorough
 def test_units_of_a_feature_are_compiled_when_it_is_asked_for_and_the_others_only_once(fake: Path) -> None:
-    base = building.ensure_library(str(fake))
-    packed = building.ensure_library(str(fake), {building.PACKED})
-    both = building.ensure_library(str(fake), [building.PACKED, building.FLOAT32])
+    base = building.ensure_compiled_library(str(fake))
+    packed = building.ensure_compiled_library(str(fake), {building.PACKED})
+    both = building.ensure_compiled_library(str(fake), [building.PACKED, building.FLOAT32])
     assert len({base, packed, both}) == 3
-    assert building.build_key(base) == building.build_key(both)
+    assert building.parse_build_key(base) == building.parse_build_key(both)
     assert builds(fake) == 3
     asked = {building.PACKED, building.FLOAT32}
     wanted = [unit for unit, features in building.UNITS.items() if features <= asked]
     assert builds(fake, "unit") == len(wanted)
-    assert build_if_missing([building.FLOAT32, building.PACKED]) == 0.0
+    assert build_kernels_if_missing([building.FLOAT32, building.PACKED]) == 0.0
 
 
 @pytest.mark.thorough
 def test_a_unit_that_others_can_write_or_that_does_not_link_is_compiled_again(fake: Path) -> None:
-    library = building.ensure_library(str(fake))
-    unit = library.with_name(f"{building.build_key(library)}.{UNITS[0]}.o")
+    library = building.ensure_compiled_library(str(fake))
+    unit = library.with_name(f"{building.parse_build_key(library)}.{UNITS[0]}.o")
     unit.chmod(0o666)
     library.unlink()
-    assert building.ensure_library(str(fake)) == library
+    assert building.ensure_compiled_library(str(fake)) == library
     assert builds(fake, "unit") == len(UNITS) + 1
     library.unlink()
     whole = fake.read_text()
     fake.write_text(whole.replace("echo $what >>", "[ $what = unit ] || exit 1; echo $what >>"))
     with pytest.raises(subprocess.CalledProcessError):
-        building.ensure_library(str(fake))
+        building.ensure_compiled_library(str(fake))
     fake.write_text(whole)
-    assert building.ensure_library(str(fake)) == library
+    assert building.ensure_compiled_library(str(fake)) == library
     assert builds(fake, "unit") == 2 * len(UNITS) + 1
 
 
@@ -100,23 +100,23 @@ def test_every_unit_that_C_names_is_compiled() -> None:
 
 @pytest.mark.thorough
 def test_another_version_of_the_compiler_builds_again(fake: Path) -> None:
-    build_if_missing()
+    build_kernels_if_missing()
     fake.write_text(FAKE.format(version="13.1.0", log=fake.with_name("log")))
     building._read_compiler_version.cache_clear()  # in another process
-    build_if_missing()
+    build_kernels_if_missing()
     assert builds(fake) == 2
     assert len(list((fake.with_name("cache") / "runner").glob("*.so"))) == 2
 
 
 @pytest.mark.thorough
 def test_other_flags_or_another_processor_build_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build_if_missing()
+    build_kernels_if_missing()
     monkeypatch.setenv("RUNNER_CFLAGS", "-g1")
-    build_if_missing()
+    build_kernels_if_missing()
     monkeypatch.setattr(building, "_read_processor_features", lambda: "flags: fpu")
-    build_if_missing()
+    build_kernels_if_missing()
     monkeypatch.setattr(building, "FLAGS", building.FLAGS.replace("-O3", "-O2"))
-    build_if_missing()
+    build_kernels_if_missing()
     assert builds(fake) == 4
 
 
@@ -124,21 +124,21 @@ def test_other_flags_or_another_processor_build_again(fake: Path, monkeypatch: p
 def test_a_clone_elsewhere_uses_the_same_library(
     fake: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    build_if_missing()
+    build_kernels_if_missing()
     clone = tmp_path / "clone"
     clone.mkdir()
     for path in building.FOLDER.glob("*.[ch]"):
         (clone / path.name).write_text(path.read_text())
     monkeypatch.setattr(building, "FOLDER", clone)
-    build_if_missing()
+    build_kernels_if_missing()
     assert builds(fake) == 1
     (clone / "numbers.h").write_text("/* another source */")
-    build_if_missing()
+    build_kernels_if_missing()
     assert builds(fake) == 2
 
 
 def test_processes_that_start_together_build_once(fake: Path) -> None:
-    program = "from runner_engine.kernels.building import build_if_missing; print(build_if_missing() > 0)"
+    program = "from runner_engine.kernels.building import build_kernels_if_missing; print(build_kernels_if_missing() > 0)"
     several = [
         warm_process.popen([sys.executable, "-c", program], env=dict(os.environ), stdout=subprocess.DEVNULL)
         for _ in range(4)
@@ -150,12 +150,12 @@ def test_processes_that_start_together_build_once(fake: Path) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
 def test_a_library_that_others_can_write_is_not_run_but_built_again(fake: Path, mode: int) -> None:
-    library = building.ensure_library(str(fake))
+    library = building.ensure_compiled_library(str(fake))
     assert library.parent == fake.with_name("cache") / "runner"
     library.write_text("of a stranger")
     library.chmod(mode)
-    assert build_if_missing() > 0, "built once more"
-    assert building.ensure_library(str(fake)) == library
+    assert build_kernels_if_missing() > 0, "built once more"
+    assert building.ensure_compiled_library(str(fake)) == library
     assert (library.read_text(), builds(fake)) == ("library\n", 2)
     assert not library.stat().st_mode & 0o022
 
@@ -165,7 +165,7 @@ def test_the_group_loses_its_right_to_write_in_our_cache(fake: Path) -> None:
     folder = fake.with_name("cache") / "runner"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    assert building.ensure_library(str(fake)).parent == folder
+    assert building.ensure_compiled_library(str(fake)).parent == folder
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
@@ -177,7 +177,7 @@ STRANGER = 65534
 def test_what_a_stranger_owns_is_not_run(
     fake: Path, of: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    library = building.ensure_library(str(fake))
+    library = building.ensure_compiled_library(str(fake))
     library.write_text("of a stranger")
     strangers = library if of == "file" else library.parent
     stat = os.stat
@@ -192,9 +192,9 @@ def test_what_a_stranger_owns_is_not_run(
     building._find_writable_cache.cache_clear()
     try:
         if of == "file":
-            assert not building.is_owned_by_user(library)
+            assert not building.is_writable_only_by_user(library)
             return
-        ours = building.ensure_library(str(fake))
+        ours = building.ensure_compiled_library(str(fake))
     finally:
         building._find_writable_cache.cache_clear()
     assert ours.parent != library.parent
@@ -205,14 +205,14 @@ def test_what_a_stranger_owns_is_not_run(
 
 def test_without_a_compiler_nothing_is_built(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_NATIVE", "0")
-    assert build_if_missing() == 0.0
+    assert build_kernels_if_missing() == 0.0
     monkeypatch.delenv("RUNNER_NATIVE")
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert build_if_missing() == 0.0
+    assert build_kernels_if_missing() == 0.0
     fake.write_text("#!/bin/sh\nexit 1\n")
     monkeypatch.setenv("CC", str(fake))
     building._read_compiler_version.cache_clear()
-    assert build_if_missing() == 0.0, "the engine says why when it loads"
+    assert build_kernels_if_missing() == 0.0, "the engine says why when it loads"
     assert builds(fake) == 0
 
 
@@ -249,7 +249,7 @@ def test_no_compiler_warns(level: str, compiler: str, target: str, tmp_path: Pat
         building.build_compile_command(compiler, *pair) for pair in zip(building.UNITS, objects, strict=True)
     ]
     if level != "-fsyntax-only":
-        commands.append(building.link_command(compiler, objects, tmp_path / "library.so"))
+        commands.append(building.build_link_command(compiler, objects, tmp_path / "library.so"))
     for command in commands:
         words = [word.replace("-march=native", f"-march={target}").replace("-O3", level) for word in command]
         done = subprocess.run([*words, "-Werror"], capture_output=True, text=True, check=False)

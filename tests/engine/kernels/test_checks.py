@@ -31,7 +31,7 @@ from runner_engine.kernels.kv_layers import KvCode
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store
 from runner_engine.matmul.groups import GroupedWeights
-from runner_engine.matmul.layer_weights import MatmulWorkspace, QuantizedWeights, multiply
+from runner_engine.matmul.layer_weights import MatmulWorkspace, QuantizedWeights, multiply_with_kernel
 from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.sessions.base import Request
 from runner_engine.settings.kv_cache import KvCache
@@ -295,15 +295,15 @@ def test_quantized_products_with_wrong_sizes() -> None:
     rows = torch.ones(2, 64, dtype=torch.bfloat16)
     if KERNELS.has_quantized:
         with pytest.raises(IndexError, match="the workspace is too small"):
-            multiply(KERNELS, rows, it, torch.empty(100, dtype=torch.uint8))
+            multiply_with_kernel(KERNELS, rows, it, torch.empty(100, dtype=torch.uint8))
         with pytest.raises(
             IndexError, match="this processor cannot multiply"
         ):  # its rows would be read as pairs
-            multiply(KERNELS, rows.float(), it, torch.empty(10**7, dtype=torch.uint8))
+            multiply_with_kernel(KERNELS, rows.float(), it, torch.empty(10**7, dtype=torch.uint8))
         it.matrix.block = 48
     if KERNELS.has_function("product", torch.bfloat16):
         with pytest.raises(IndexError, match="this processor cannot multiply"):
-            multiply(KERNELS, rows, it, torch.empty(10**7, dtype=torch.uint8))
+            multiply_with_kernel(KERNELS, rows, it, torch.empty(10**7, dtype=torch.uint8))
 
 
 def test_heads_of_another_shape() -> None:

@@ -21,11 +21,11 @@ pytestmark = pytest.mark.skipif(
 def loaded() -> ctypes.CDLL:
     compiler = processor.find_c_compiler()
     assert compiler is not None
-    return ctypes.CDLL(str(building.ensure_library(compiler)))
+    return ctypes.CDLL(str(building.ensure_compiled_library(compiler)))
 
 
 def test_they_agree() -> None:
-    assert c_interface.find_differences(loaded()) == []
+    assert c_interface.find_constant_differences(loaded()) == []
     assert c_interface.read_library_constants(loaded())["sizeof fused_tokens"] == ctypes.sizeof(
         c_interface.FusedTokens
     )
@@ -66,7 +66,7 @@ def test_a_library_with_other_structures_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setitem(c_interface.STRUCTURES, "shared_part", structure)
-    assert c_interface.find_differences(loaded()) == expected
+    assert c_interface.find_constant_differences(loaded()) == expected
     native.load_kernels.cache_clear()
     try:
         with caplog.at_level(logging.WARNING, logger="runner_engine.kernels.native"):

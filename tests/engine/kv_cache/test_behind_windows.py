@@ -16,9 +16,15 @@ from streams import complete, generated
 from transformers import AutoModelForCausalLM
 
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.kv_size import max_window_positions
+from runner_engine.checkpoints.kv_size import compute_max_window_positions
 from runner_engine.decode.kv_budget import KvBudget
-from runner_engine.kv_cache import KvCacheSpec, create_kv_store, kv_arenas, select_kernels, window_memory
+from runner_engine.kv_cache import (
+    KvCacheSpec,
+    create_kv_store,
+    kv_arenas,
+    select_attention_kernels,
+    window_memory,
+)
 from runner_engine.kv_cache.sliding_windows import Window
 from runner_engine.kv_cache.window_memory import PAGE, FreedPositions
 from runner_engine.local.engine import LocalEngine
@@ -181,7 +187,7 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
     """What the system says of its pages: a layer with a window keeps that and a few more places,
     others keep all."""
     heads = replace(HEADS, kv_cache=kv_cache)
-    own = create_kv_store(heads, select_kernels(heads), [2048])
+    own = create_kv_store(heads, select_attention_kernels(heads), [2048])
     assert isinstance(own, kv_arenas.KvArenaStore)
     rows = torch.randn(2048, 2, 64, dtype=torch.bfloat16)
     most = 0
@@ -200,7 +206,7 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
     place_bytes = sum(heads.position_nbytes(0))
     whole = 2 * 2048 * place_bytes
     assert abs(resident[1] - whole) <= 4 * PAGE
-    said = 2 * max_window_positions(128, 2048) * place_bytes
+    said = 2 * compute_max_window_positions(128, 2048) * place_bytes
     assert said * 0.6 <= most <= said + 4 * PAGE
     read = own.read(0, 0, 2048)[0][:, -128:]
     exact = own.read(1, 0, 2048)[0][:, -128:]
@@ -209,7 +215,7 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
 
 
 def test_a_row_that_is_kept_whole_frees_nothing() -> None:
-    own = create_kv_store(HEADS, select_kernels(HEADS), [2048])
+    own = create_kv_store(HEADS, select_attention_kernels(HEADS), [2048])
     own.disable_freeing(0)
     own.set_filled(0, 2048)
     assert own.freed_tokens(0) == 0

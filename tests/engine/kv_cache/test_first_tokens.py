@@ -15,14 +15,14 @@ from passes import CASES, check_pass
 from streams import PROMPTS, complete, requests
 
 from runner_base.dtypes import Dtype
-from runner_engine import resolve
+from runner_engine import resolve_model
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import LANES
-from runner_engine.kv_cache import create_kv_store, select_kernels
+from runner_engine.kv_cache import create_kv_store, select_attention_kernels
 from runner_engine.kv_cache import first_tokens as first_tokens_module
 from runner_engine.kv_cache.formats import as_model
 from runner_engine.local.engine import LocalEngine
-from runner_engine.plan.footprint import predict
+from runner_engine.plan.footprint import predict_footprint
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -128,7 +128,7 @@ def test_answers_are_the_same_beside_others_and_behind_what_is_kept(
     assert engine.stats.shared_tokens > 100
     assert engine.stats.notes == []
     heads = engine.find_kv_spec(engine.loaded)
-    if heads is not None and select_kernels(heads) is not None:
+    if heads is not None and select_attention_kernels(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
 
 
@@ -186,7 +186,7 @@ def test_a_plan_counts_them(engine_of: Make) -> None:
         engine = engine_of(kv_cache)
         prompts = [tuple((3 + 7 * place + 11 * row) % 250 for place in range(100)) for row in range(2)]
         complete(engine, [Request(row, prompt, ignore_eos=True) for row, prompt in enumerate(prompts)], 2)
-        predicted = predict(resolve(engine.spec), (2, 100, 12))
+        predicted = predict_footprint(resolve_model(engine.spec), (2, 100, 12))
         assert predicted is not None
         peaks[kv_cache] = engine.stats.peak_kv_bytes
         assert predicted.decode_kv_bytes == pytest.approx(peaks[kv_cache], rel=0.05)

@@ -22,7 +22,7 @@ from runner_engine.decode.compat_probe import batched_logits_match_single
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
-from runner_engine.kv_cache.kv_store import select_kernels
+from runner_engine.kv_cache.kv_store import select_attention_kernels
 from runner_engine.local.capabilities import supported_capabilities
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
@@ -86,7 +86,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(
         assert sum(found[number] != tokens for number, tokens in expected.items()) <= most
     assert (engine.stats.shared_tokens > 100) == (dtype is Dtype.float32), "rows shared prefixes"
     assert engine.stats.notes == []
-    if select_kernels(heads) is not None:
+    if select_attention_kernels(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
         forward = Forward(engine.loaded.model, heads)
         forward.fused = engine.fused

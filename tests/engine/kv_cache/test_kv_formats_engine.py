@@ -16,7 +16,7 @@ from streams import PROMPTS, complete, requests
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.kernels import native
-from runner_engine.kv_cache import select_kernels
+from runner_engine.kv_cache import select_attention_kernels
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
@@ -60,7 +60,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, kv_cac
         assert complete(engine, requests(), rows) == alone
     assert engine.stats.shared_tokens > 100
     assert engine.stats.notes == []
-    if select_kernels(heads) is not None:
+    if select_attention_kernels(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
 
 
@@ -78,11 +78,11 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
 
 
 def test_a_layer_that_the_model_does_not_have_is_said_before_the_load(saved_family: Any) -> None:
-    from runner_engine import resolve
+    from runner_engine import resolve_model
     from runner_engine.local.preload_checks import check_files
 
     model = LocalModelConfig(name=str(saved_family("llama")), device="cpu")
     of = {"keys": "int8", "layers": {77: "as_model"}}
     spec = make_spec(model=model, generation=GenerationConfig(kv_cache=of))
     with raises(ConfigError, "bad_value", "generation.kv_cache"):
-        check_files(resolve(spec))
+        check_files(resolve_model(spec))

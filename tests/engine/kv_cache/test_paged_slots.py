@@ -17,7 +17,7 @@ from runner_engine.decode.passes.device_step import POSITION, StepAttention
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store, kv_store_cost
+from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store, kv_store_cost_tokens
 from runner_engine.kv_cache.sliding_windows import Window
 
 PAGE = 16
@@ -119,7 +119,7 @@ def test_a_rows_table_leads_to_its_keys_whatever_happened(seed: int) -> None:
 def test_pages_and_copies_count_as_memory() -> None:
     trunk = prefix_of(list(range(40)))
     assert (trunk.num_pages(PAGE), trunk.length % PAGE) == (2, 8)
-    assert kv_store_cost(HEADS, None, [40, 12, 33]) == 3 * 48
+    assert kv_store_cost_tokens(HEADS, None, [40, 12, 33]) == 3 * 48
     trunk.in_pages = 32
     assert (trunk.stored_size, trunk.resident_tokens) == (72, 72)
     on_gpu = create_kv_store(meta_heads(), None, [300, 200], [meta_prefix(600), meta_prefix(300)])
@@ -208,7 +208,7 @@ def test_what_does_not_work_on_a_device_is_not_used(
     caplog.set_level("INFO")
     heads = KvCacheSpec(1, 2, 2, 64, torch.float32, torch.device("cpu"), (Window(100), None), by_sdpa=True)
     assert find_page_size(heads) == 256
-    attend, schema = device_attention.attend_variable_lengths, page_trial._flash_attention_schema()
+    attend, schema = device_attention.attend_variable_lengths, page_trial._read_flash_attention_schema()
 
     def refuses(scaling: Any, query: torch.Tensor, own: Any) -> Any:
         if own.blocks is not None:
@@ -245,7 +245,7 @@ def test_what_does_not_work_on_a_device_is_not_used(
     monkeypatch.setattr(page_trial, "attend_variable_lengths", attend)
     monkeypatch.setattr(
         page_trial,
-        "_flash_attention_schema",
+        "_read_flash_attention_schema",
         lambda: schema.replace("block_table", "").replace("num_splits", ""),
     )
     assert find_page_size(heads) == 0

@@ -13,8 +13,8 @@ from streams import complete
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.kv_size import compute_kv_size
 from runner_engine.checkpoints.layer_kinds import LayerKind, derive_layer_kinds
-from runner_engine.checkpoints.resolved_model import resolve
-from runner_engine.plan.footprint import predict
+from runner_engine.checkpoints.resolved_model import resolve_model
+from runner_engine.plan.footprint import predict_footprint
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -40,7 +40,7 @@ def test_predicted_keys_values_and_states_are_what_is_kept(
     families.build(family, tmp_path)
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
     spec = make_spec(model=model, generation=GenerationConfig(max_new_tokens=NEW))
-    predicted = predict(resolve(spec), (ROWS, PROMPT, NEW))
+    predicted = predict_footprint(resolve_model(spec), (ROWS, PROMPT, NEW))
     assert predicted is not None
     engine = open_engine(spec)
     prompts = [tuple((3 + 7 * place + 11 * row) % 250 for place in range(PROMPT)) for row in range(ROWS)]
@@ -49,7 +49,7 @@ def test_predicted_keys_values_and_states_are_what_is_kept(
     engine.close()
     assert max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes) == pytest.approx(measured, rel=0.05)
     if "sliding_window" in sizes:
-        full = compute_kv_size(resolve(spec).files.text_settings, 4).token_bytes * ROWS * (PROMPT + NEW)
+        full = compute_kv_size(resolve_model(spec).files.text_settings, 4).token_bytes * ROWS * (PROMPT + NEW)
         assert full > 1.1 * measured, "as if each layer kept everything"
 
 

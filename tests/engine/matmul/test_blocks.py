@@ -15,12 +15,12 @@ from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import Matrix
 from runner_engine.matmul.blocks import GgufWeights
-from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply
+from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply_with_kernel
 from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner_engine.models.gguf_types import TYPES, dequantize_blocks
-from runner_engine.models.grouped_linear import round_to_int8
+from runner_engine.models.grouped_linear import round_activations_to_int8
 
 KERNELS = native.load_kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
@@ -54,7 +54,7 @@ def test_what_the_kernel_refuses() -> None:
         ours.matmul(torch.ones(1, 256))
     ours.matrix.block, ours.inputs = TYPES["Q4_K"].number, 128  # half a block
     with pytest.raises(IndexError, match="cannot multiply"):
-        multiply(KERNELS, torch.ones(1, 128), ours)
+        multiply_with_kernel(KERNELS, torch.ones(1, 128), ours)
     assert ctypes.sizeof(Matrix) == ctypes.sizeof(ours.matrix)
 
 
@@ -104,7 +104,7 @@ def by_bytes(layer: GgufLinear, rows: torch.Tensor) -> tuple[torch.Tensor, torch
     weight = dequantize_blocks(
         layer.get_weight_blocks(0, layer.out_features), layer.kind, layer.in_features
     ).double()
-    numbers = round_to_int8(rows.float(), TYPES[layer.kind].activation_group).double()
+    numbers = round_activations_to_int8(rows.float(), TYPES[layer.kind].activation_group).double()
     return numbers @ weight.T, numbers.abs() @ weight.abs().T * 2e-6
 
 

@@ -23,7 +23,7 @@ from runner_engine.matmul import groups
 from runner_engine.matmul.groups import GroupedWeights, encode_table_as_int8
 from runner_engine.matmul.layer_weights import MatmulWorkspace
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.models.grouped_linear import GroupedLinear, round_to_int8
+from runner_engine.models.grouped_linear import GroupedLinear, round_activations_to_int8
 from runner_engine.quantization.base import Int8ActivationsConfig
 from runner_engine.quantization.grouped import GptqConfig
 from runner_engine.quantization.hqq import HqqConfig
@@ -40,14 +40,14 @@ def check_byte_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
     """Compare with float64, and few rows with many."""
     assert KERNELS is not None
     layer.has_byte_rows = True
-    assert groups.find_problem(layer, KERNELS) is None
+    assert groups.find_kernel_problem(layer, KERNELS) is None
     ours = GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace())
     assert ours.matrix.kind == WeightFormat.byte_groups
     rows = rows_of(250, layer.in_features, dtype)
     whole = ours.matmul(rows)
     weight, numbers = (
         layer.dequantize_outputs(0, layer.out_features, torch.float32).double(),
-        round_to_int8(rows.float()).double(),
+        round_activations_to_int8(rows.float()).double(),
     )
     # before zero points
     codes = 256 * layer.layout.scales(layer.stored, 0, layer.out_features).double().amax(1)

@@ -13,15 +13,19 @@ from emulated import OnlyTiles, emulated_attention, needs_byte_tile_compiler, wi
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.matmul import int8_matmul
 from runner_engine.matmul.backend_choice import BackendChoice
 from runner_engine.matmul.backend_selection import FORCED
-from runner_engine.matmul.int8_matmul import ROWS, choose_for_shapes, choose_int8_backend
-from runner_engine.matmul.layer_weights import QuantizedWeights, multiply, sum_shift_offsets
+from runner_engine.matmul.int8_matmul import ROWS, choose_int8_backend, choose_int8_backend_for_shapes
+from runner_engine.matmul.layer_weights import (
+    QuantizedWeights,
+    compute_shift_correction,
+    multiply_with_kernel,
+)
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.render.notes import render_engine_note
 
@@ -52,7 +56,7 @@ def weights_of(outputs: int, inputs: int, kind: WeightFormat, tile_rows: int) ->
         weight,
         torch.ones(outputs).bfloat16(),
         torch.rand(outputs, generator=random),
-        sum_shift_offsets(weight),
+        compute_shift_correction(weight),
     )
     it.matrix.tile_rows, it.matrix.threshold = tile_rows, 6.0
     return it
@@ -71,11 +75,13 @@ def test_tiles_have_the_bits_of_vectors(
     for outputs, inputs in SHAPES:
         rows = torch.randn(max(COUNTS), inputs).bfloat16()
         rows[3, 7] = 40
-        workspace = torch.empty(quantized_workspace_bytes(len(rows), inputs, threads), dtype=torch.uint8)
+        workspace = torch.empty(
+            compute_quantized_workspace_nbytes(len(rows), inputs, threads), dtype=torch.uint8
+        )
         for count in COUNTS:
             before = emulated_tiles.count("byte_products")
             by_vectors, by_tiles, mixed = (
-                multiply(
+                multiply_with_kernel(
                     emulated_tiles, rows[:count], weights_of(outputs, inputs, kind, tile_rows), workspace
                 )
                 for tile_rows in (0, 1, 33)
@@ -91,13 +97,13 @@ def test_sums_are_exact_at_the_ends_of_the_range(emulated_tiles: OnlyTiles) -> N
         rows = torch.full((20, inputs), sign * 3.0)
         weight = torch.full((40, inputs), -128, dtype=torch.int8)
         it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, 40, (torch.bfloat16,))
-        it.set_tensors(weight, None, torch.ones(40), sum_shift_offsets(weight))
+        it.set_tensors(weight, None, torch.ones(40), compute_shift_correction(weight))
         it.matrix.tile_rows = 1
-        workspace = torch.empty(quantized_workspace_bytes(20, inputs, 2), dtype=torch.uint8)
+        workspace = torch.empty(compute_quantized_workspace_nbytes(20, inputs, 2), dtype=torch.uint8)
         scale = (torch.tensor(3.0) / 127.5).bfloat16().float()
         number = (sign * 3 / scale).round().clamp(-128, 127)
         expected = (number * -128 * inputs * scale).bfloat16()
-        assert (multiply(emulated_tiles, rows.bfloat16(), it, workspace) == expected).all()
+        assert (multiply_with_kernel(emulated_tiles, rows.bfloat16(), it, workspace) == expected).all()
 
 
 @pytest.mark.thorough
@@ -106,7 +112,9 @@ def test_other_sums_are_noticed_by_a_trial_and_not_used(
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     mistake = ("quantized.h", "TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);")
-    choice = choose_for_shapes(LAYERS, emulated_attention(tmp_path, with_a_mistake(tmp_path, *mistake)))
+    choice = choose_int8_backend_for_shapes(
+        LAYERS, emulated_attention(tmp_path, with_a_mistake(tmp_path, *mistake))
+    )
     differ = note("bytes_differ", rows=43, outputs=80, inputs=96)
     left_out = note(
         "ways_left_out", ways=(note("way_left_out", way="tiles", is_attention=False, how=differ),)
@@ -128,9 +136,9 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     took = {"tiles": dict(zip(ROWS, tiles, strict=True)), "vectors": dict(zip(ROWS, vectors, strict=True))}
-    monkeypatch.setattr(int8_matmul, "load_or_measure", lambda keys, *_: dict.fromkeys(keys, took))
+    monkeypatch.setattr(int8_matmul, "load_or_measure_timings", lambda keys, *_: dict.fromkeys(keys, took))
     way, fact = ("tiles", from_rows(expected)) if expected else ("vectors", VNNI)
-    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice(way, fact, expected)
+    assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == BackendChoice(way, fact, expected)
 
 
 def test_it_is_measured_once_and_kept(
@@ -139,12 +147,15 @@ def test_it_is_measured_once_and_kept(
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
     unmeasured = because(from_rows(16), note("way_unmeasured"))
-    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice("tiles", unmeasured, 16)
+    assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == BackendChoice("tiles", unmeasured, 16)
     monkeypatch.setattr(emulated_tiles, "is_kept", True)
-    first, before = choose_for_shapes(LAYERS, emulated_tiles), emulated_tiles.count("byte_products")
+    first, before = (
+        choose_int8_backend_for_shapes(LAYERS, emulated_tiles),
+        emulated_tiles.count("byte_products"),
+    )
     [file] = tmp_path.glob("products-*.json")
     assert "96 x 576, int8" in file.read_text()
-    assert choose_for_shapes(LAYERS, emulated_tiles) == first
+    assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == first
     assert emulated_tiles.count("byte_products") == before
 
 
@@ -152,18 +163,18 @@ def test_a_way_is_forced_as_that_of_other_products(
     emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FORCED, "panels")
-    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice(
+    assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == BackendChoice(
         "vectors", because(VNNI, BY_FORCE), is_free=False
     )
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose_for_shapes(LAYERS, emulated_tiles) == BY_TILES
+    assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == BY_TILES
     monkeypatch.setattr(emulated_tiles, "tiles_problem", note("tiles_fail"))
     fails = note("forced_way_fails", variable=FORCED, way="tiles", problem=note("tiles_fail"))
-    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice(
+    assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == BackendChoice(
         "vectors", because(VNNI, fails), 0, fails, is_free=False
     )
     monkeypatch.delenv(FORCED)
-    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice("vectors", VNNI)
+    assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == BackendChoice("vectors", VNNI)
 
 
 def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
@@ -197,4 +208,4 @@ def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     if compiled.tiles_problem:
         pytest.skip(render_engine_note(compiled.tiles_problem))
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose_for_shapes(LAYERS, compiled) == BY_TILES
+    assert choose_int8_backend_for_shapes(LAYERS, compiled) == BY_TILES

@@ -18,7 +18,7 @@ from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.matmul import four_bit
-from runner_engine.matmul.layer_weights import multiply
+from runner_engine.matmul.layer_weights import multiply_with_kernel
 from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 
@@ -90,13 +90,13 @@ def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> 
     kernels = OnlyProducts(build(tmp_path, target=OTHERS[processor]))
     for kind, inputs, outputs, keys in LAYERS:
         layer = stored_four_bits(kind, inputs, outputs, False, **keys)
-        weights = four_bit.describe_weights(layer)
+        weights = four_bit.describe_weights_for_c(layer)
         plain = PlainPackedWeights.pack(unpacked(layer), None, kernels)
         for count in (1, 5, 40, 200):
             rows = rows_of(count, inputs)
-            found = multiply(kernels, rows, weights)
+            found = multiply_with_kernel(kernels, rows, weights)
             assert torch.equal(found, plain.matmul(rows)), (processor, kind, inputs, outputs, count)
-            assert torch.equal(multiply(kernels, rows[-1:], weights)[0], found[-1])
+            assert torch.equal(multiply_with_kernel(kernels, rows[-1:], weights)[0], found[-1])
 
 
 @has_kernels
@@ -120,10 +120,10 @@ def test_what_is_left_to_the_library() -> None:
 def test_what_c_refuses(field: str, value: Any) -> None:
     assert KERNELS is not None
     layer = stored_four_bits("nf4", 192, 32, False)
-    weights, rows = four_bit.describe_weights(layer), torch.ones(2, 192, dtype=BF16)
-    multiply(KERNELS, rows, weights)
+    weights, rows = four_bit.describe_weights_for_c(layer), torch.ones(2, 192, dtype=BF16)
+    multiply_with_kernel(KERNELS, rows, weights)
     with pytest.raises(IndexError, match="cannot multiply"):
-        multiply(KERNELS, rows.float(), weights)  # they would be read as pairs
+        multiply_with_kernel(KERNELS, rows.float(), weights)  # they would be read as pairs
     setattr(weights.matrix, field, value)
     with pytest.raises(IndexError, match="cannot multiply"):
-        multiply(KERNELS, rows, weights)
+        multiply_with_kernel(KERNELS, rows, weights)

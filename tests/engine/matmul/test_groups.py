@@ -21,7 +21,7 @@ from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import groups
 from runner_engine.matmul.groups import GroupedWeights
-from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply
+from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply_with_kernel
 from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.float8 import E4M3
@@ -91,7 +91,7 @@ def test_many_outputs_are_packed_some_at_a_time(monkeypatch: pytest.MonkeyPatch)
 @has_kernels
 def test_inputs_that_are_not_whole_eights_are_left_to_torch() -> None:
     layer, of = layer_of("packed", 64, 100, group=20)
-    assert groups.find_problem(layer, KERNELS) == note("uneven_inputs")
+    assert groups.find_kernel_problem(layer, KERNELS) == note("uneven_inputs")
     assert torch.equal(layer.dequantize_outputs(0, 64, torch.float32).double(), of.plain)
 
 
@@ -115,7 +115,7 @@ def test_the_kernel_refuses_rows_that_are_not_whole_eights() -> None:
     ours = GroupedWeights.from_layer(layer_of("gptq", 32, 256)[0], KERNELS, MatmulWorkspace())
     ours.inputs = 100
     with pytest.raises(IndexError, match="cannot multiply"):
-        multiply(KERNELS, torch.ones(1, 100), ours)
+        multiply_with_kernel(KERNELS, torch.ones(1, 100), ours)
 
 
 @pytest.mark.thorough
@@ -141,7 +141,7 @@ def test_an_adapter_on_top_changes_the_answers(
 @pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16, torch.float16])
 def test_codes_of_values(bits: int, group: int, scales: torch.dtype) -> None:
     layer = values_layer(75, 640, bits, group, scales)
-    assert groups.find_problem(layer, KERNELS) is None
+    assert groups.find_kernel_problem(layer, KERNELS) is None
     for dtype in DTYPES:
         check_products(layer, dtype)
 
@@ -166,7 +166,7 @@ def test_values_that_the_kernels_do_not_know(monkeypatch: pytest.MonkeyPatch) ->
     e5m2 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e5m2).float()
     layer = values_layer(64, 64, 8, 64, torch.float32)
     monkeypatch.setattr(ValuesLayout, "values", property(lambda _: e5m2))
-    assert groups.find_problem(layer, KERNELS) == note("unknown_codes")
+    assert groups.find_kernel_problem(layer, KERNELS) == note("unknown_codes")
 
 
 @has_kernels

@@ -24,7 +24,11 @@ from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import Matrix, WeightFormat
 from runner_engine.matmul import int8_dynamic
-from runner_engine.matmul.layer_weights import QuantizedWeights, multiply, sum_shift_offsets
+from runner_engine.matmul.layer_weights import (
+    QuantizedWeights,
+    compute_shift_correction,
+    multiply_with_kernel,
+)
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.settings.generation import GenerationConfig
@@ -165,7 +169,7 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
             layer.weight.qdata,
             layer.bias,
             layer.weight.scale.flatten(),
-            sum_shift_offsets(layer.weight.qdata),
+            compute_shift_correction(layer.weight.qdata),
         )
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
@@ -183,11 +187,11 @@ def test_what_c_refuses() -> None:
     layer, rows = (layer_of(64, 32, torch.bfloat16, bias=False), torch.ones(2, 64, dtype=torch.bfloat16))
     weights = exchange(layer).matrices[layer]
     with pytest.raises(IndexError, match="workspace is too small"):
-        multiply(KERNELS, rows, weights, torch.empty(64, dtype=torch.uint8))
+        multiply_with_kernel(KERNELS, rows, weights, torch.empty(64, dtype=torch.uint8))
     assert isinstance(weights, QuantizedWeights)
     weights.matrix = Matrix(outputs=32, kind=WeightFormat.int8_dynamic)
     with pytest.raises(IndexError, match="cannot multiply"):
-        multiply(KERNELS, rows, weights, torch.empty(10**6, dtype=torch.uint8))
+        multiply_with_kernel(KERNELS, rows, weights, torch.empty(10**6, dtype=torch.uint8))
 
 
 @has_kernels

@@ -12,11 +12,11 @@ from portable_kernels import TARGETS, function_for, has_compiler, is_x86, produc
 from torch import nn
 
 from runner_base.notes import note
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.matmul import int8_stored
-from runner_engine.matmul.layer_weights import multiply
+from runner_engine.matmul.layer_weights import multiply_with_kernel
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.int8 import Int8Layout
@@ -63,13 +63,15 @@ def test_every_way_gives_the_bits_of_the_formula(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for (inputs, outputs), has_bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, kind, dtype if has_bias else None)
-        weights = int8_stored.describe_weights(layer, 0)
+        weights = int8_stored.describe_weights_for_c(layer, 0)
         assert weights.tensors[0].data_ptr() == layer.weight.data_ptr(), "no copy"
         for count in COUNTS:
             rows = rows_of(count, inputs, dtype)
-            workspace = torch.empty(quantized_workspace_bytes(count, inputs, threads), dtype=torch.uint8)
+            workspace = torch.empty(
+                compute_quantized_workspace_nbytes(count, inputs, threads), dtype=torch.uint8
+            )
             expected = by_formula(layer, rows)
-            found = multiply(KERNELS, rows, weights, workspace)
+            found = multiply_with_kernel(KERNELS, rows, weights, workspace)
             assert torch.equal(found, expected), (inputs, outputs, has_bias, count)
 
 
@@ -82,7 +84,7 @@ def test_other_processors_have_the_same_bits(target: str) -> None:
     function = function_for(target)
     for kind, (inputs, outputs) in product(KINDS.values(), SHAPES):
         layer = layer_of(inputs, outputs, kind, torch.bfloat16)
-        weights = int8_stored.describe_weights(layer, 0)
+        weights = int8_stored.describe_weights_for_c(layer, 0)
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
             assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (
@@ -129,11 +131,13 @@ def test_sums_are_exact_at_the_ends_of_the_range(zero_point: int | None) -> None
     inputs = int8_stored.MOST_INPUTS
     layer = layer_of(inputs, 3, Kind(0.5, zero_point))
     layer.weight.data.fill_(-128)
-    weights = int8_stored.describe_weights(layer, 0)
-    workspace = torch.empty(quantized_workspace_bytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8)
+    weights = int8_stored.describe_weights_for_c(layer, 0)
+    workspace = torch.empty(
+        compute_quantized_workspace_nbytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8
+    )
     for sign in (1, -1):
         rows = torch.full((5, inputs), sign * 1e9)
-        assert torch.equal(multiply(KERNELS, rows, weights, workspace), by_formula(layer, rows))
+        assert torch.equal(multiply_with_kernel(KERNELS, rows, weights, workspace), by_formula(layer, rows))
 
 
 @has_kernels
@@ -157,10 +161,12 @@ def test_what_is_left_to_torch() -> None:
 def test_what_c_refuses() -> None:
     assert KERNELS is not None
     layer, rows = layer_of(64, 32, Kind(0.5, 3)), torch.ones(2, 64)
-    workspace = torch.empty(quantized_workspace_bytes(2, 64, torch.get_num_threads()), dtype=torch.uint8)
+    workspace = torch.empty(
+        compute_quantized_workspace_nbytes(2, 64, torch.get_num_threads()), dtype=torch.uint8
+    )
     for field, value in {"zero_point": 128, "row_scale": 0, "constants": None}.items():
-        weights = int8_stored.describe_weights(layer, 0)
-        multiply(KERNELS, rows, weights, workspace)
+        weights = int8_stored.describe_weights_for_c(layer, 0)
+        multiply_with_kernel(KERNELS, rows, weights, workspace)
         setattr(weights.matrix, field, value)
         with pytest.raises(IndexError, match="cannot multiply"):
-            multiply(KERNELS, rows, weights, workspace)
+            multiply_with_kernel(KERNELS, rows, weights, workspace)

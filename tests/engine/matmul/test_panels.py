@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from runner_engine.kernels import native
-from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack
+from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack_weight
 
 KERNELS = native.load_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
@@ -24,7 +24,7 @@ def made(
     outputs: int, inputs: int, dtype: torch.dtype, bias: bool = False
 ) -> tuple[torch.Tensor, PlainPackedWeights]:
     weight = torch.randn(outputs, inputs).to(dtype)
-    if not can_pack(weight, KERNELS):
+    if not can_pack_weight(weight, KERNELS):
         pytest.skip("this processor has no products of such numbers")
     assert KERNELS is not None
     return weight, PlainPackedWeights.pack(weight, torch.randn(outputs).to(dtype) if bias else None, KERNELS)
@@ -62,8 +62,8 @@ def test_a_row_has_the_same_product_whatever_goes_along(dtype: torch.dtype) -> N
 
 
 def test_rows_of_half_a_pair_do_not_fit() -> None:
-    assert not can_pack(torch.ones(4, 3, dtype=torch.bfloat16), KERNELS)
-    assert not can_pack(torch.ones(4, 4, dtype=torch.float16), KERNELS)
+    assert not can_pack_weight(torch.ones(4, 3, dtype=torch.bfloat16), KERNELS)
+    assert not can_pack_weight(torch.ones(4, 4, dtype=torch.float16), KERNELS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -24,8 +24,8 @@ from runner_engine.kernels.c_interface import NO_TILES
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import backend_selection, interleaved_timing
 from runner_engine.matmul import timing_cache as keeping
-from runner_engine.matmul.backend_selection import FORCED, MatmulBackend, choose_plain_backend
-from runner_engine.matmul.interleaved_timing import Seconds, Shape, Ways, measure_matmuls
+from runner_engine.matmul.backend_selection import FORCED, MatmulBackend, choose_unquantized_backend
+from runner_engine.matmul.interleaved_timing import Seconds, Shape, Ways, time_matmuls
 from runner_engine.matmul.timing_cache import load_layer_timings
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete_requests
@@ -71,16 +71,16 @@ def usable(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., None]) -> None:
     kernels: Any = KERNELS or object()
     usable(panels=(1, 4, 40), onednn=(2, 4, 9), plain=(2, 9, 40))  # at 4, 16 and 128 rows
-    choice = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    choice = choose_unquantized_backend(LAYERS, torch.bfloat16, kernels)
     assert (choice.way, choice.fact) == (MatmulBackend.onednn, note("onednn_packed"))
     usable(panels=(1, 4, 11), onednn=(2, 4, 9), plain=(2, 9, 40))
-    choice = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    choice = choose_unquantized_backend(LAYERS, torch.bfloat16, kernels)
     assert choice.way == MatmulBackend.panels, (
         "a pass in a single call needs them, and saves more than products cost"
     )
     assert choice.fact.code == "panels"
     usable(onednn=(2, 4, 9), plain=(1, 1, 1))
-    assert choose_plain_backend(LAYERS, torch.bfloat16, kernels).way == MatmulBackend.onednn, (
+    assert choose_unquantized_backend(LAYERS, torch.bfloat16, kernels).way == MatmulBackend.onednn, (
         "nothing of ours is there: not measured"
     )
 
@@ -88,8 +88,11 @@ def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., No
 def test_small_models_use_products_of_their_own(usable: Callable[..., None]) -> None:
     usable(panels=(9, 9, 90), onednn=(1, 1, 1), plain=(1, 1, 1))
     kernels: Any = KERNELS or object()
-    assert choose_plain_backend(LAYERS, torch.bfloat16, kernels, is_small=True).way == MatmulBackend.panels
-    assert choose_plain_backend(LAYERS, torch.bfloat16, kernels).way == MatmulBackend.onednn
+    assert (
+        choose_unquantized_backend(LAYERS, torch.bfloat16, kernels, is_small_model=True).way
+        == MatmulBackend.panels
+    )
+    assert choose_unquantized_backend(LAYERS, torch.bfloat16, kernels).way == MatmulBackend.onednn
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
     usable(
         tiles=tiles, vectors=vectors, panels=(1, 9, 90, 900), onednn=(9, 9, 90, 900), plain=(9, 9, 90, 900)
     )
-    choice = choose_plain_backend(LAYERS, torch.bfloat16, KERNELS)
+    choice = choose_unquantized_backend(LAYERS, torch.bfloat16, KERNELS)
     assert (choice.way, choice.tile_rows) == (MatmulBackend.tiles, expected)
     assert KERNELS is not None
     below = note("tiles_from_rows", rows=expected, vectors=KERNELS.vectors)
@@ -122,7 +125,7 @@ def test_where_nothing_is_kept_the_first_way_serves_so_that_answers_repeat(
     usable(panels=None, onednn=None)
     monkeypatch.setattr(backend_selection, "load_layer_timings", lambda *_: None)
     kernels: Any = KERNELS or object()
-    choice = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    choice = choose_unquantized_backend(LAYERS, torch.bfloat16, kernels)
     assert choice.way == MatmulBackend.panels
     assert note("way_unmeasured") in choice.fact.values["reasons"]
 
@@ -134,11 +137,11 @@ def test_a_forced_way_that_is_missing_leads_to_the_next_and_says_so(
     monkeypatch.setenv(FORCED, wanted)
     kernels: Any = KERNELS or object()
     usable(tiles=None, panels=None, onednn=None)
-    there = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    there = choose_unquantized_backend(LAYERS, torch.bfloat16, kernels)
     assert (there.way, there.note) == (wanted, None)
     assert note("way_forced", variable=FORCED) in there.fact.values["reasons"]
     usable()
-    missing = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    missing = choose_unquantized_backend(LAYERS, torch.bfloat16, kernels)
     assert missing.way == MatmulBackend.plain
     if wanted is not MatmulBackend.plain:
         absent = text_note(f"no {wanted} here")
@@ -238,7 +241,7 @@ def test_of_those_that_begin_together_one_measures(tmp_path: Path, monkeypatch: 
         threading.Event().wait(0.05)
         return {way: dict.fromkeys(rows, 1.0 + len(measured)) for way in ways}
 
-    monkeypatch.setattr(keeping, "measure_matmuls", slowly)
+    monkeypatch.setattr(keeping, "time_matmuls", slowly)
     found: list[Any] = []
 
     def begin() -> None:
@@ -272,14 +275,14 @@ def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(monkeypatch: py
         thread_time = staticmethod(lambda: now[0])
 
     monkeypatch.setattr(interleaved_timing, "time", Clock)
-    took = measure_matmuls(
+    took = time_matmuls(
         {"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9
     )
     assert took == {"quick": {4: 4.0, 16: 16.0}, "slow": {4: 20.0, 16: 80.0}}
     assert ("slow", 4) in calls
     assert ("slow", 16) not in calls
     calls.clear()
-    measure_matmuls({"quick": way("quick", 1)}, (8, 8), (4,), torch.float32, now[0] - 1)
+    time_matmuls({"quick": way("quick", 1)}, (8, 8), (4,), torch.float32, now[0] - 1)
     assert calls == [("quick", 4)], "after the time that this may take, each has one turn"
 
 
@@ -294,7 +297,7 @@ def test_what_passes_while_others_have_the_processor_does_not_count() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        took = measure_matmuls({"waits": lambda _: waits}, (8, 8), (4,), torch.float32, math.inf)
+        took = time_matmuls({"waits": lambda _: waits}, (8, 8), (4,), torch.float32, math.inf)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from runner_engine.decode import cache_probe, compat_probe
 from runner_engine.local.engine import LocalEngine
-from runner_engine.matmul.unrounded_trials import find_rounding_layers, unrounded_activations
+from runner_engine.matmul.unrounded_trials import disable_activation_rounding, find_rounding_layers
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.settings.generation import GenerationConfig
@@ -63,7 +63,7 @@ def test_a_model_with_outliers_is_decoded_in_a_stream(
     assert len(complete(engine, requests())) == len(requests())
     assert engine.stats.notes == []
     engine.close()
-    monkeypatch.setattr(compat_probe, "unrounded_activations", lambda _: nullcontext({}))
+    monkeypatch.setattr(compat_probe, "disable_activation_rounding", lambda _: nullcontext({}))
     rounded = opened(folder, Int8DynamicConfig())
     rounded._loaded = rounded._load()
     with pytest.raises(cache_probe.IncompatibleModel) as caught:
@@ -97,7 +97,7 @@ def test_rows_as_they_come_give_the_products_of_the_unpacked_weights(
     rows = torch.randn(5, WIDTH, dtype=torch.bfloat16)
     plain: Any = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     expected = plain.get_submodule(name)(rows).float()
-    with unrounded_activations(engine.loaded.model), torch.no_grad():
+    with disable_activation_rounding(engine.loaded.model), torch.no_grad():
         found = layers[name](rows).float()
     assert (found - expected).abs().max() / expected.abs().max() < 0.02
     assert not any("forward" in vars(layer) for layer in layers.values())

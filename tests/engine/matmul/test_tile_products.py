@@ -24,7 +24,7 @@ from emulated import (
 
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import NO_TILES
-from runner_engine.matmul.backend_selection import MatmulBackend, choose_plain_backend
+from runner_engine.matmul.backend_selection import MatmulBackend, choose_unquantized_backend
 from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.render.notes import render_engine_note
 
@@ -99,8 +99,8 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> 
         tmp_path, "tile_sums.h", "TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);"
     )
     kernels = emulated(tmp_path, flags)
-    choice = choose_plain_backend(
-        [torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True
+    choice = choose_unquantized_backend(
+        [torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small_model=True
     )
     assert choice.way == MatmulBackend.panels
     assert choice.note is not None

@@ -20,15 +20,20 @@ from group_layers import layer_of as grouped_layer_of
 from torch import nn
 
 from runner_base.notes import note
-from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import NO_TILES, WeightFormat
 from runner_engine.matmul import groups
-from runner_engine.matmul.backend_selection import FORCED, choose_bfloat16_backend
+from runner_engine.matmul.backend_selection import FORCED, choose_unpacking_backend
 from runner_engine.matmul.blocks import GgufWeights
 from runner_engine.matmul.groups import GroupedWeights
-from runner_engine.matmul.layer_weights import LayerWeights, MatmulWorkspace, QuantizedWeights, multiply
+from runner_engine.matmul.layer_weights import (
+    LayerWeights,
+    MatmulWorkspace,
+    QuantizedWeights,
+    multiply_with_kernel,
+)
 from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.gguf_blocks import GgufLinear
@@ -54,11 +59,13 @@ def check(
 ) -> None:
     """Each way gives the expected bits, for any number of rows; tiles are loaded from `fewest` rows
     on."""
-    workspace = torch.empty(quantized_workspace_bytes(len(rows), rows.shape[1], 2), dtype=torch.uint8)
+    workspace = torch.empty(
+        compute_quantized_workspace_nbytes(len(rows), rows.shape[1], 2), dtype=torch.uint8
+    )
     for tile_rows, weights in by_way.items():
         for count in COUNTS:
             before = kernels.count("loads")
-            found = multiply(kernels, rows[:count], weights, workspace)
+            found = multiply_with_kernel(kernels, rows[:count], weights, workspace)
             assert torch.equal(found.view(torch.int16), expected[:count].view(torch.int16)), (
                 tile_rows,
                 count,
@@ -103,20 +110,25 @@ def test_four_bit_blocks_are_summed_in_the_order_of_tiles_and_then_scaled(
     if size == 1:
         check(emulated_tiles, by_way, rows, expected.bfloat16())
     else:  # the reference above keeps small numbers
-        workspace = torch.empty(quantized_workspace_bytes(len(rows), inputs, 2), dtype=torch.uint8)
-        check(emulated_tiles, by_way, rows, multiply(emulated_tiles, rows, by_way[NO_TILES], workspace))
+        workspace = torch.empty(compute_quantized_workspace_nbytes(len(rows), inputs, 2), dtype=torch.uint8)
+        check(
+            emulated_tiles,
+            by_way,
+            rows,
+            multiply_with_kernel(emulated_tiles, rows, by_way[NO_TILES], workspace),
+        )
 
 
 def test_blocks_that_are_no_whole_tiles_stay_with_vectors(emulated_tiles: OnlyTiles) -> None:
     codes = torch.randint(16, (32, 96), dtype=torch.uint8)
     weights = four_bit(codes, 48, torch.ones(2, 32).bfloat16(), torch.randn(16).bfloat16())
-    workspace = torch.empty(quantized_workspace_bytes(40, 96, 2), dtype=torch.uint8)
+    workspace = torch.empty(compute_quantized_workspace_nbytes(40, 96, 2), dtype=torch.uint8)
     before, expected = (
         emulated_tiles.count("loads"),
-        multiply(emulated_tiles, rows_of(96)[:40], weights, workspace),
+        multiply_with_kernel(emulated_tiles, rows_of(96)[:40], weights, workspace),
     )
     weights.matrix.tile_rows = 1
-    assert torch.equal(multiply(emulated_tiles, rows_of(96)[:40], weights, workspace), expected)
+    assert torch.equal(multiply_with_kernel(emulated_tiles, rows_of(96)[:40], weights, workspace), expected)
     assert emulated_tiles.count("loads") == before
 
 
@@ -183,7 +195,7 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     monkeypatch.setattr(groups, "FORMATS", (torch.bfloat16,))  # the emulation has no other
     monkeypatch.setattr(native, "load_kernels", lambda: emulated_tiles)
     monkeypatch.setenv(FORCED, "tiles")
-    choice = choose_bfloat16_backend(layers, emulated_tiles)
+    choice = choose_unpacking_backend(layers, emulated_tiles)
     assert choice is not None
     tiles = note("tiles_from_rows", rows=8, vectors="emulation")
     forced = (note("way_forced", variable=FORCED),)
@@ -192,13 +204,13 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     [weights] = QuantizedLayers(layers, HeapTrimmer()).matrices.values()
     assert weights.matrix.tile_rows == 8
     monkeypatch.setenv(FORCED, "panels")
-    assert choose_bfloat16_backend(layers, emulated_tiles) is None
+    assert choose_unpacking_backend(layers, emulated_tiles) is None
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose_bfloat16_backend(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, (
+    assert choose_unpacking_backend(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, (
         "nothing is unpacked"
     )
     monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
-    assert choose_bfloat16_backend(layers, emulated_tiles) is None
+    assert choose_unpacking_backend(layers, emulated_tiles) is None
 
 
 @pytest.mark.thorough

@@ -252,5 +252,5 @@ def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: s
     with raises(DataError, "refused", file):
         bin_file.read_bin(file)
     with raises(DataError, "refused", "lora.path=x.pth"):
-        pickle_reading.load_tensors(file, "lora.path=x.pth")
+        pickle_reading.load_pickled_tensors(file, "lora.path=x.pth")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

@@ -26,7 +26,7 @@ from runner_base import machine
 from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
 from runner_engine.checkpoints import file_io, random_weights
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.local.preload_checks import check_files
 from runner_engine.models import load_checks
 from runner_engine.plan.memory_check import limit_free_memory, parse_size_mib
@@ -98,14 +98,14 @@ def test_flash_attention_falls_back_to_what_the_model_has() -> None:
     from transformers import GPTJForCausalLM, LlamaForCausalLM
 
     wanted = Attention.flash_attention_2
-    assert load_checks.select_attention(wanted, "cpu", LlamaForCausalLM)[0] is Attention.sdpa
-    assert load_checks.select_attention(wanted, "cpu", GPTJForCausalLM) == (
+    assert load_checks.select_attention_backend(wanted, "cpu", LlamaForCausalLM)[0] is Attention.sdpa
+    assert load_checks.select_attention_backend(wanted, "cpu", GPTJForCausalLM) == (
         Attention.eager,
         [note("other_attention", missing=note("no_cuda_gpu"), used="eager")],
     )
-    _, [fallback] = load_checks.select_attention(wanted, "cuda", LlamaForCausalLM)
+    _, [fallback] = load_checks.select_attention_backend(wanted, "cuda", LlamaForCausalLM)
     assert fallback.values["missing"] == note("no_flash_attn")
-    assert load_checks.select_attention(Attention.auto, "cuda", None) == (Attention.auto, [])
+    assert load_checks.select_attention_backend(Attention.auto, "cuda", None) == (Attention.auto, [])
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
     for lora in kinds:
         spec = make_spec(model=on_cpu(folder), lora=lora)
         with raises(ConfigError, "conflict", "lora.merge"):
-            check_files(resolve(spec))
+            check_files(resolve_model(spec))
 
 
 @pytest.mark.sampled(1)
@@ -363,7 +363,7 @@ def test_a_plan_says_what_does_not_fit(
     runner: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "available_memory_mib", lambda: 20_000.0)
-    monkeypatch.setattr(file_io, "free_disk_bytes", lambda _: 2**40)
+    monkeypatch.setattr(file_io, "get_free_disk_bytes", lambda _: 2**40)
     arguments = (
         "model=qwen3_8b",
         "model.random_weights=true",
@@ -383,14 +383,14 @@ def test_a_plan_says_what_does_not_fit(
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=7 if path == tmp_path else 0))
-        assert file_io.free_disk_bytes(tmp_path / "not" / "yet") == 7, "the folder above it that exists"
+        assert file_io.get_free_disk_bytes(tmp_path / "not" / "yet") == 7, "the folder above it that exists"
     model = dataclasses.replace(SHAPE, cache_dir=str(tmp_path / "not" / "yet"))
-    monkeypatch.setattr(file_io, "free_disk_bytes", lambda _: 100 * 2**20)
+    monkeypatch.setattr(file_io, "get_free_disk_bytes", lambda _: 100 * 2**20)
     with raises(ConfigError, "too_large") as raised:
-        random_weights.check_disk_space(model)
+        random_weights.check_random_disk_space(model)
     assert "100.0 MiB" in raised.value.reason
-    monkeypatch.setattr(file_io, "free_disk_bytes", lambda _: 2**40)
-    random_weights.check_disk_space(model)
+    monkeypatch.setattr(file_io, "get_free_disk_bytes", lambda _: 2**40)
+    random_weights.check_random_disk_space(model)
 
 
 class HugeHub(http.server.BaseHTTPRequestHandler):

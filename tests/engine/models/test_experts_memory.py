@@ -27,16 +27,16 @@ SHAPE: dict[str, Any] = {
 PROGRAM = """
 import json, resource, sys
 from runner_base import MIB, is_out_of_memory_error, machine
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
-from runner_engine.models.base_loading import load_base
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict_footprint, resolve_model
+from runner_engine.models.base_loading import load_base_model
 
 def job(name, quantization):
     model = LocalModelConfig(name=name, device="cpu", check_memory=False)
-    return resolve(ModelSpec(model, CHOICES[quantization]()))
+    return resolve_model(ModelSpec(model, CHOICES[quantization]()))
 
 embedded, folder, quantization, room_mib = sys.argv[1:]
 for name in ("nf4", "none"):
-    load_base(job(embedded, name))  # what libraries take is there before
+    load_base_model(job(embedded, name))  # what libraries take is there before
 import transformers.models.mixtral.modeling_mixtral
 machine.release_free_memory()
 (line,) = [line for line in open("/proc/self/status") if line.startswith("VmData")]
@@ -44,14 +44,14 @@ limit = int(line.split()[1]) * 1024 + int(room_mib) * MIB
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 before = machine.rss_mib()
 try:
-    base = load_base(job(folder, quantization))
+    base = load_base_model(job(folder, quantization))
 except Exception as error:
     print(json.dumps({"error": is_out_of_memory_error(error), "said": str(error)[-300:]}))
 else:
     print(json.dumps({
         "weights": sum(base.bytes_by_dtype.values()) / MIB,
         "peak": base.metrics["load_peak_rss_mib"] - before,
-        "planned": predict(job(folder, quantization), (1, 16, 8)).load_mib,
+        "planned": predict_footprint(job(folder, quantization), (1, 16, 8)).load_mib,
     }))
 """
 

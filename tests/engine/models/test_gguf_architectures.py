@@ -21,13 +21,13 @@ from raising import raises
 from torch import nn
 
 from runner_base import ConfigError, DataError
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve_model
 from runner_engine.checkpoints import architectures, gguf_names
-from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.experts import SeparateExperts
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear, InputReorderedLinear
-from runner_engine.models.load_checks import load_config
-from runner_engine.models.loading.gguf import load_gguf
+from runner_engine.models.load_checks import load_transformers_config
+from runner_engine.models.loading.gguf import load_gguf_model
 from runner_engine.plan import format_check
 
 IDS = torch.arange(3, 43).view(2, 20) * 5 % 262
@@ -42,7 +42,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def read(path: Path, keeps_blocks: bool = True) -> Any:
-    model, report = load_gguf(path, load_config(path), torch.float32, None, keeps_blocks)
+    model, report = load_gguf_model(path, load_transformers_config(path), torch.float32, None, keeps_blocks)
     assert report == {"missing_keys": [], "unexpected_keys": []}
     return model
 
@@ -73,7 +73,7 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, tmp_path: Path)
     assert len(left) < len(blocks) / 4
     assert isinstance(model.get_input_embeddings(), GgufEmbedding)
     experts = [one for one in model.modules() if isinstance(one, SeparateExperts)]
-    assert bool(experts) == ("exps" in str([tensor.name for tensor in read_header(path).tensors]))
+    assert bool(experts) == ("exps" in str([tensor.name for tensor in read_gguf_header(path).tensors]))
     assert all(
         isinstance(layer, GgufLinear)
         for one in experts
@@ -89,7 +89,7 @@ def test_experts_in_few_bits(name: str, kind: str, tmp_path: Path) -> None:
     path = write_gguf(
         tmp_path / "model.gguf", name, tiny(name), lambda tensor: kind if "exps" in tensor else "Q8_0"
     )
-    assert kind in {tensor.dtype for tensor in read_header(path).tensors}
+    assert kind in {tensor.dtype for tensor in read_gguf_header(path).tensors}
     model = read(path)
     assert (logits(model) - logits(read(path, keeps_blocks=False))).abs().max() < CLOSE
     first = next(one for one in model.modules() if isinstance(one, SeparateExperts)).get_expert(0)
@@ -137,7 +137,7 @@ def test_without_what_undoes_the_converter_it_is_another_model(
 ) -> None:
     model = tiny(name)
     path = write_gguf(tmp_path / "model.gguf", name, model)
-    known = architectures.find_architecture(read_header(path))
+    known = architectures.find_architecture(read_gguf_header(path))
     kept = {part: change for part, change in known.changes.items() if part in SHAPES}
     assert kept != known.changes
     monkeypatch.setattr(gguf_names, "find_architecture", lambda _header: replace(known, changes=kept))
@@ -236,7 +236,7 @@ def test_an_architecture_that_is_not_read_is_named(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with raises(ConfigError, "unsupported"):
-        format_check.check_checkpoint_format(resolve(spec_of(tmp_path / "model.gguf")))
+        format_check.check_checkpoint_format(resolve_model(spec_of(tmp_path / "model.gguf")))
 
 
 def test_what_is_left_to_transformers_is_read_there() -> None:
@@ -252,7 +252,7 @@ def test_what_is_left_to_transformers_is_read_there() -> None:
 def test_a_plan_knows_layers_and_experts(name: str, tmp_path: Path) -> None:
     """The settings that memory is planned by are those of the model's own config."""
     model = tiny(name)
-    settings = resolve(spec_of(write_gguf(tmp_path / "model.gguf", name, model))).files.text_settings
+    settings = resolve_model(spec_of(write_gguf(tmp_path / "model.gguf", name, model))).files.text_settings
     config = model.config.to_dict()
     wanted = [
         *(

@@ -15,12 +15,12 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
 
 from runner_engine.checkpoints.architectures import find_architecture
-from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.gguf_names import find_weight_name
 from runner_engine.models import gguf_blocks
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
-from runner_engine.models.load_checks import load_config
-from runner_engine.models.loading.gguf import load_gguf
+from runner_engine.models.load_checks import load_transformers_config
+from runner_engine.models.loading.gguf import load_gguf_model
 
 IDS = torch.arange(3, 40)[None]
 # which transformers reads, too, by the same settings; of Gemma's it leaves out by what queries are
@@ -84,8 +84,8 @@ def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: s
     unpacked = AutoModelForCausalLM.from_pretrained(
         tmp_path, gguf_file="model.gguf", dtype=torch.float32
     ).eval()
-    config = load_config(tmp_path / "model.gguf")
-    kept, report = load_gguf(tmp_path / "model.gguf", config, torch.float32, None)
+    config = load_transformers_config(tmp_path / "model.gguf")
+    kept, report = load_gguf_model(tmp_path / "model.gguf", config, torch.float32, None)
     assert report == {"missing_keys": [], "unexpected_keys": []}
     with torch.inference_mode():
         expected, found = unpacked(IDS).logits, kept.eval()(IDS).logits
@@ -95,7 +95,7 @@ def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: s
     assert all(isinstance(one, GgufLinear) for one in linear)
     assert isinstance(kept.get_input_embeddings(), GgufEmbedding)
     assert gguf_blocks.count_parameters(kept) == unpacked.num_parameters()
-    ours, report = load_gguf(tmp_path / "model.gguf", config, torch.bfloat16, None, keeps_blocks=False)
+    ours, report = load_gguf_model(tmp_path / "model.gguf", config, torch.bfloat16, None, keeps_blocks=False)
     assert report == {"missing_keys": [], "unexpected_keys": []}
     theirs = unpacked.to(torch.bfloat16).state_dict()
     assert ours.state_dict().keys() == theirs.keys()
@@ -108,11 +108,11 @@ def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: s
 def test_settings_and_names_are_those_of_transformers(architecture: str, tmp_path: Path) -> None:
     write(tmp_path / "model.gguf", architecture)
     expected = AutoConfig.from_pretrained(tmp_path, gguf_file="model.gguf")
-    found = load_config(tmp_path / "model.gguf")
+    found = load_transformers_config(tmp_path / "model.gguf")
     assert type(found) is type(expected)
     assert vars(found) == vars(expected)
     assert found.to_dict() == expected.to_dict()
-    known = find_architecture(read_header(tmp_path / "model.gguf"))
+    known = find_architecture(read_gguf_header(tmp_path / "model.gguf"))
     for unlike in (False, True):  # layers with what some models of an architecture have
         more = {"use_qkv_bias": unlike, "use_parallel_residual": unlike} if architecture == "stablelm" else {}
         settings = AutoConfig.for_model(**{**expected.to_dict(), **more, "tie_word_embeddings": not unlike})
@@ -123,7 +123,7 @@ def test_settings_and_names_are_those_of_transformers(architecture: str, tmp_pat
         assert {name: find_weight_name(known, name) for name in names} == names
     assert find_weight_name(known, "rope_freqs.weight") is None
     assert all(
-        find_weight_name(known, tensor.name) for tensor in read_header(tmp_path / "model.gguf").tensors
+        find_weight_name(known, tensor.name) for tensor in read_gguf_header(tmp_path / "model.gguf").tensors
     )
 
 
@@ -136,6 +136,6 @@ def test_a_vocabulary_without_size_counts_its_tokens(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     expected = AutoConfig.from_pretrained(tmp_path, gguf_file="model.gguf")
-    assert vars(load_config(tmp_path / "model.gguf")) == vars(expected)
+    assert vars(load_transformers_config(tmp_path / "model.gguf")) == vars(expected)
     assert expected.vocab_size == 1500
     assert expected.intermediate_size == 96

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from runner_base.errors import ConfigError
 from runner_base.notes import note
-from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.gguf_names import SINGLE_DIGITS, splits_single_digits
 from runner_engine.models import gguf_tokenizer
 from runner_engine.models.load_tokenizer import load_tokenizer
@@ -132,7 +132,7 @@ def check_equal(path: Path) -> None:
     expected: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, padding_side="left")
     assert type(found) is type(expected)
     if splits_single_digits(
-        read_header(path).metadata
+        read_gguf_header(path).metadata
     ):  # as llama.cpp and the models' own tokenizers, unlike transformers
         own = (
             pre_tokenizers.Digits(individual_digits=True),

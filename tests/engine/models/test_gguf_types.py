@@ -11,7 +11,7 @@ from gguf_blocks import random_blocks
 
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.weight_files import TensorLocation
-from runner_engine.matmul.blocks import pack_blocks
+from runner_engine.matmul.blocks import pack_gguf_blocks
 from runner_engine.models.gguf_types import TYPES, dequantize_blocks, extract_block_scales
 
 
@@ -42,7 +42,7 @@ def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
         assert (kind.number, kind.inputs, kind.stored_bytes) == sizes[name]
         assert kind.packed_bytes <= 1.06 * kind.stored_bytes
         one = TensorLocation("a", name, (33, 768), Path("a"), 0, 33 * 768 // kind.inputs * kind.stored_bytes)
-        panels = pack_blocks(
+        panels = pack_gguf_blocks(
             torch.zeros(33, one.nbytes // 33, dtype=torch.uint8), kind, 768, gguf_file.PANEL_OUTPUTS
         )
-        assert gguf_file.packing_overhead_bytes(one) == panels.nbytes - one.nbytes
+        assert gguf_file.compute_packing_overhead_nbytes(one) == panels.nbytes - one.nbytes

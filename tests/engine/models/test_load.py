@@ -25,7 +25,7 @@ from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.adapter_lifecycle import detach_adapter
 from runner_engine.models.base_loading import LoadedModel
-from runner_engine.models.load_target import find_input_device, select_device, torch_dtype
+from runner_engine.models.load_target import find_input_device, select_device, select_torch_dtype
 from runner_engine.models.lora.unmerged import SingleAdapterMatrices
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
@@ -258,10 +258,10 @@ def test_device_dtype_and_attention(tiny_model: LocalModelConfig) -> None:
         with raises(ConfigError, "not_found", "model.device"):
             select_device("cuda:3")
     half = {"dtype": "float16"}
-    dtype, notes = torch_dtype("bfloat16", Dtype.auto, half)
+    dtype, notes = select_torch_dtype("bfloat16", Dtype.auto, half)
     assert dtype is torch.bfloat16
     assert notes == [note("slow_dtype", stored="float16", used="bfloat16")]
-    assert torch_dtype("float16", Dtype.float16, half) == (torch.float16, [])
+    assert select_torch_dtype("float16", Dtype.float16, half) == (torch.float16, [])
     eager = load(make_spec(model=dataclasses.replace(tiny_model, attention=Attention.eager)))
     assert eager.facts["attention"] == "eager"
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from runner_base import MIB, Dtype
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict_footprint, resolve_model
 from runner_engine.checkpoints import library_rules, linear_layers
 from runner_engine.checkpoints.linear_layers import plan_model_quantization
 from runner_engine.checkpoints.resolved_model import ResolvedModel
-from runner_engine.models.base_loading import load_base
+from runner_engine.models.base_loading import load_base_model
 from tools import families
 
 HYBRIDS = (
@@ -48,11 +48,11 @@ def resolved_of(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto)
     families.build(family, folder)
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
     settings: dict[str, Any] = {} if name == "none" else {"allow_partial": True}
-    return resolve(ModelSpec(model, CHOICES[name](**settings)))
+    return resolve_model(ModelSpec(model, CHOICES[name](**settings)))
 
 
 def planned_mib(resolved: ResolvedModel) -> float:
-    predicted = predict(resolved, (1, 16, 8))
+    predicted = predict_footprint(resolved, (1, 16, 8))
     assert predicted is not None
     return predicted.weight_mib
 
@@ -62,7 +62,7 @@ def compare(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> 
     quantized."""
     resolved = resolved_of(family, name, folder, dtype)
     walked = plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share
-    base = load_base(resolved)
+    base = load_base_model(resolved)
     assert planned_mib(resolved) == pytest.approx(
         sum(base.bytes_by_dtype.values()) / MIB, rel=KEPT_IN_FLOAT32
     )

@@ -22,9 +22,9 @@ from raising import raises
 from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError
 from runner_engine.checkpoints import weight_sizes
-from runner_engine.checkpoints.resolved_model import read_config, read_tensors
+from runner_engine.checkpoints.resolved_model import read_model_config, read_tensor_headers
 from runner_engine.models.base_loading import LoadedModel
-from runner_engine.models.inventory import weight_bytes
+from runner_engine.models.inventory import count_weight_nbytes
 from runner_engine.quantization import detect_stored_format
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
@@ -103,10 +103,10 @@ def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
 
     one, two = torch.nn.Linear(64, 32, bias=False), torch.nn.Linear(64, 32, bias=False)
     quantize_(one, Int8WeightOnlyConfig())
-    apart = weight_bytes(torch.nn.ModuleList([one]))
+    apart = count_weight_nbytes(torch.nn.ModuleList([one]))
     assert apart == {"int8": 64 * 32 + 32, "float32": 32 * 4}
     two.weight = one.weight
-    assert weight_bytes(torch.nn.ModuleList([one, two])) == apart
+    assert count_weight_nbytes(torch.nn.ModuleList([one, two])) == apart
 
 
 @pytest.mark.thorough
@@ -307,8 +307,8 @@ def test_the_size_of_packed_layers_is_their_bytes(tmp_path: Path, stored: dict[s
     tensors = load_file(folder / "model.safetensors")
     spec = configure(folder, dtype=Dtype.float16)
     assert predicted_bytes(spec) == sum(tensor.nbytes for tensor in tensors.values())
-    layers = [tensor for tensor in read_tensors(folder) if tensor.name.endswith("qweight")]
-    stored_as = detect_stored_format(read_config(folder))
+    layers = [tensor for tensor in read_tensor_headers(folder) if tensor.name.endswith("qweight")]
+    stored_as = detect_stored_format(read_model_config(folder))
     assert {weight_sizes.count_linear_weights(tensor, stored_as) for tensor in layers} == {128 * 192}
 
 

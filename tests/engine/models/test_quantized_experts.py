@@ -21,12 +21,12 @@ from transformers import AutoTokenizer
 from runner_base import ConfigError, machine
 from runner_engine.checkpoints import adapter_shapes
 from runner_engine.checkpoints.linear_layers import plan_model_quantization
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.experts import SeparateExperts, separate_all_experts
-from runner_engine.models.base_loading import LoadedModel, load_base
+from runner_engine.models.base_loading import LoadedModel, load_base_model
 from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.plan import format_check
-from runner_engine.plan.footprint import predict
+from runner_engine.plan.footprint import predict_footprint
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
@@ -64,7 +64,7 @@ def job(folder_of: Callable[..., Path]) -> Callable[..., Any]:
         family: str, quantization: QuantizationConfig, is_bin: bool = False, folder: Path | None = None
     ) -> Any:
         model = LocalModelConfig(name=str(folder or folder_of(family, is_bin)), device="cpu")
-        return resolve(make_spec(model=model, quantization=quantization))
+        return resolve_model(make_spec(model=model, quantization=quantization))
 
     return of
 
@@ -81,9 +81,9 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
 ) -> None:
     resolved = job(family, CHOICES[name]())
     format_check.check_checkpoint_format(resolved)
-    predicted = predict(resolved, (1, 512, 24))
+    predicted = predict_footprint(resolved, (1, 512, 24))
     walked = plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share
-    base = load_base(resolved)
+    base = load_base_model(resolved)
 
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
@@ -117,8 +117,8 @@ def test_integers_in_groups_are_those_of_torchao(
     from torchao.quantization import quantize_
 
     resolved = job(family, choice)
-    predicted = predict(resolved, (1, 512, 24))
-    base = load_base(resolved)
+    predicted = predict_footprint(resolved, (1, 512, 24))
+    base = load_base_model(resolved)
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
     assert base.metrics["quantized_share"] > 0.95
@@ -143,13 +143,13 @@ def test_a_mix_reaches_experts_one_by_one(job: Callable[..., Any]) -> None:
     )
     format_check.check_checkpoint_format(resolved)
     walked = plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share
-    base = load_base(resolved)
+    base = load_base_model(resolved)
     layers = {
         name: type(base.model.get_submodule(f"model.layers.1.mlp.experts.{name}")).__name__ for name in PLACES
     }
     assert layers == dict(zip(PLACES, ("Linear4bit", "Linear", "Linear8bitLt", "Linear4bit"), strict=True))
     assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=1e-4)
-    predicted = predict(resolved, (1, 512, 24))
+    predicted = predict_footprint(resolved, (1, 512, 24))
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
     assert base.metrics["quantized_share_of_wanted"] > 0.99
@@ -162,10 +162,10 @@ PLACES = ("2.gate_proj", "3.gate_proj", "2.down_proj", "7.down_proj")
 def test_experts_that_a_mix_leaves_plain_stay_fused(job: Callable[..., Any], family: str) -> None:
     resolved = job(family, Nf4Config(skip=["experts"]))
     format_check.check_checkpoint_format(resolved)
-    base = load_base(resolved)
+    base = load_base_model(resolved)
     assert not experts_of(base)
     assert base.metrics["quantized_share_of_wanted"] > 0.9
-    predicted = predict(resolved, (1, 512, 24))
+    predicted = predict_footprint(resolved, (1, 512, 24))
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
 
@@ -174,7 +174,9 @@ def test_experts_that_a_mix_leaves_plain_stay_fused(job: Callable[..., Any], fam
 def test_without_headers_the_experts_of_a_loaded_model_are_quantized(
     job: Callable[..., Any], name: str
 ) -> None:
-    from_bin, with_headers = (load_base(job("mixtral", CHOICES[name](), is_bin)) for is_bin in (True, False))
+    from_bin, with_headers = (
+        load_base_model(job("mixtral", CHOICES[name](), is_bin)) for is_bin in (True, False)
+    )
     assert from_bin.metrics["quantized_share"] == with_headers.metrics["quantized_share"] > 0.95
     for path, experts in experts_of(from_bin).items():
         for inner, layer in experts.named_modules():
@@ -191,7 +193,7 @@ def test_a_checkpoint_without_one_of_its_experts_is_refused(
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     resolved = job("mixtral", Nf4Config(), folder=tmp_path)
     with raises(ConfigError, "damaged") as raised:
-        load_base(resolved)
+        load_base_model(resolved)
     assert "model.layers.1.mlp.experts.4.down_proj.weight" in raised.value.reason
 
 

@@ -17,10 +17,10 @@ from runner_base import machine, processor
 from runner_base.errors import ConfigError
 from runner_base.texts import format_percent
 from runner_engine.checkpoints.linear_layers import plan_model_quantization
-from runner_engine.checkpoints.resolved_model import resolve
-from runner_engine.models.base_loading import LoadedModel, load_base
+from runner_engine.checkpoints.resolved_model import resolve_model
+from runner_engine.models.base_loading import LoadedModel, load_base_model
 from runner_engine.plan import format_check
-from runner_engine.plan.footprint import predict
+from runner_engine.plan.footprint import predict_footprint
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -54,7 +54,7 @@ def model_of(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 def job(model_of: Callable[..., Path]) -> Callable[..., Any]:
     def of(kind: str, quantization: QuantizationConfig, **keys: Any) -> Any:
         model = LocalModelConfig(name=str(model_of(kind, **keys)), device="cpu")
-        return resolve(make_spec(model=model, quantization=quantization))
+        return resolve_model(make_spec(model=model, quantization=quantization))
 
     return of
 
@@ -71,13 +71,13 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
 ) -> None:
     resolved = job(kind, CHOICES[name](allow_partial=True))
     format_check.check_checkpoint_format(resolved)
-    predicted = predict(resolved, (1, 512, 24))
+    predicted = predict_footprint(resolved, (1, 512, 24))
     if name in OWN_CLASSES.get(kind, ()):
         assert plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share.quantized == 0
         with raises(ConfigError, "no_effect"):
-            load_base(resolved)
+            load_base_model(resolved)
         return
-    base = load_base(resolved)
+    base = load_base_model(resolved)
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(weight_mib(base), rel=0.005)
     if name == "none":
@@ -123,13 +123,15 @@ def test_a_choice_that_takes_no_layer_of_a_family_is_refused_by_the_headers(
 @pytest.mark.parametrize("name", FORMATS[1:])
 def test_the_blocks_that_zamba_shares_stay_plain(job: Callable[..., Any], name: str) -> None:
     tied = job("zamba2", CHOICES[name]())
-    (note,) = format_check.note_low_share(tied)
+    (note,) = format_check.note_low_planned_share(tied)
     assert note.values["label"] == name
     assert str(note.values["share"]).startswith("59 % of the parameters in blocks, ")
     assert str(note.values["kinds"]).startswith(
         "model.layers.*.shared_transformer.feed_forward.gate_up_proj_adapter_list.*"
     )
-    assert format_check.note_low_share(job("zamba2", CHOICES[name](), tie_word_embeddings=False)) == []
+    assert (
+        format_check.note_low_planned_share(job("zamba2", CHOICES[name](), tie_word_embeddings=False)) == []
+    )
 
 
 def test_without_headers_it_is_refused_after_the_load(
@@ -139,14 +141,14 @@ def test_without_headers_it_is_refused_after_the_load(
     resolved.files.__dict__["tensors"] = []  # as of a .bin file
     format_check.check_checkpoint_format(resolved)
     with raises(ConfigError, "unsupported"):
-        load_base(resolved)
+        load_base_model(resolved)
 
 
 def test_what_a_user_leaves_out_is_not_missed(job: Callable[..., Any]) -> None:
     resolved = job("qwen3", QuantizationConfig(overrides={"down_proj": "int8"}))
     format_check.check_checkpoint_format(resolved)
-    assert format_check.note_low_share(resolved) == []
-    base = load_base(resolved)
+    assert format_check.note_low_planned_share(resolved) == []
+    base = load_base_model(resolved)
     assert base.metrics["quantized_share"] < 0.5
     assert base.metrics["quantized_share_of_wanted"] == 1.0
     assert "quantizes_only" not in {note.code for note in base.notes}
@@ -167,8 +169,8 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
         monkeypatch.setattr(processor, "has_bfloat16_matmul", lambda packs=packs: packs)
         format_check.check_checkpoint_format(resolved)
         assert plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").unfit == {}
-        base = load_base(resolved)
-        predicted = predict(resolved, (1, 512, 24))
+        base = load_base_model(resolved)
+        predicted = predict_footprint(resolved, (1, 512, 24))
         assert predicted is not None
         assert predicted.weight_mib == pytest.approx(weight_mib(base), rel=0.005)
         shares.append(base.metrics["quantized_share"])
@@ -184,10 +186,10 @@ def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callabl
         format_check.check_checkpoint_format(resolved)
     few = job("qwen3", HqqConfig(group_size=128), head_dim=8, intermediate_size=1024)
     format_check.check_checkpoint_format(few)
-    base = load_base(few)
+    base = load_base_model(few)
     assert base.metrics["quantized_modules"] == 24
     assert "self_attn.o_proj" in base.facts["left_alone"]
-    predicted = predict(few, (1, 512, 24))
+    predicted = predict_footprint(few, (1, 512, 24))
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(weight_mib(base), rel=0.005)
 

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from runner_base.errors import ConfigError
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.matmul.groups import find_problem
+from runner_engine.matmul.groups import find_kernel_problem
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.hqq import HqqLayout
@@ -73,7 +73,7 @@ def test_the_kernels_multiply_it(bits: int) -> None:
     like = nn.Linear(128, 75, bias=False).bfloat16()
     tensors = hqq_checkpoints.layer(like.weight.detach(), bits, 16)
     layer = GroupedLinear(like, HqqLayout(bits, 16, 128, 75), tensors)
-    assert find_problem(layer, native.load_kernels()) is None
+    assert find_kernel_problem(layer, native.load_kernels()) is None
     rows = torch.randn(5, 128).bfloat16()
     expected = nn.functional.linear(rows, layer.dequantize_outputs(0, 75, torch.bfloat16))
     QuantizedLayers(nn.Sequential(layer), HeapTrimmer())

@@ -246,9 +246,9 @@ def test_a_state_that_is_not_set_changes_the_answers(
     real_enter = sequence_states.SequenceStates.insert_slots
 
     def enter(self: sequence_states.SequenceStates, at: int, count: int, most: int) -> None:
-        before = [tensor.clone() for tensor in self._tensors]
+        before = [tensor.clone() for tensor in self._all_state_tensors]
         real_enter(self, at, count, most)
-        for tensor, old in zip(self._tensors, before, strict=True):
+        for tensor, old in zip(self._all_state_tensors, before, strict=True):
             tensor[at : at + count] = 0.5 if at >= len(old) else old[at : at + count].mean()
 
     def put(

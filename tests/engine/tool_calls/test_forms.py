@@ -11,7 +11,7 @@ from runner_engine.tool_calls import (
     ParsedAnswer,
     ToolCall,
     detect_format_name,
-    import_format,
+    import_tool_call_format,
 )
 
 WEATHER = {
@@ -46,7 +46,7 @@ WITH_TEXT = ("hermes", "glm", "qwen_xml", "lfm2", "deepseek", "mistral")
     "calls", [ONE, TWO, (ToolCall("math.root", {}),)], ids=["one", "two", "no arguments"]
 )
 def test_what_a_form_writes_it_reads(name: str, calls: tuple[ToolCall, ...]) -> None:
-    form = import_format(name)
+    form = import_tool_call_format(name)
     reading = form.parse_answer(form.format_calls(calls), SCHEMAS)
     assert reading.calls == calls
     assert reading.text == ""
@@ -55,7 +55,7 @@ def test_what_a_form_writes_it_reads(name: str, calls: tuple[ToolCall, ...]) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_half_a_call_is_never_a_call(name: str) -> None:
     """Every beginning of two calls has fewer calls, is refused or is text; none has two."""
-    form = import_format(name)
+    form = import_tool_call_format(name)
     whole, one = form.format_calls(TWO), form.format_calls(ONE)
     for end in range(1, len(whole)):
         beginning = whole[:end].rstrip()
@@ -76,14 +76,14 @@ def test_half_a_call_is_never_a_call(name: str) -> None:
     "text", ["", "It is 4 degrees (cold).", "The set [1, 2] is {open}.", "Call get_weather."]
 )
 def test_prose_calls_nothing(name: str, text: str) -> None:
-    reading = import_format(name).parse_answer(text, SCHEMAS)
+    reading = import_tool_call_format(name).parse_answer(text, SCHEMAS)
     assert reading.calls == ()
     assert reading.text.strip() == text
 
 
 @pytest.mark.parametrize("name", WITH_TEXT)
 def test_text_before_a_call_is_kept(name: str) -> None:
-    form = import_format(name)
+    form = import_tool_call_format(name)
     reading = form.parse_answer(f"I look it up.\n{form.format_calls(TWO)}", SCHEMAS)
     assert reading.calls == TWO
     assert reading.text == "I look it up."
@@ -124,7 +124,7 @@ AS_PUBLISHED = [  # as models and their templates write them
 
 @pytest.mark.parametrize(("name", "text", "calls"), AS_PUBLISHED)
 def test_answers_as_published_models_write_them(name: str, text: str, calls: tuple[ToolCall, ...]) -> None:
-    assert import_format(name).parse_answer(text).calls == calls
+    assert import_tool_call_format(name).parse_answer(text).calls == calls
 
 
 MALFORMED = [
@@ -160,19 +160,19 @@ MALFORMED = [
 @pytest.mark.parametrize(("name", "text"), MALFORMED)
 def test_what_begins_as_a_call_and_is_none_is_malformed(name: str, text: str) -> None:
     with pytest.raises(MalformedToolCall):
-        import_format(name).parse_answer(text)
+        import_tool_call_format(name).parse_answer(text)
 
 
 def test_harmony_tells_thinking_from_what_is_said() -> None:
     text = (
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>No.<|return|>"
     )
-    assert import_format("harmony").parse_answer(text) == ParsedAnswer((), "No.", "Hm.")
+    assert import_tool_call_format("harmony").parse_answer(text) == ParsedAnswer((), "No.", "Hm.")
 
 
 def test_values_of_tags_are_what_the_schema_says() -> None:
     text = "<function=get_weather>\n<parameter=city>\n42\n</parameter>\n<parameter=days>\n42\n</parameter>\n</function>"
-    arguments = import_format("qwen_xml").parse_answer(text, SCHEMAS).calls[0].arguments
+    arguments = import_tool_call_format("qwen_xml").parse_answer(text, SCHEMAS).calls[0].arguments
     assert arguments == {"city": "42", "days": 42}
 
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from runner_base import ConfigError
 from runner_engine import embedded
 from runner_engine.grammars import GrammarCache
-from runner_engine.tool_calls import NAMES, ToolCall, import_format
+from runner_engine.tool_calls import NAMES, ToolCall, import_tool_call_format
 
 WEATHER = {
     "name": "get_weather",
@@ -69,7 +69,7 @@ def grammars(tokenizer: Any) -> GrammarCache:
 
 def written(name: str, *calls: ToolCall) -> str:
     """Return calls in a form; in those of Python with the quotes that JSON has."""
-    text = import_format(name).format_calls(calls)
+    text = import_tool_call_format(name).format_calls(calls)
     return text.replace("'", '"') if name in ("pythonic", "lfm2") else text
 
 
@@ -79,14 +79,14 @@ ONE = ToolCall("get_weather", {"city": "Paris", "days": 3})
 @pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", HELD)
 def test_what_a_form_writes_is_of_its_grammar(name: str, tokenizer: Any, grammars: GrammarCache) -> None:
-    rules = import_format(name).build_grammar(SCHEMAS)
+    rules = import_tool_call_format(name).build_grammar(SCHEMAS)
     calls, answer = f"start: calls\n{rules}", f"start: answer\n{rules}"
     several = [written(name, ONE), written(name, ONE, ToolCall("ping", {}), ONE)]
     for text in several:
         assert is_of(grammars, tokenizer, text, calls), text
         assert is_of(grammars, tokenizer, text, answer), text
         behind_text = is_of(grammars, tokenizer, f"I will look. {text}", answer)
-        reading = import_format(name).parse_answer(f"I will look. {text}", SCHEMAS)
+        reading = import_tool_call_format(name).parse_answer(f"I will look. {text}", SCHEMAS)
         assert behind_text, text
         assert bool(reading.calls) is (name in WITH_TEXT)
     for text in PROSE:
@@ -110,7 +110,7 @@ def test_what_a_form_writes_is_of_its_grammar(name: str, tokenizer: Any, grammar
 def test_a_wrong_call_is_of_no_grammar(
     name: str, wrong: ToolCall, tokenizer: Any, grammars: GrammarCache
 ) -> None:
-    rules = import_format(name).build_grammar(SCHEMAS)
+    rules = import_tool_call_format(name).build_grammar(SCHEMAS)
     text = written(name, wrong)
     assert not is_of(grammars, tokenizer, text, f"start: calls\n{rules}")
     assert not is_of(grammars, tokenizer, text, f"start: answer\n{rules}")
@@ -120,7 +120,7 @@ def test_a_wrong_call_is_of_no_grammar(
 
 @pytest.mark.parametrize("name", HELD)
 def test_a_grammar_of_one_call_has_no_second(name: str, tokenizer: Any, grammars: GrammarCache) -> None:
-    rules = import_format(name).build_grammar(SCHEMAS, allow_multiple=False)
+    rules = import_tool_call_format(name).build_grammar(SCHEMAS, allow_multiple=False)
     for start in ("calls", "answer"):
         assert is_of(grammars, tokenizer, written(name, ONE), f"start: {start}\n{rules}")
         assert not is_of(grammars, tokenizer, written(name, ONE, ONE), f"start: {start}\n{rules}")
@@ -134,7 +134,7 @@ def test_what_is_of_a_grammar_is_read_as_calls_of_the_schemas(
     name: str, template: str | None, several: bool, tokenizer: Any, grammars: GrammarCache
 ) -> None:
     """Any token that may come does come, which no model would do."""
-    form, drawn = import_format(name), random.Random(name)
+    form, drawn = import_tool_call_format(name), random.Random(name)
     rules, ended = form.build_grammar(SCHEMAS, several, template), 0
     for _ in range(8):
         text = walk(grammars, tokenizer, f"start: calls\n{rules}", drawn)
@@ -153,7 +153,7 @@ def test_what_is_of_a_grammar_is_read_as_calls_of_the_schemas(
 
 def test_texts_of_harmony_are_refused() -> None:
     with raises(ConfigError, "unsupported"):
-        import_format("harmony").build_grammar(SCHEMAS)
+        import_tool_call_format("harmony").build_grammar(SCHEMAS)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,12 @@ def test_texts_of_harmony_are_refused() -> None:
 )  # fmt: skip
 def test_what_a_form_cannot_hold_is_refused(name: str, parameters: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        import_format(name).build_grammar([{"name": "f", "parameters": {"type": "object"} | parameters}])
+        import_tool_call_format(name).build_grammar(
+            [{"name": "f", "parameters": {"type": "object"} | parameters}]
+        )
     assert reason in str(refused.value)
 
 
 def test_a_name_that_python_cannot_write_is_refused() -> None:
     with raises(ConfigError, "unsupported"):
-        import_format("pythonic").build_grammar([{"name": "a-b"}])
+        import_tool_call_format("pythonic").build_grammar([{"name": "a-b"}])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner_engine.tool_calls import MalformedToolCall, import_format
+from runner_engine.tool_calls import MalformedToolCall, import_tool_call_format
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "tool_marks.json").read_text(encoding="utf-8"))[
     "answers"
@@ -17,7 +17,9 @@ RECORDED = json.loads((Path(__file__).parents[2] / "data" / "tool_marks.json").r
 
 
 def read(case: dict[str, Any], text: str) -> list[list[Any]]:
-    return [[call.name, call.arguments] for call in import_format(case["form"]).parse_answer(text).calls]
+    return [
+        [call.name, call.arguments] for call in import_tool_call_format(case["form"]).parse_answer(text).calls
+    ]
 
 
 @pytest.mark.parametrize("name", RECORDED)

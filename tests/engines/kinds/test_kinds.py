@@ -13,10 +13,10 @@ from runner.config.model import StubConfig
 from runner.config.models import MODELS
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import ModelKind, ResourceNeed, model_kind
+from runner.engines.kinds import ModelKind, ResourceNeed, get_model_kind
 from runner_base.plugins import find_builtin_options
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.settings.model import LocalModelConfig, to_local_config
+from runner_engine.settings.model import LocalModelConfig, to_local_model_config
 
 Make = Callable[..., RunnerConfig]
 
@@ -39,7 +39,7 @@ def test_a_kind_without_a_fingerprint_cannot_be_instantiated() -> None:
 @pytest.mark.thorough
 def test_the_stub_has_no_keys_of_a_local_model(runner: Callable[..., object]) -> None:
     assert [item.name for item in fields(StubConfig)] == ["delay_s", "thinking_words", "answer"]
-    assert to_local_config(StubConfig()) == LocalModelConfig(name="stub"), (
+    assert to_local_model_config(StubConfig()) == LocalModelConfig(name="stub"), (
         "a request for them still gets the defaults"
     )
     done = runner("model=stub", "model.device=cpu")
@@ -49,4 +49,4 @@ def test_the_stub_has_no_keys_of_a_local_model(runner: Callable[..., object]) ->
 
 def test_what_the_stub_needs(make_config: Make) -> None:
     config = make_config(model=StubConfig())
-    assert model_kind(config.model).predict_need(resolve_job(config)) == ResourceNeed(0.0, 1)
+    assert get_model_kind(config.model).predict_need(resolve_job(config)) == ResourceNeed(0.0, 1)

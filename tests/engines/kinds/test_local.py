@@ -23,9 +23,9 @@ PROGRAM = """
 import sys
 from runner.config.resolved import resolve_job
 from runner.engines.kinds.local import KIND
-from runner.library.load import build_config
+from runner.library.load import build_load_config
 groups = dict.fromkeys(("lora", "rope", "generation"))
-config = build_config(sys.argv[1], groups | {"quantization": sys.argv[2]}, {"device": "cpu"}, 0)
+config = build_load_config(sys.argv[1], groups | {"quantization": sys.argv[2]}, {"device": "cpu"}, 0)
 KIND.import_libraries(resolve_job(config))
 print("transformers.models.llama.modeling_llama" in sys.modules)
 before = len(sys.modules)

@@ -11,8 +11,8 @@ from runner import engines
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import model_kind
-from runner.run import check_job
+from runner.engines.kinds import get_model_kind
+from runner.run import check_job_before_loading
 from runner_base.errors import TrackingError
 from runner_base.result import FinishReason
 from runner_engine.sessions import contract
@@ -83,9 +83,9 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
 
     config = make_config(model=StubConfig())
     monkeypatch.setattr(
-        type(model_kind(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded")
+        type(get_model_kind(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded")
     )
-    engine = engines.open_engine(resolve_job(config), before_loading=store_is_gone)
+    engine = engines.create_lazy_engine(resolve_job(config), before_loading=store_is_gone)
     for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first
         with raises(TrackingError, "unreachable"):
             use()
@@ -93,9 +93,9 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
 
 def test_a_stub_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
     config = make_config()
-    predicted = model_kind(config.model).predict_memory(resolve_job(config), (4, 16, 8))
+    predicted = get_model_kind(config.model).predict_memory(resolve_job(config), (4, 16, 8))
     assert predicted is not None
-    assert model_kind(config.model).predict_need(resolve_job(config)).mib == 0
+    assert get_model_kind(config.model).predict_need(resolve_job(config)).mib == 0
     assert predicted.total_mib == 0
 
 
@@ -103,8 +103,8 @@ def test_nothing_but_its_name_identifies_a_stub(
     make_config: Callable[..., RunnerConfig], tmp_path: Path
 ) -> None:
     stub = make_config()
-    assert model_kind(stub.model).fingerprint(resolve_job(stub), tmp_path / "h.json") == {"model": "stub"}
+    assert get_model_kind(stub.model).fingerprint(resolve_job(stub), tmp_path / "h.json") == {"model": "stub"}
 
 
 def test_what_loads_nothing_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
-    assert check_job(resolve_job(make_config(model=StubConfig()))) == []
+    assert check_job_before_loading(resolve_job(make_config(model=StubConfig()))) == []

@@ -17,7 +17,7 @@ from runner.config.wording import PromptStyle
 from runner.datasets.questions import load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.options.advise.accuracies import RecordedAccuracy, compare_accuracies, find_recorded_accuracies
-from runner.options.advise.render.recorded_metrics import describe_accuracy
+from runner.options.advise.render.recorded_metrics import format_accuracy
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Record
@@ -75,7 +75,7 @@ def test_other_questions_or_the_same_put_in_another_way_do_not_count(
     mine = known(config)
     assert mine is not None
     assert (mine.job_id, mine.correct, mine.n) == ("mine", 7, 20)
-    assert describe_accuracy(mine) == "35.0 % [18.1, 56.7] of 20"
+    assert format_accuracy(mine) == "35.0 % [18.1, 56.7] of 20"
 
 
 def test_other_sampling_does_not_count_and_a_batch_size_is_free(config: Any) -> None:
@@ -100,7 +100,7 @@ def test_more_or_fewer_questions_count_on_the_shared_ones_only(config: Any) -> N
     fewer = known(wide)
     assert fewer is not None
     assert (fewer.correct, fewer.n, fewer.asked) == (47, 60, 100)
-    assert describe_accuracy(fewer).endswith("of 60 of the 100")
+    assert format_accuracy(fewer).endswith("of 60 of the 100")
 
 
 def test_without_its_answers_a_record_counts_only_as_a_whole(config: Any) -> None:

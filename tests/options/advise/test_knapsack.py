@@ -11,8 +11,8 @@ import pytest
 from runner.options.advise import knapsack
 from runner.options.advise.knapsack import (
     LayerOption,
-    fill_in_layer_order,
-    find_neighbours,
+    enlarge_first_layers,
+    find_swapped_choices,
     solve_greedily,
     solve_knapsack,
     total_loss,
@@ -72,14 +72,14 @@ def test_neighbours_have_the_same_size_and_the_order_of_layers_needs_no_losses()
     limit = sum(options[1].nbytes for options in layers)
     chosen = solve_knapsack(layers, limit)
     assert chosen is not None
-    for other in (near := find_neighbours(layers, chosen, limit, 3)):
+    for other in (near := find_swapped_choices(layers, chosen, limit, 3)):
         assert total_nbytes(layers, other) == total_nbytes(layers, chosen)
         assert total_loss(layers, other) >= total_loss(layers, chosen)
         assert sum(one != another for one, another in zip(chosen, other, strict=True)) == 2
     assert near
     without_losses = [[LayerOption(option.nbytes, 0.0) for option in options] for options in layers]
-    first = fill_in_layer_order(layers, limit)
-    assert first == fill_in_layer_order(without_losses, limit)
+    first = enlarge_first_layers(layers, limit)
+    assert first == enlarge_first_layers(without_losses, limit)
     assert first is not None
     assert first[0] == 2
     assert total_nbytes(layers, first) <= limit

@@ -15,7 +15,7 @@ from raising import raises
 from transformers import AutoModelForCausalLM
 
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.library.jobs import evaluate
@@ -26,14 +26,14 @@ from runner_base import MIB
 from runner_base.errors import ConfigError
 from runner_base.files import user_cache_folder
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.models.base_loading import load_base
+from runner_engine.models.base_loading import load_base_model
 from tools import embedded_mixture
 
 NAMES = ("nf4", "int8", "none")
 
 
 def composed(words: list[str]) -> RunnerConfig:
-    return to_config(*compose_job(words))
+    return to_runner_config(*compose_job(words))
 
 
 def of_embedded(by_block: bool = False) -> MixableModel:
@@ -132,10 +132,10 @@ def test_the_experts_of_a_layer_get_one_format(tmp_path: Path, monkeypatch: pyte
     # only experts in 4 bits
     choice = tuple(int(number not in experts) for number in range(len(model.layers)))
     config = composed([*words, *model.quantization_overrides(choice)])
-    base = load_base(resolve_job(config).model)
+    base = load_base_model(resolve_job(config).model)
     assert sum(base.bytes_by_dtype.values()) / MIB == pytest.approx(model.weight_mib(choice), rel=0.002)
 
     monkeypatch.setattr(mix, "TEXTS", 2)
     kept = {name: paths for name, paths in model.layers.items() if name.startswith("model.layers.2.")}
-    losses = mix.load_or_measure_losses(replace(model, layers=kept), composed)
+    losses = mix.load_or_measure_layer_losses(replace(model, layers=kept), composed)
     assert losses["model.layers.2.mlp.experts"]["nf4"] > losses["model.layers.2.self_attn.k_proj"]["nf4"] > 0

@@ -13,13 +13,13 @@ from raising import raises
 from runner.config.choices import list_choices
 from runner.config.compose import compose_job
 from runner.config.help import describe_job_keys
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner_base.errors import ConfigError
 
 
 def task(*overrides: str, folder: Path | None = None) -> Any:
-    return to_config(
-        *compose_job(["task=agents", *overrides], folder=None if folder is None else str(folder))
+    return to_runner_config(
+        *compose_job(["task=agents", *overrides], config_folder=None if folder is None else str(folder))
     ).task
 
 

@@ -14,7 +14,7 @@ from runner.options.agents.agent_prompts import (
     ROLES,
     build_agent_messages,
     build_decision_messages,
-    make_agent_message,
+    make_agent_reply,
 )
 from runner.options.agents.keys import PromptStyle, Role
 from runner.options.agents.wording import load_prompt_texts
@@ -94,7 +94,7 @@ def test_the_inspector_says_who_is_wrong_before_its_answer() -> None:
     one = PROBLEMS[2]
     steps = steps_of(one)
     now = (spoken(0, steps), spoken(2, steps))
-    before = (make_agent_message(1, ROLES[1], "The answer is 1"),)
+    before = (make_agent_reply(1, ROLES[1], "The answer is 1"),)
     assert build_agent_messages(Role.inspector, PromptStyle.brief, one.question, now, before)
     assert build_decision_messages(PromptStyle.brief, one.question, now)
     lines = reply(Role.inspector, steps, now, before).splitlines()

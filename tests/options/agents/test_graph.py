@@ -64,7 +64,7 @@ def test_random_takes_each_edge_half_of_the_time() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_seed_gives_the_same_graph_and_the_same_rounds(mode: Topology) -> None:
     def drawn(seed: int) -> tuple[Graph, list[Round]]:
-        graph = Graph.from_mode(mode, 6, seed=seed, optimized_spatial=True, optimized_temporal=True)
+        graph = Graph.from_mode(mode, 6, seed=seed, trains_spatial=True, trains_temporal=True)
         rng = random.Random(seed)
         return graph, [graph.draw_round(rng, number) for number in range(5)]
 
@@ -86,9 +86,7 @@ def test_a_team_of_one_hears_nobody_and_may_remember_itself(mode: Topology) -> N
 
 
 def test_direct_answer_is_one_agent_whatever_is_asked() -> None:
-    graph = Graph.from_mode(
-        Topology.direct_answer, 4, seed=0, optimized_spatial=True, optimized_temporal=True
-    )
+    graph = Graph.from_mode(Topology.direct_answer, 4, seed=0, trains_spatial=True, trains_temporal=True)
     assert graph.num_agents == 1
     assert graph.draw_round(random.Random(0), 1) == Round((), (), (), 0.0)
 
@@ -134,8 +132,8 @@ def any_graph(draw: st.DrawFn) -> Graph:
         draw(st.sampled_from(MODES)),
         agents,
         seed=draw(st.integers(0, 9)),
-        optimized_spatial=draw(st.booleans()),
-        optimized_temporal=draw(st.booleans()),
+        trains_spatial=draw(st.booleans()),
+        trains_temporal=draw(st.booleans()),
     )
     noise = np.random.default_rng(draw(st.integers(0, 2**32)))
     for edges in graph.edges_by_kind.values():
@@ -187,7 +185,7 @@ def test_an_edge_without_a_choice_is_one_that_would_have_closed_a_cycle(
 
 
 def test_edges_are_taken_as_often_as_their_probability_says() -> None:
-    graph = Graph.from_mode(Topology.star, 3, seed=0, initial_probability=0.8, optimized_spatial=True)
+    graph = Graph.from_mode(Topology.star, 3, seed=0, initial_probability=0.8, trains_spatial=True)
     assert graph.spatial.probabilities[0, 1] == pytest.approx(0.8)
     rng = random.Random(0)
     rounds = [graph.draw_round(rng, 0) for _ in range(2000)]

@@ -41,7 +41,7 @@ def put(*place: str | int, value: object) -> Change:
 
 
 def trained(seed: int = 0) -> Graph:
-    graph = Graph.from_mode(Topology.full_connected, 4, seed=seed, optimized_spatial=True)
+    graph = Graph.from_mode(Topology.full_connected, 4, seed=seed, trains_spatial=True)
     learner, rng = GraphTrainer(graph, RunnerMethod()), random.Random(seed)
     for _ in range(10):
         learner.train_iteration([([graph.draw_round(rng, 0)], rng.random() < 0.5) for _ in range(4)])

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from runner.config.compose import compose_job
-from runner.config.error_messages import config_errors
+from runner.config.error_messages import convert_config_errors
 from runner.config.extractors import GoldKind
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.options.agents import task as agents
 from runner.options.agents.keys import AgentsConfig, Baseline, DecisionMethod, Topology, TrainingMethod
 from runner.tasks import named_job
@@ -131,7 +131,7 @@ def test_another_seed_takes_the_place_of_repeats() -> None:
         "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it. For "
         "this task, another seed"
     )
-    with pytest.raises(ConfigError, match=message), config_errors():
+    with pytest.raises(ConfigError, match=message), convert_config_errors():
         compose_job(["task=agents", "task.repeat=1"])
 
 
@@ -141,13 +141,13 @@ def test_another_seed_takes_the_place_of_repeats() -> None:
 )
 def test_embedded_problems_count_templates_under_the_ids_of_before(data: str, job_id: str) -> None:
     overrides = ["model=stub", "task=agents", f"task.data={data}"]
-    config = to_config(*compose_job(overrides))
+    config = to_runner_config(*compose_job(overrides))
     assert config.task.questions_config.cluster == "template"
     found = agents.prepare(config)
     assert None not in {item.cluster for item in found.items}
     assert "clusters" not in found.hashes
     own_id = named_job.build_job(config, agents.VERSION, found.hashes).job_id
     assert job_id in ("", own_id)
-    without = to_config(*compose_job([*overrides, "task.cluster=null"]))
+    without = to_runner_config(*compose_job([*overrides, "task.cluster=null"]))
     hashes = agents.prepare(without).hashes
     assert named_job.build_job(without, agents.VERSION, hashes).job_id != own_id

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.options.agents.graph import Edge, Edges, Graph, Kind, Matrix, Round
-from runner.options.agents.graph_training import Adam, GraphTrainer, Play, low_rank_penalty, prune_edges
+from runner.options.agents.graph_training import (
+    Adam,
+    GraphTrainer,
+    Play,
+    low_rank_penalty,
+    prune_lowest_edges,
+)
 from runner.options.agents.keys import Baseline, Topology
 from runner.options.agents.training_methods import RunnerMethod
 
@@ -21,7 +27,7 @@ from runner.options.agents.training_methods import RunnerMethod
 def team(
     spatial: bool = True, temporal: bool = False, agents: int = 4, mode: Topology = Topology.full_connected
 ) -> Graph:
-    return Graph.from_mode(mode, agents, seed=0, optimized_spatial=spatial, optimized_temporal=temporal)
+    return Graph.from_mode(mode, agents, seed=0, trains_spatial=spatial, trains_temporal=temporal)
 
 
 def uneven(graph: Graph, seed: int = 0) -> Graph:
@@ -181,9 +187,9 @@ def test_what_goes_are_the_lowest_logits_and_of_equal_ones_the_last() -> None:
     edges = team().spatial
     edges.logits[2, 1] = -0.5
     edges.logits[0, 0] = -9.0  # no edge: nobody hears itself
-    assert prune_edges(edges, 0.25) == [(2, 1), (3, 2), (3, 1)]
-    assert prune_edges(edges, 0.25) == [(3, 0), (2, 3)]
-    assert prune_edges(edges, 0.0) == []
+    assert prune_lowest_edges(edges, 0.25) == [(2, 1), (3, 2), (3, 1)]
+    assert prune_lowest_edges(edges, 0.25) == [(3, 0), (2, 3)]
+    assert prune_lowest_edges(edges, 0.0) == []
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.25, 1.0])

@@ -143,7 +143,7 @@ def built(method: TrainingMethod) -> GraphTrainingMethod:
 
 def uneven(mode: Topology, agents: int, rounds: int, seed: int) -> Graph:
     """A graph whose logits are random."""
-    graph = Graph.from_mode(mode, agents, seed=seed, optimized_spatial=True, optimized_temporal=rounds > 1)
+    graph = Graph.from_mode(mode, agents, seed=seed, trains_spatial=True, trains_temporal=rounds > 1)
     noise = np.random.default_rng(seed)
     for edges in graph.edges_by_kind.values():
         edges.logits = noise.normal(size=edges.logits.shape)
@@ -197,9 +197,7 @@ def test_a_whole_training_is_that_of_the_formulas(
 
 def counts(method: GraphTrainingMethod, iterations: int) -> list[tuple[int, int]]:
     """How many edges of both kinds a full team of four has after each iteration."""
-    graph = Graph.from_mode(
-        Topology.full_connected, 4, seed=0, optimized_spatial=True, optimized_temporal=True
-    )
+    graph = Graph.from_mode(Topology.full_connected, 4, seed=0, trains_spatial=True, trains_temporal=True)
     learner, rng, found = GraphTrainer(graph, method), random.Random(0), []
     for _ in range(iterations):
         plays = [
@@ -223,7 +221,7 @@ def test_without_chance_the_learned_preference_wins() -> None:
     order it is not."""
     settled = ordered = 0
     for seed in range(20):
-        graph = Graph.from_mode(Topology.full_connected, 4, seed=0, optimized_spatial=True)
+        graph = Graph.from_mode(Topology.full_connected, 4, seed=0, trains_spatial=True)
         learner, rng = (
             GraphTrainer(graph, RunnerMethod(pruning_rate=0.0, baseline=Baseline.mean)),
             random.Random(seed),

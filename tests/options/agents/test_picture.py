@@ -41,7 +41,7 @@ def labels(drawn: str) -> list[str]:
 
 
 def test_width_is_probability_and_pruned_edges_are_dashed_and_pale() -> None:
-    graph = Graph.from_mode(Topology.star, 3, seed=0, optimized_spatial=True, optimized_temporal=True)
+    graph = Graph.from_mode(Topology.star, 3, seed=0, trains_spatial=True, trains_temporal=True)
     graph.spatial.logits[0, 1] = 1.0986123  # 0.75
     graph.spatial.logits[1, 2] = -1.0986123  # 0.25
     graph.spatial.live[1, 2] = False
@@ -100,7 +100,7 @@ def test_a_team_of_one_round_has_no_edge_of_the_round_before() -> None:
 def test_every_graph_can_be_drawn_and_lies_inside_its_picture(
     mode: Topology, agents: int, rounds: int
 ) -> None:
-    graph = Graph.from_mode(mode, agents, seed=0, optimized_spatial=agents % 2 == 0)
+    graph = Graph.from_mode(mode, agents, seed=0, trains_spatial=agents % 2 == 0)
     drawn = draw_graph_svg(graph, mode, [ROLES[number % 4] for number in range(graph.num_agents)], rounds)
     root = ElementTree.fromstring(drawn)
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
@@ -118,7 +118,7 @@ def test_every_graph_can_be_drawn_and_lies_inside_its_picture(
 
 
 def test_a_graph_without_any_edge_left_is_drawn() -> None:
-    graph = Graph.from_mode(Topology.chain, 2, seed=0, optimized_spatial=True)
+    graph = Graph.from_mode(Topology.chain, 2, seed=0, trains_spatial=True)
     graph.spatial.live[0, 1] = False
     drawn = draw_graph_svg(graph, "chain", ROLES[:2], num_rounds=3)
     assert [arrow.is_dashed for arrow in arrows(drawn)] == [True, False]
@@ -138,7 +138,7 @@ def test_names_are_escaped_and_shortened() -> None:
 
 
 def plain_team() -> Graph:
-    return Graph.from_mode(Topology.full_connected, 3, seed=0, optimized_spatial=True)
+    return Graph.from_mode(Topology.full_connected, 3, seed=0, trains_spatial=True)
 
 
 def test_a_learned_graph_as_it_is_shows_what_is_never_taken() -> None:

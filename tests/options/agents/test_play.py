@@ -47,16 +47,16 @@ class Kept:
         self.added: list[AnsweredCall] = []
         self.coded: list[AnsweredCall] = []
 
-    def find_answer(self, turn: AgentCall) -> AnsweredCall | None:
-        return self.known.get(turn.id)
+    def find_answer(self, call: AgentCall) -> AnsweredCall | None:
+        return self.known.get(call.id)
 
-    def add(self, answered: AnsweredCall) -> None:
-        self.added.append(answered)
+    def add(self, answered_call: AnsweredCall) -> None:
+        self.added.append(answered_call)
 
-    def add_code_outcome(self, answered: AnsweredCall) -> None:
-        self.coded.append(answered)
+    def add_code_outcome(self, answered_call: AnsweredCall) -> None:
+        self.coded.append(answered_call)
 
-    def find_partial_answer(self, turn: AgentCall) -> None:
+    def find_partial_answer(self, call: AgentCall) -> None:
         """Nothing is begun."""
 
     def save_partial_answers(self, completions: list[Completion]) -> str:
@@ -66,7 +66,7 @@ class Kept:
 class Seven:
     """Every program comes to 7."""
 
-    def run_program(self, text: str) -> CodeOutcome:
+    def run_program(self, reply: str) -> CodeOutcome:
         return CodeOutcome("7", CodeStatus.ok)
 
 
@@ -125,7 +125,7 @@ def test_programs_run_while_others_decode() -> None:
     others_ended = threading.Event()
 
     class Slow:
-        def run_program(self, text: str) -> CodeOutcome:
+        def run_program(self, reply: str) -> CodeOutcome:
             assert others_ended.wait(60), "nothing went on while this ran"
             return CodeOutcome("7", CodeStatus.ok)
 
@@ -193,7 +193,7 @@ def test_what_is_recorded_is_not_asked() -> None:
 
 def test_what_breaks_the_sandbox_ends_the_job() -> None:
     class Broken:
-        def run_program(self, text: str) -> CodeOutcome:
+        def run_program(self, reply: str) -> CodeOutcome:
             raise OSError("no process can be started")
 
     with (

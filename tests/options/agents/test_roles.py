@@ -36,7 +36,7 @@ def user(asked: tuple[Message, ...]) -> str:
 
 
 def said(agent: int, text: str, code: CodeOutcome | None = None) -> AgentMessage:
-    return agent_prompts.make_agent_message(
+    return agent_prompts.make_agent_reply(
         agent, agent_prompts.ROLES[agent % len(agent_prompts.ROLES)], text, code
     )
 
@@ -50,7 +50,7 @@ def test_numbers_are_plain() -> None:
     assert said(2, "answer = 3 + 4, so 7", BROKE).answer is None
     assert said(2, "7").answer is None
     cut_off = [
-        agent_prompts.make_agent_message(0, Role.math_solver, text, is_complete=False).answer
+        agent_prompts.make_agent_reply(0, Role.math_solver, text, is_complete=False).answer
         for text in ("3+4=7 so 7", "#### 7")
     ]
     assert cut_off == [None, "7"]

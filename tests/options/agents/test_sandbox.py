@@ -257,7 +257,7 @@ def test_what_the_program_is_given_and_prints(sandbox: Sandbox) -> None:
     code = "import os\nprint([name for name in os.environ if name != 'LC_CTYPE'])\nanswer = 1"
     assert sandbox.run_program(code).printed == "[]\n"
     assert len(sandbox.run_program("print('x' * 10000)\nanswer = 1").printed) == 500
-    open_hand = Sandbox(without=frozenset({"seccomp"}))
+    open_hand = Sandbox(disabled_protections=frozenset({"seccomp"}))
     assert open_hand.run_program("import os\nprint(os.listdir('.'))\nanswer = 1").printed == "[]\n"
     assert (
         open_hand.run_program("open('mine', 'w').write('12')\nanswer = int(open('mine').read())").answer
@@ -305,7 +305,7 @@ def test_what_holds_is_said_in_words() -> None:
 
 
 def test_protections_are_those_of_this_machine(sandbox: Sandbox) -> None:
-    weak = Sandbox(without=frozenset({"landlock", "seccomp"})).detect_protections()
+    weak = Sandbox(disabled_protections=frozenset({"landlock", "seccomp"})).detect_protections()
     assert not weak & {"landlock", "seccomp", "paths"}
     if LINUX and "seccomp" in sandbox.detect_protections():
         assert "paths" in sandbox.detect_protections()
@@ -328,7 +328,7 @@ def test_a_machine_where_it_does_not_work_is_told(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.thorough
 def test_where_answers_are_letters_a_program_names_a_choice(sandbox: Sandbox) -> None:
-    letters = Sandbox(letters=True)
+    letters = Sandbox(expects_letter=True)
     found = {code: letters.run_program(f"answer = {code}") for code in ("'B'", "'b'", "'B. blue'", "'AB'[1]")}
     assert {outcome.answer for outcome in found.values()} == {"B"}
     for code, why in (

@@ -22,7 +22,7 @@ from teams import Starts, Team, calls_in, right, team
 from runner.config.root import RunnerConfig
 from runner.options.agents import task as agents
 from runner.options.agents.keys import Topology, TrainingMethod
-from runner.report import headline_metrics
+from runner.report import format_headline_metrics
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_engine.sessions.base import Completion, Event, Request
@@ -43,7 +43,7 @@ def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, 
     metrics = result.metrics
     assert (metrics["spatial_edges_before"], metrics["spatial_edges_after"]) == (12, 7)
     assert not [name for name in metrics if name.startswith("temporal")], "one round has no round before it"
-    assert headline_metrics(metrics)["edges"] == "spatial 12 → 7"
+    assert format_headline_metrics(metrics)["edges"] == "spatial 12 → 7"
     assert "Temporal" not in (recorder.folder / GRAPH_PICTURE).read_text()
     assert (metrics["train_questions"], metrics["train_solved"], metrics["train_calls"]) == (40, 40, 200)
     assert (metrics["calls"], metrics["train_prompt_tokens"], metrics["prompt_tokens"]) == (15, 20000, 1500)

@@ -205,7 +205,7 @@ def test_tokens_are_those_of_hf_and_a_context_is_read_once(folder: Path) -> None
 def test_a_mistake_is_one_message_before_weights_are_read(
     folder: Path, arguments: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf, "load_gguf", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(gguf, "load_gguf_model", lambda *_: pytest.fail("weights were read"))
     whole = (folder / "four_bits.gguf").read_bytes()
     (folder / "cut.gguf").write_bytes(whole[: len(whole) // 2])
     (folder / "text.gguf").write_text("no model")

@@ -13,7 +13,13 @@ import pytest
 from grids import Grid, results, samples, wait_for
 from stored import read_together
 
-from runner.options.launchers.pruning import AGAINST, FULL, TrialOutcome, comparison_overrides, decide_outcome
+from runner.options.launchers.pruning import (
+    AGAINST,
+    FULL,
+    TrialOutcome,
+    comparison_overrides,
+    decide_trial_outcome,
+)
 from runner_base.result import Record, Result, Status
 
 pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
@@ -143,7 +149,7 @@ def record(verdict: str | None = None, left: int = 0, accuracy: float = 0.5) -> 
     ],
 )
 def test_what_becomes_of_a_trial(of: Record, fate: TrialOutcome) -> None:
-    assert decide_outcome(of, best_score=0.6) is fate
+    assert decide_trial_outcome(of, best_score=0.6) is fate
 
 
 def test_how_a_trial_is_compared() -> None:

@@ -21,7 +21,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_engine.checkpoints import locating
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.models import base_loading as load_room
 from runner_engine.models.adapter_lifecycle import detach_adapter
@@ -395,7 +395,7 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path, tiny_model: LocalModelC
         make_spec(model=tiny_model, lora=PthConfig(path=path))
         for path in (one, str(tmp_path / "copy.pth"), other)
     ]
-    hashes = [resolve(spec).files.hash_files(tmp_path / "hashes.json")["lora"] for spec in specs]
+    hashes = [resolve_model(spec).files.hash_files(tmp_path / "hashes.json")["lora"] for spec in specs]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -14,7 +14,7 @@ from raising import raises
 from runner.config.compose import create_composer
 from runner.config.root import RunnerConfig
 from runner.config.variables import read_variable_overrides
-from runner.library.load import build_config
+from runner.library.load import build_load_config
 from runner.options.older_tools.variable_names import NAMES
 from runner.options.older_tools.variable_translation import (
     ModelChoice,
@@ -243,7 +243,7 @@ def test_variables_do_not_win_over_a_profile(monkeypatch: pytest.MonkeyPatch) ->
 
 def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     groups = {group: arguments.pop(group, None) for group in ("quantization", "lora", "rope", "generation")}
-    return build_config(model, groups, arguments)
+    return build_load_config(model, groups, arguments)
 
 
 def test_arguments_have_precedence_over_variables(

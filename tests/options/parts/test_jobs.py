@@ -15,7 +15,7 @@ from trips import Trip
 
 from runner.config.completion import add_value_completion
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.runner_hydra import create_hydra
@@ -24,7 +24,7 @@ from runner.grid.plan import PlannedJob, predict_need
 from runner.grid.worker_limits import WorkerLimits, compute_worker_limits
 from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, SplitStrategy, VerifyConfig
 from runner.options.parts.model_keys import PartsModelConfig
-from runner.run import check_job, run
+from runner.run import check_job_before_loading, run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine, visible_gpus
@@ -50,7 +50,7 @@ def halves(tiny_llama: Path, tmp_path: Path) -> Path:
 
 def test_the_yaml_of_a_split_has_the_defaults_of_its_schema() -> None:
     composed, choices = compose_job(["task=split"])
-    assert to_config(composed, choices).task == SplitConfig()
+    assert to_runner_config(composed, choices).task == SplitConfig()
 
 
 @pytest.mark.thorough
@@ -79,14 +79,17 @@ def test_a_split_loads_nothing_and_needs_nothing(make_config: Make) -> None:
     large = LocalModelConfig(
         name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu", dtype=Dtype.float32
     )
-    assert check_job(resolve_job(make_config(model=large, task=SplitConfig(output_dir="x")))) == []
+    assert (
+        check_job_before_loading(resolve_job(make_config(model=large, task=SplitConfig(output_dir="x"))))
+        == []
+    )
 
 
 def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Make) -> None:
     # looking for it would need the network, which no test has
     absent = LocalModelConfig(name="nobody/no-such-model")
     for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
-        assert check_job(resolve_job(make_config(model=absent, task=task))) == []
+        assert check_job_before_loading(resolve_job(make_config(model=absent, task=task))) == []
 
 
 @pytest.mark.parametrize("kind", [LocalConfig, LocalModelConfig])

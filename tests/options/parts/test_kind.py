@@ -22,11 +22,11 @@ from stages import split_into
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.grid.plan import PlanState, plan_job, predict_need
 from runner.options.parts.keys import SplitConfig
 from runner.options.parts.model_keys import PartsModelConfig, TransportBackend
-from runner.run import check_job, identify_job, run
+from runner.run import check_job_before_loading, read_inputs_and_identify_job, run
 from runner.speed.synthetic import create_random_requests
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -183,7 +183,7 @@ def test_the_job_depends_on_manifest_prompts_and_generation(
     def job(generation: GenerationConfig = GREEDY, **keys: Any) -> str:
         task = GenerateConfig(prompt="one")
         config = make_config(model=in_parts(**({"parts": parts} | keys)), task=task, generation=generation)
-        return identify_job(resolve_job(config))[1].job_id
+        return read_inputs_and_identify_job(resolve_job(config))[1].job_id
 
     first = job()
     moved = tmp_path / "moved"
@@ -224,7 +224,7 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_parts(
     encoded = []
     for it in (in_parts(embedded), whole("embedded")):
         config = make_config(model=it)
-        encoded.append(model_kind(it).encode_prompts(resolve_job(config), ["2+2?", (5, 6)]))
+        encoded.append(get_model_kind(it).encode_prompts(resolve_job(config), ["2+2?", (5, 6)]))
     assert encoded[0] == encoded[1]
 
 
@@ -281,11 +281,11 @@ def test_refused_before_anything_is_loaded(
     monkeypatch.setattr(machine, "available_memory_mib", lambda: 0.01)
     refused(make_config(model=in_parts(parts)), "too_large", "model.name")
     fits = make_config(model=in_parts(parts, check_memory=False))
-    assert check_job(resolve_job(fits)) == []
+    assert check_job_before_loading(resolve_job(fits)) == []
     monkeypatch.setattr(machine, "available_memory_mib", lambda: 10_000.0)
     alone, four = (make_config(model=in_parts(parts, stages=stages)) for stages in (1, 4))
-    assert check_job(resolve_job(alone)) == []
-    (text,) = check_job(resolve_job(four))
+    assert check_job_before_loading(resolve_job(alone)) == []
+    (text,) = check_job_before_loading(resolve_job(four))
     assert isinstance(text, str)
     assert re.fullmatch(
         r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*", text
@@ -301,10 +301,10 @@ def test_the_parts_of_other_machines_need_not_be_here(
     for name, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     config = make_config(model=PartsModelConfig(name=str(here), **CPU))
-    assert check_job(resolve_job(config)) == []
+    assert check_job_before_loading(resolve_job(config)) == []
     asked = make_config(model=in_parts(here, stages=2))
     with raises(ConfigError, "conflict", "model.stages"):
-        check_job(resolve_job(asked))
+        check_job_before_loading(resolve_job(asked))
 
 
 def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> None:

@@ -12,7 +12,7 @@ from stages import split_into
 from runner.config.root import RunnerConfig
 from runner.options.parts.model_keys import PartsModelConfig
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.settings.model import LocalModelConfig, to_local_config
+from runner_engine.settings.model import LocalModelConfig, to_local_model_config
 
 
 def test_it_has_a_complete_description(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:
@@ -23,4 +23,4 @@ def test_it_has_a_complete_description(make_config: Callable[..., RunnerConfig],
 def test_a_model_in_parts_has_some_keys_of_a_local_model() -> None:
     parts = PartsModelConfig("x", device="cpu", threads=2, chat_template_kwargs={"enable_thinking": False})
     keys: dict[str, Any] = {"device": "cpu", "threads": 2, "chat_template_kwargs": {"enable_thinking": False}}
-    assert to_local_config(parts) == LocalModelConfig(name="x", **keys)
+    assert to_local_model_config(parts) == LocalModelConfig(name="x", **keys)

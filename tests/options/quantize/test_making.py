@@ -243,7 +243,7 @@ def test_a_name_that_is_taken_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         with raises(ConfigError, "exists", "task.output"):
-            quantizer_process._publish(made, target)
+            quantizer_process._move_to_target(made, target)
         with pytest.raises(OSError, match="exist|not empty"):
             os.rename(made, target) if is_folder else os.link(made, target)
         assert ((target / "file") if is_folder else target).read_text() == "old"
@@ -255,17 +255,19 @@ def test_what_cannot_be_read_gets_no_name(tmp_path: Path) -> None:
     (tmp_path / "half.gguf").write_bytes(b"GGUF\3\0\0\0")
     for made in (tmp_path / "empty", tmp_path / "half.gguf", tmp_path / "nothing"):
         with raises(JobFailed, "failed"):
-            quantizer_process._check_model(made, "maker wrote a model that cannot be read", Path("log"))
+            quantizer_process._check_written_model(
+                made, "maker wrote a model that cannot be read", Path("log")
+            )
     whole = embedded_gguf.write(tmp_path / "embedded-F16.gguf", "F16")
     for made in (MODEL_DIR, whole):
-        quantizer_process._check_model(made, "it is read", Path("log"))
+        quantizer_process._check_written_model(made, "it is read", Path("log"))
 
 
 def test_two_jobs_never_write_into_one_place(tmp_path: Path) -> None:
     with (
-        quantizer_process._make_unfinished_folder(tmp_path / "model"),
+        quantizer_process._make_temporary_folder(tmp_path / "model"),
         raises(ConfigError, "busy", "task.output"),
-        quantizer_process._make_unfinished_folder(tmp_path / "model"),
+        quantizer_process._make_temporary_folder(tmp_path / "model"),
     ):
         pass
     assert [*tmp_path.iterdir()] == []
@@ -298,7 +300,7 @@ def test_a_link_in_place_of_the_unfinished_folder_loses_nothing(tmp_path: Path) 
     place.mkdir()
     for name in (".model.unfinished", f".model.{'0' * 16}.unfinished", ".model.unfinished.tmp"):
         (place / name).symlink_to(victim)
-    with quantizer_process._make_unfinished_folder(place / "model") as folder:
+    with quantizer_process._make_temporary_folder(place / "model") as folder:
         assert [*folder.iterdir()] == []
     assert (victim / "precious").read_text() == "kept"
     assert len([*place.iterdir()]) == 3

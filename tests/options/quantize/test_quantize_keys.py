@@ -14,9 +14,9 @@ from made_models import with_maker
 from raising import raises
 
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.root import RunnerConfig
-from runner.options.quantize.calibration import Calibration, check_no_overlap, read_calibration
+from runner.options.quantize.calibration import Calibration, check_no_overlap, read_calibration_texts
 from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.recipes import FILE_TYPES, IMATRIX, KINDS, Recipe
 from runner.options.quantize.source import find_source_model
@@ -27,7 +27,7 @@ Run = Callable[..., Any]
 
 
 def config_of(*keys: str) -> RunnerConfig:
-    return to_config(*compose_job(["task=quantize", *keys]))
+    return to_runner_config(*compose_job(["task=quantize", *keys]))
 
 
 def test_every_recipe_says_how_it_is_made() -> None:
@@ -118,21 +118,21 @@ def test_calibration_texts_come_from_files_folders_patterns_and_the_generator(tm
     (tmp_path / "a.txt").write_text("one text\nof two lines")
     (tmp_path / "b.md").write_text("# another")
     (tmp_path / "c.jsonl").write_text('{"text": "t"}\n{"question": "q", "answer": "a", "id": 3}\n')
-    assert read_calibration(str(tmp_path / "a.txt")).texts == ("one text\nof two lines",)
-    assert read_calibration(str(tmp_path / "c.jsonl")).texts == ("t", "q\na")
-    assert len(read_calibration(str(tmp_path)).texts) == 4
-    assert read_calibration(str(tmp_path / "*.md")).texts == ("# another",)
-    embedded = read_calibration("embedded")
+    assert read_calibration_texts(str(tmp_path / "a.txt")).texts == ("one text\nof two lines",)
+    assert read_calibration_texts(str(tmp_path / "c.jsonl")).texts == ("t", "q\na")
+    assert len(read_calibration_texts(str(tmp_path)).texts) == 4
+    assert read_calibration_texts(str(tmp_path / "*.md")).texts == ("# another",)
+    embedded = read_calibration_texts("embedded")
     assert len(embedded.texts) == 1_000
-    assert embedded.sha256 == read_calibration("embedded").sha256
+    assert embedded.sha256 == read_calibration_texts("embedded").sha256
     with raises(ConfigError, "not_found", "task.calibration"):
-        read_calibration("nowhere")
+        read_calibration_texts("nowhere")
     (tmp_path / "d.jsonl").write_text('{"image": 3}\n')
     with raises(DataError, "damaged", f"{tmp_path / 'd.jsonl'}, line 1"):
-        read_calibration(str(tmp_path / "d.jsonl"))
+        read_calibration_texts(str(tmp_path / "d.jsonl"))
     (tmp_path / "empty.txt").write_text(" \n")
     with raises(DataError, "empty", "task.calibration"):
-        read_calibration(str(tmp_path / "empty.txt"))
+        read_calibration_texts(str(tmp_path / "empty.txt"))
 
 
 SHIPPED = Path(__file__).parents[3] / "conf" / "dataset" / "texts.jsonl"
@@ -164,7 +164,7 @@ def test_a_shared_run_of_words_is_a_note_and_other_texts_are_none(tmp_path: Path
         "shown": "",
     }
     assert check_no_overlap(Calibration("mine", (" ".join(words[5:15]),)), ["texts"]) == []
-    assert check_no_overlap(read_calibration("embedded"), ["texts"]) == []
+    assert check_no_overlap(read_calibration_texts("embedded"), ["texts"]) == []
     (note,) = check_no_overlap(Calibration("mine", ("a",)), [str(tmp_path / "gone.jsonl")])
     assert (note.code, note.values["evaluation"]) == ("evaluation_unread", str(tmp_path / "gone.jsonl"))
 
@@ -225,7 +225,9 @@ def test_a_plan_tells_of_words_that_calibration_and_evaluation_share(
 
 def test_the_generators_problems_are_no_evaluations() -> None:
     """The split for training and the one for tests have no problem in common."""
-    notes = check_no_overlap(read_calibration("embedded"), ["embedded"])  # a text that both have is an error
+    notes = check_no_overlap(
+        read_calibration_texts("embedded"), ["embedded"]
+    )  # a text that both have is an error
     assert "evaluation_unread" not in [note.code for note in notes]
 
 

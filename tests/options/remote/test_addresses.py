@@ -9,9 +9,9 @@ import pytest
 from raising import raises
 
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
-from runner.config.override_quoting import format_sweep, quote_override
-from runner.options.remote.addresses import is_in_domain, is_local_address, parse_addresses
+from runner.config.hydra import to_runner_config
+from runner.config.override_quoting import format_sweep_override, quote_override
+from runner.options.remote.addresses import is_in_domain, is_loopback_address, parse_addresses
 from runner.options.remote.keys import ApiConfig
 from runner_base.errors import NOT_GIVEN, Code, ConfigError
 
@@ -52,8 +52,8 @@ def test_wrong_addresses_are_refused(urls: object, code: Code, key: str, value: 
 def test_a_list_on_the_command_line_is_one_job_and_a_sweep_is_several() -> None:
     assert quote_override(f"model.base_url=[{A},{B}?x=1]") == f"model.base_url=[{A},'{B}?x=1']"
     assert quote_override(f"model.base_url={A},{B}") == f"model.base_url={A},{B}"
-    assert format_sweep("model.base_url", [A, B]) == f"model.base_url={A},{B}"
-    config = to_config(*compose_job(["model=api", "model.name=x", f"model.base_url=[{B},{A}]"]))
+    assert format_sweep_override("model.base_url", [A, B]) == f"model.base_url={A},{B}"
+    config = to_runner_config(*compose_job(["model=api", "model.name=x", f"model.base_url=[{B},{A}]"]))
     assert config.model == ApiConfig(name="x", base_url=[A, B])
 
 
@@ -65,7 +65,7 @@ def test_several_addresses_without_brackets_are_explained(runner: Callable[..., 
 
 def test_where_a_server_is() -> None:
     assert [
-        is_local_address(url)
+        is_loopback_address(url)
         for url in ("http://127.0.0.9:1/v1", "http://localhost/v1", "http://[::1]:8/v1", A)
     ] == [True, True, True, False]
     assert is_in_domain("https://api.openai.com/v1", "openai.com")

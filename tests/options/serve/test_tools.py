@@ -20,7 +20,7 @@ from runner.options.serve.keys import ServeConfig, ToolOffer
 from runner.options.serve.tools import OfferedTools, ToolCallStreamFilter, ToolSupport
 from runner_base import Answer, ConfigError, FinishReason
 from runner_engine import embedded
-from runner_engine.tool_calls import NAMES, ToolCall, import_format
+from runner_engine.tool_calls import NAMES, ToolCall, import_tool_call_format
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?"
 CHAT: list[Any] = [{"role": "user", "content": QUESTION}]
@@ -235,7 +235,7 @@ def offered(name: str) -> OfferedTools:
 
 
 def texts_of(name: str) -> list[str]:
-    written = import_format(name).format_calls(CALLS)
+    written = import_tool_call_format(name).format_calls(CALLS)
     texts = ["", "Plain.", " \n text <tool", "[1, 2]", '{"a": 1}', written, f"\n{written}\n", written[:-4]]
     texts += [f" Sure. \n\n{written}", f"Sure.{written[: len(written) // 2]}"]
     return texts + ([f"A {written} b {written} c "] if name in BEHIND else [])
@@ -256,7 +256,7 @@ def test_texts_beside_calls_join_to_the_content(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_are_read_and_a_text_is_streamed_before_them(name: str) -> None:
-    of, written = offered(name), import_format(name).format_calls(CALLS)
+    of, written = offered(name), import_tool_call_format(name).format_calls(CALLS)
     said = of.parse_answer(Answer(written, [], FinishReason.stop))
     assert [one["name"] for one in said.calls] == ["get_weather", "ping"]
     assert [json.loads(one["arguments"]) for one in said.calls] == [{"city": "São \"P\"", "days": 3}, {}]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from raising import raises
 
-from runner.config.compose import build_groups
+from runner.config.compose import build_group_configs
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
@@ -40,7 +40,7 @@ def job(make_config: Make) -> Callable[..., RunnerConfig]:
         values = {"generation.max_new_tokens": 96} | (
             {"generation.repetition_penalty": 3.0} if is_bad else {}
         )
-        generation = build_groups(["generation"], {}, values)["generation"]
+        generation = build_group_configs(["generation"], {}, values)["generation"]
         model = LocalModelConfig(name="embedded", device="cpu")
         cluster = None if keys.get("early_stop_vs") else "template"  # the defaults of a command
         task = Gsm8kConfig(**{"limit": 60, "cluster": cluster, **keys})
@@ -143,12 +143,10 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
 def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
     job: Callable[..., RunnerConfig],
 ) -> None:
-    assert [gsm8k.is_compared(job(early_stop_vs=words)) for words in (None, WHOLE, "gsm8k-0123456789ab")] == [
-        False,
-        False,
-        True,
-    ]
-    assert gsm8k.is_compared(job(is_bad=True, early_stop_vs=WHOLE))
+    assert [
+        gsm8k.names_baseline(job(early_stop_vs=words)) for words in (None, WHOLE, "gsm8k-0123456789ab")
+    ] == [False, False, True]
+    assert gsm8k.names_baseline(job(is_bad=True, early_stop_vs=WHOLE))
 
 
 @pytest.mark.parametrize(

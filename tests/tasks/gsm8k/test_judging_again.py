@@ -14,9 +14,9 @@ import pytest
 from runner.config.extractors import Extractor
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.grid.plan import estimate_plan, plan_job
+from runner.grid.plan import estimate_planned_jobs, plan_job
 from runner.records.jobs import read_samples
-from runner.run import identify_job, run
+from runner.run import read_inputs_and_identify_job, run
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -74,7 +74,7 @@ def test_another_extractor_takes_the_texts_and_judges_as_a_job_of_its_own(
 
 def test_a_verdict_is_another_where_the_rule_is(make_config: Make, questions: str, no_engine: None) -> None:
     config = make_config(task=Gsm8kConfig(data=questions, limit=5, extractor=Extractor.the_answer_is))
-    inputs, _ = identify_job(resolve_job(config))
+    inputs, _ = read_inputs_and_identify_job(resolve_job(config))
     assert isinstance(inputs, gsm8k.Gsm8kInputs)
     judge = Judge(inputs.task, {item.number: replace(item, gold="7") for item in inputs.items})
     strict = Judge(Gsm8kConfig(data=questions), judge.items)
@@ -111,7 +111,7 @@ def test_a_plan_knows_that_nothing_is_left_to_decode(make_config: Make, question
     ]
     assert [it.questions_left for it in plan] == [0, 1, 1]
     assert [note("nothing_to_ask") in it.notes for it in plan] == [True, False, False]
-    times = [estimate.time for _, estimate in sorted(estimate_plan(plan).items())]
+    times = [estimate.time for _, estimate in sorted(estimate_planned_jobs(plan).items())]
     assert times[0] is not None
     assert (times[0].seconds, times[0].source.value) == (0.0, "answered")
     assert all(time is None or time.seconds > 0 for time in times[1:])
@@ -121,7 +121,9 @@ def test_jobs_judged_as_usual_keep_the_key_that_earlier_versions_left_in_their_f
     make_config: Make,
 ) -> None:
     keys = {
-        identify_job(resolve_job(make_config(task=Gsm8kConfig(limit=2, extractor=it))))[1].sibling_key
+        read_inputs_and_identify_job(resolve_job(make_config(task=Gsm8kConfig(limit=2, extractor=it))))[
+            1
+        ].sibling_key
         for it in (Extractor.strict, Extractor.flexible, Extractor.boxed)
     }
     assert len(keys) == 1

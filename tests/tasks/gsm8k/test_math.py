@@ -15,7 +15,7 @@ from tasking import work
 
 from runner.config.compose import compose_job
 from runner.config.extractors import Extractor, GoldKind
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.root import RunnerConfig
 from runner.datasets.row_layouts import RowKeys, parse_row
 from runner.records.jobs import Job, Recorder
@@ -98,7 +98,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def composed(*overrides: str) -> Any:
-    return to_config(*compose_job(overrides)).task
+    return to_runner_config(*compose_job(overrides)).task
 
 
 @pytest.mark.parametrize("name", ["math_500", "aime_2024", "aime_2025"])

@@ -11,7 +11,7 @@ from scripted import Reply, Scripted
 from tasking import work
 
 from runner.config.compose import compose_job
-from runner.config.hydra import to_config
+from runner.config.hydra import to_runner_config
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
@@ -238,7 +238,7 @@ def test_clusters_by_default_change_no_id(override: str, job_id: str) -> None:
 
 def id_of(*overrides: str) -> str:
     """Return the id of a stub's job."""
-    config = to_config(*compose_job(["model=stub", *overrides]))
+    config = to_runner_config(*compose_job(["model=stub", *overrides]))
     return named_job.build_job(config, gsm8k.VERSION, gsm8k.prepare(config).hashes).job_id
 
 

@@ -16,7 +16,7 @@ from scripted import Scripted
 from tasking import work
 
 from runner.config.extractors import Extractor
-from runner.config.root import RunnerConfig, identity_keys
+from runner.config.root import RunnerConfig, iterate_identity_keys
 from runner.config.wording import PromptStyle
 from runner.datasets.questions import load_questions
 from runner.records.jobs import Job, Recorder, read_samples
@@ -293,7 +293,7 @@ def test_nothing_is_asked_again_where_it_would_change_the_answers_beside_it(
 
 
 def test_auto_is_the_same_job_as_without_the_check() -> None:
-    counting = [dict(identity_keys(Gsm8kConfig(check_invariance=it))) for it in ("auto", 0, 5)]
+    counting = [dict(iterate_identity_keys(Gsm8kConfig(check_invariance=it))) for it in ("auto", 0, 5)]
     assert counting[0] == counting[1] != counting[2]
     assert counting[0]["check_invariance"] == 0
 
@@ -308,7 +308,7 @@ def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: M
         config = make_config(task=Gsm8kConfig(limit=12, repeat=repeat))
         results.append(started(folder, config, engine).metrics["accuracy"])
         orders.append([number for number, _ in engine.asked])
-        requests = gsm8k.build_requests(gsm8k.prepare(config), {0: gsm8k.NO_QUESTION})
+        requests = gsm8k.build_question_requests(gsm8k.prepare(config), {0: gsm8k.NO_QUESTION})
         assert requests[0].effective_random_id == (f"0, repeat {repeat}" if repeat else 0)
     assert orders[0] == list(range(12))
     assert len({tuple(order) for order in orders}) == 3
@@ -366,9 +366,9 @@ def test_each_answer_is_read_once_from_its_completion_to_the_report_and_once_at_
 
     def extract_all(text: str, notation: Notation) -> dict[Extractor, str | None]:
         read.append(text)
-        return extractors.extract_all(text, notation)
+        return extractors.extract_by_all_extractors(text, notation)
 
-    monkeypatch.setattr("runner.scorers.answer_reading.extract_all", extract_all)
+    monkeypatch.setattr("runner.scorers.answer_reading.extract_by_all_extractors", extract_all)
     config = make_config(
         task=Gsm8kConfig(limit=3, samples=samples), generation=GenerationConfig(temperature=1.0)
     )

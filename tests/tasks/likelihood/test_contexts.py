@@ -127,7 +127,7 @@ def test_what_cannot_be_scored_is_refused_before_the_load(
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr("runner_engine.models.base_loading.load_base", load)
+    monkeypatch.setattr("runner_engine.models.base_loading.load_base_model", load)
     with raises(ConfigError, code, "task.contexts"):
         run(job(make_config, tiny_model, tmp_path, **keys))
 

@@ -20,7 +20,7 @@ from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines import kinds
 from runner.records.divergences import DIVERGENCES, read_divergences
-from runner.report import headline_metrics
+from runner.report import format_headline_metrics
 from runner.run import run
 from runner.tasks.likelihood import paired_engine as side_by_side
 from runner.tasks.likelihood import task as likelihood
@@ -29,8 +29,8 @@ from runner.tasks.likelihood.paired_engine import DocumentProgress, ReferenceDis
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import Status
-from runner_engine.plan.footprint import predict
-from runner_engine.plan.load_plan import plan_load
+from runner_engine.plan.footprint import predict_footprint
+from runner_engine.plan.load_plan import plan_model_load
 from runner_engine.plan.memory_check import check_memory
 from runner_engine.settings.model import Attention, LocalModelConfig
 
@@ -62,7 +62,7 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
     two: Two, places: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if places is not None:  # so few may wait that the longest text is read six times
-        monkeypatch.setattr(side_by_side, "max_waiting_distributions", lambda _: places)
+        monkeypatch.setattr(side_by_side, "compute_max_queued_distributions", lambda _: places)
     run(two(1, keep_top_k=16))
     kept = run(two(0, reference=model_overrides(two(1)), keep_top_k=16, exact=False))
     record = run(two(0, reference=model_overrides(two(1)), keep_top_k=16, exact=True))
@@ -96,8 +96,8 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
         changes += (q - p).tolist()
         assert list(own[sample.index].reference) == pytest.approx(p.log().tolist(), abs=1e-5)
     assert metrics["delta_p_mean"] == pytest.approx(sum(changes) / len(changes), abs=1e-6)
-    assert "too few for ±" in headline_metrics(kept.result.metrics)["KL"]
-    assert "±" not in headline_metrics(metrics)["KL"]
+    assert "too few for ±" in format_headline_metrics(kept.result.metrics)["KL"]
+    assert "±" not in format_headline_metrics(metrics)["KL"]
     assert f"{model_overrides(two(1))} · side by side, LlamaForCausalLM" in record.result.facts["reference"]
 
 
@@ -113,7 +113,7 @@ def test_windows_of_a_text_that_is_longer_than_what_may_wait(
         "reference": model_overrides(two(1)),
     }
     whole = run(two(0, **keys)).result.metrics
-    monkeypatch.setattr(side_by_side, "max_waiting_distributions", lambda _: 9)
+    monkeypatch.setattr(side_by_side, "compute_max_queued_distributions", lambda _: 9)
     again = run(replace(two(0, **keys), rerun=True)).result.metrics
     assert again["kl_nats_per_token"] == pytest.approx(whole["kl_nats_per_token"], abs=1e-6)
     assert whole["scored_tokens"] == len(WORDS) * 2 - 1
@@ -178,22 +178,24 @@ def test_memory_is_that_of_both(two: Two) -> None:
     config = two(0, exact=True, reference=model_overrides(two(1)))
     resolved = resolve_job(config).with_second_model(likelihood.prepare(config).second)
     work = config.task.workload(config.generation)
-    one, both = predict(resolve_job(alone).model, work), predict(resolved.model, work)
+    one, both = predict_footprint(resolve_job(alone).model, work), predict_footprint(resolved.model, work)
     assert one is not None
     assert both is not None
     assert both.weight_mib == 2 * one.weight_mib
     assert both.kv_cache_mib == 2 * one.kv_cache_mib
     assert both.total_mib > 2 * one.weight_mib
     assert (
-        kinds.model_kind(config.model).predict_need(resolved).mib
-        > kinds.model_kind(alone.model).predict_need(resolve_job(alone)).mib
+        kinds.get_model_kind(config.model).predict_need(resolved).mib
+        > kinds.get_model_kind(alone.model).predict_need(resolve_job(alone)).mib
     )
     room = {"main memory": 1.5 * one.weight_mib}
-    assert {note.code for note in check_memory(plan_load(resolve_job(alone).model), room)} <= {"memory_short"}
+    assert {note.code for note in check_memory(plan_model_load(resolve_job(alone).model), room)} <= {
+        "memory_short"
+    }
     with pytest.raises(
         ConfigError, match="the weights of this model and of its reference need .* task.exact=false"
     ):
-        check_memory(plan_load(resolved.model), room)
+        check_memory(plan_model_load(resolved.model), room)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_
     tokenizer.save_pretrained(other)
     asked = jsonl(tmp_path / "asked.jsonl", [{"question": "How many?", "answer": "Two."}])
     config = two(0, data=asked, exact=True, reference=f"model=auto model.name={other}")
-    monkeypatch.setattr("runner_engine.models.base_loading.load_base", None)  # whoever loads fails
+    monkeypatch.setattr("runner_engine.models.base_loading.load_base_model", None)  # whoever loads fails
     with raises(ConfigError, "mismatch", "task.reference"):
         run(config)
 

@@ -13,7 +13,7 @@ from raising import raises
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
 from runner.estimates.fit import predict_fit
-from runner.run import check_job, identify_job
+from runner.run import check_job_before_loading, read_inputs_and_identify_job
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base.errors import ConfigError
@@ -34,8 +34,8 @@ def text(tmp_path: Path) -> Path:
 
 def planned(make_config: Callable[..., Any], model: LocalModelConfig, task: Any, **groups: Any) -> Any:
     resolved = resolve_job(make_config(model=model, task=task, **groups))
-    inputs, _ = identify_job(resolved)
-    return resolved, check_job(resolved, inputs)
+    inputs, _ = read_inputs_and_identify_job(resolved)
+    return resolved, check_job_before_loading(resolved, inputs)
 
 
 def test_a_plan_refuses_a_window_in_the_words_of_the_run(
@@ -77,7 +77,7 @@ def test_memory_is_predicted_for_the_window(
     found = {}
     for window in (64, 512, 4096):
         config = make_config(model=tiny_model, task=LikelihoodConfig(data=str(text), window=window))
-        identify_job(resolved := resolve_job(config))
+        read_inputs_and_identify_job(resolved := resolve_job(config))
         predicted = predict_fit(resolved, {"cpu": 10_000.0})
         assert predicted is not None
         found[window] = predicted.predicted.kv_cache_mib

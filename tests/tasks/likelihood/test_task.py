@@ -17,10 +17,10 @@ from raising import raises
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.resolved import resolve_job
-from runner.config.root import RunnerConfig, identity_keys
+from runner.config.root import RunnerConfig, iterate_identity_keys
 from runner.config.wording import PromptStyle
 from runner.records.top_k import TOP_K, TopK, TopKFile, read_top_k
-from runner.report import headline_metrics
+from runner.report import format_headline_metrics
 from runner.run import run
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.likelihood.keys import LikelihoodConfig
@@ -180,10 +180,10 @@ def test_the_divergence_from_kept_tokens_is_as_near_to_the_exact_one_as_it_says(
     low, high = metrics["kl_nats_per_token"] - error, metrics["kl_nats_per_token"] + error + more
     assert 0 < low <= kl / metrics["scored_tokens"] <= high
     assert not metrics.get("kl_drawing_error_nats_per_token"), "of few tokens"
-    assert (metrics.get("kl_drawn_tokens"), "too few for ±" in headline_metrics(metrics)["KL"]) == (
+    assert (metrics.get("kl_drawn_tokens"), "too few for ±" in format_headline_metrics(metrics)["KL"]) == (
         (metrics["scored_tokens"], True) if is_drawn else (None, False)
     )
-    assert ("at most" in headline_metrics(metrics)["KL"]) == (not is_drawn)
+    assert ("at most" in format_headline_metrics(metrics)["KL"]) == (not is_drawn)
     assert metrics["top_1_agreement"] == agreed / metrics["scored_tokens"]
 
 
@@ -332,7 +332,7 @@ def test_keys_are_checked(keys: dict[str, Any], code: Code, key: str) -> None:
 
 def test_thousands_of_tokens_are_the_same_job(make_config: Make) -> None:
     def keys(**given: Any) -> dict[str, Any]:
-        return dict(identity_keys(make_config(task=LikelihoodConfig(**given))))
+        return dict(iterate_identity_keys(make_config(task=LikelihoodConfig(**given))))
 
     assert keys(window="4k", stride="1K") == keys(window=4096, stride=1024) != keys(window=4000, stride=1024)
     contexts = {"contexts": ["4k"]}

@@ -109,7 +109,7 @@ from runner.tasks.memory import probe
 own = probe._measure_point
 
 def limited(probe, number, *others):
-    size_mib = machine._status_mib("VmSize")
+    size_mib = machine._read_status_mib("VmSize")
     limit = int((size_mib + 96) * machine.MIB)
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     try:
@@ -261,7 +261,7 @@ def test_stages_of_the_probe_and_the_task_agree() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_pss_is_read() -> None:
-    measured = probe.read_pss_mib()
+    measured = probe.read_proportional_memory_mib()
     assert measured["pss_mib"] > measured["pss_file_mib"] > 0
 
 

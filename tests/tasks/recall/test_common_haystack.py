@@ -11,7 +11,7 @@ from recalling import distinct_beginnings, prompts_of
 
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines import open_engine
+from runner.engines import create_lazy_engine
 from runner.records.jobs import Job, Recorder
 from runner.tasks.base import TaskContext
 from runner.tasks.recall import task as recall
@@ -54,7 +54,7 @@ def test_each_setting_of_a_grid_reads_a_common_beginning_once(
         folder = tmp_path / rope.name
         folder.mkdir()
         recorder, resolved = Recorder(Job("recall-test", folder)), resolve_job(config)
-        engine = open_engine(resolved, None, folder)
+        engine = create_lazy_engine(resolved, None, folder)
         metrics = recall.run(recall.prepare(config), TaskContext(recorder, resolved, engine)).metrics
         engine.close()
         recorder.close()

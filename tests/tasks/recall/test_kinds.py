@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from runner.datasets.word_problems import Split, generate_problems
-from runner.tasks.recall.cases import Case, CaseSettings, even_depths
+from runner.tasks.recall.cases import Case, CaseSettings, evenly_spaced_depths
 from runner.tasks.recall.fillers import Filler, read_filler_units
 from runner.tasks.recall.kinds import KINDS, load_case_generator
 
@@ -127,7 +127,7 @@ def test_words_and_uuids_are_asked_for() -> None:
 
 
 def test_depths_are_spread_evenly() -> None:
-    assert even_depths(4) == [0.125, 0.375, 0.625, 0.875]
+    assert evenly_spaced_depths(4) == [0.125, 0.375, 0.625, 0.875]
 
 
 @pytest.mark.parametrize("name", ["noise", "texts", "prose", "languages", "code", "chronicle"])

@@ -14,10 +14,10 @@ import numpy
 import pytest
 
 from runner.tasks.recall.kinds.ruler_niah import PAIRS, TASKS
-from runner.tasks.recall.kinds.ruler_niah import render_niah as niah_by
-from runner.tasks.recall.kinds.ruler_tracking import render_example
-from runner.tasks.recall.kinds.ruler_tracking import render_tracking as tracking_by
-from runner.tasks.recall.kinds.ruler_words import render_common_words, render_frequent_words
+from runner.tasks.recall.kinds.ruler_niah import render_niah_case as niah_by
+from runner.tasks.recall.kinds.ruler_tracking import render_tracking_case as tracking_by
+from runner.tasks.recall.kinds.ruler_tracking import render_tracking_example
+from runner.tasks.recall.kinds.ruler_words import render_common_words_case, render_frequent_words_case
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 RULER = "lm_eval.tasks.ruler"
@@ -116,7 +116,7 @@ def test_tracking(theirs: Callable[[str], Any], seed: int, size: int) -> None:
     text, gold = module.generate_input_output(size, 1, 4)
     whole = module.randomize_icl(example) + "\n\n" + text
     at = whole.rfind(" Answer: According to the chain(s) of variable assignment")
-    asked = tracking_by(own, draw, size, render_example(own, draw, 15))
+    asked = tracking_by(own, draw, size, render_tracking_example(own, draw, 15))
     assert (asked.prompt_text, asked.beginning) == (whole[:at], whole[at:].strip())
     assert [*asked.gold] == gold
 
@@ -127,7 +127,7 @@ def test_common_words(theirs: Callable[[str], Any], length: int) -> None:
     order.shuffle(sorted({*ADJECTIVES, *NOUNS, *VERBS}))
     for size in (20, 60):
         _, text, gold = module.generate_input_output(size, length)
-        asked = render_common_words(own, order, size, length, module.WORDS)
+        asked = render_common_words_case(own, order, size, length, module.WORDS)
         assert f"{asked.prompt_text} {asked.beginning}" == text
         assert [*asked.gold] == gold
 
@@ -142,6 +142,6 @@ def test_frequent_words(theirs: Callable[[str], Any], length: int) -> None:
         text, gold, size = theirs("fwe_utils").generate_input_output(
             length, tokens, num_words=length // 2, vocab_size=length // 50
         )
-        asked = render_frequent_words(own, size, length)
+        asked = render_frequent_words_case(own, size, length)
         assert f"{asked.prompt_text} {asked.beginning}" == text
         assert [*asked.gold] == gold

@@ -15,15 +15,15 @@ from tasking import work
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
-from runner.engines import open_engine
-from runner.engines.kinds import model_kind
+from runner.engines import create_lazy_engine
+from runner.engines.kinds import get_model_kind
 from runner.records.jobs import Job, Recorder
 from runner.tasks.base import TaskContext
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.cases import ValueForm
 from runner.tasks.recall.keys import NeedleValues, RecallConfig
 from runner.tasks.recall.kinds import KINDS
-from runner.tasks.recall.placement import place_cases
+from runner.tasks.recall.placement import fit_and_render_cases
 from runner_base.errors import Code, ConfigError, RunRecordError
 from runner_base.result import Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig
@@ -100,9 +100,9 @@ def test_prompts_fill_their_lengths_and_never_more(job: Make, prompt: PromptStyl
     config = job(kinds=[*KINDS], prompt=prompt, lengths=["1200", "1300"], values=NeedleValues.words)
     resolved = resolve_job(config)
     inputs = recall.prepare(config)
-    placed = place_cases(inputs.task, inputs.units, resolved)
+    placed = fit_and_render_cases(inputs.task, inputs.units, resolved)
     requests = recall.build_requests(inputs.task, placed)
-    encoded = model_kind(config.model).encode_prompts(resolved, [request.prompt for request in requests])
+    encoded = get_model_kind(config.model).encode_prompts(resolved, [request.prompt for request in requests])
     for case, (_, ids) in zip(placed.values(), encoded, strict=True):
         tokens = len(ids) + SHORT.max_new_tokens
         assert case.length - 100 < tokens <= case.length, (case.kind, tokens)
@@ -116,7 +116,7 @@ def test_prompts_fill_their_lengths_and_never_more(job: Make, prompt: PromptStyl
 def test_needles_stand_where_they_are_asked_to(job: Make) -> None:
     config = job(filler="prose", lengths=["1k"])
     inputs = recall.prepare(config)
-    for case in place_cases(inputs.task, inputs.units, resolve_job(config)).values():
+    for case in fit_and_render_cases(inputs.task, inputs.units, resolve_job(config)).values():
         assert case.depth is not None
         before, _, _ = case.asked.context.partition("One of the special magic")
         assert len(before) / len(case.asked.context) == pytest.approx(case.depth, abs=0.12)
@@ -128,7 +128,7 @@ def test_all_lengths_have_the_same_needles_and_another_seed_has_others(job: Make
     def golds(**keys: object) -> dict[tuple[int, float | None, int], str]:
         config = job(**keys)
         inputs = recall.prepare(config)
-        placed = place_cases(inputs.task, inputs.units, resolve_job(config))
+        placed = fit_and_render_cases(inputs.task, inputs.units, resolve_job(config))
         return {(case.length, case.depth, case.number): case.gold for case in placed.values()}
 
     first = golds()
@@ -141,7 +141,7 @@ def test_longer_questions_leave_the_numbers_of_shorter_ones(job: Make) -> None:
     def prompts(*lengths: str) -> dict[object, str]:
         config = job(lengths=[*lengths])
         inputs = recall.prepare(config)
-        placed = place_cases(inputs.task, inputs.units, resolve_job(config))
+        placed = fit_and_render_cases(inputs.task, inputs.units, resolve_job(config))
         requests = recall.build_requests(inputs.task, placed)
         return {request.id: text_of(request) for request in requests}
 
@@ -232,7 +232,7 @@ def test_a_tokenizer_that_loses_a_value_is_refused(
     job: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = job(values=NeedleValues.uuids)
-    kind = model_kind(config.model)
+    kind = get_model_kind(config.model)
     decoder = kind.create_decoder(resolve_job(config))
     monkeypatch.setattr(type(kind), "create_decoder", lambda *_: lambda ids: decoder(ids).replace("4", ""))
     with raises(ConfigError, "unsupported", "task.values"):
@@ -244,7 +244,7 @@ def test_a_tokenizer_that_loses_a_value_is_refused(
 def test_a_plan_knows_how_many_tokens_are_computed(job: Make, recorder: Recorder, kind: str) -> None:
     config = job(kinds=[kind], lengths=["512", "900"], cases=3)
     resolved = resolve_job(config)
-    engine = open_engine(resolved, None, recorder.folder)
+    engine = create_lazy_engine(resolved, None, recorder.folder)
     result = recall.run(recall.prepare(config), TaskContext(recorder, resolved, engine))
     engine.close()
     amounts = config.task.requested_work(config.generation)

@@ -13,7 +13,7 @@ from tasking import work
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Job, Recorder
-from runner.render.notes import note_text
+from runner.render.notes import format_note
 from runner.render.titles import WITHOUT_GUESSES
 from runner.speed import cells, gains
 from runner.speed.cells import Cell
@@ -86,8 +86,8 @@ def test_each_batch_runs_with_guesses_and_without(
         assert row["verdict"] in ("faster", "slower", "no difference shown")
         assert 0 <= result.metrics[f"acceptance_share/{cell}"] <= 1
     assert result.metrics["differing_answers"] == 0
-    assert note_text(note("random_prompts")) in result.notes
-    assert [text for text in result.notes if "differ" in text] == [note_text(differ(0, result))]
+    assert format_note(note("random_prompts")) in result.notes
+    assert [text for text in result.notes if "differ" in text] == [format_note(differ(0, result))]
 
 
 @pytest.mark.thorough
@@ -109,7 +109,7 @@ def test_answers_that_differ_are_counted(
     monkeypatch.setattr(drafter_speculator, "verify_draft_tokens", wrong)
     result = swept({"kind": "draft", "layers": 1})
     assert result.metrics["differing_answers"] == 6 * 4
-    assert note_text(differ(24, result)) in result.notes
+    assert format_note(differ(24, result)) in result.notes
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_verdicts(ratios: list[float], said: str) -> None:
         | {"differing_answers": 0.0}
         for ratio in ratios
     ]
-    (row,) = gains.gain_rows([cell])
+    (row,) = gains.speculation_gain_rows([cell])
     assert row["verdict"] == said
     assert (row["interval_95"] is None) == (len(ratios) < 6)
-    takes_more = note("too_few_repeats", fewest=6) in gains.gain_notes([cell], "float32", True)
+    takes_more = note("too_few_repeats", fewest=6) in gains.speculation_gain_notes([cell], "float32", True)
     assert takes_more == (len(ratios) < 6)
 
 

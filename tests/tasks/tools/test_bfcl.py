@@ -17,10 +17,10 @@ from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
-from runner.tasks.tools.bfcl import parse_category, read_bfcl, to_json_schema
+from runner.tasks.tools.bfcl import parse_bfcl_category, read_bfcl_cases, to_json_schema
 from runner.tasks.tools.keys import ToolsConfig
 from runner_base.errors import ConfigError, DataError
-from runner_engine.tool_calls import import_format
+from runner_engine.tool_calls import import_tool_call_format
 
 AREA = {
     "name": "shapes.area",
@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_read_by_the_names_of_its_files(folder: Path) -> None:
-    cases = {case.id: case for case in read_bfcl(folder, "task.data")}
+    cases = {case.id: case for case in read_bfcl_cases(folder, "task.data")}
     assert {name: case.category for name, case in cases.items()} == {
         "BFCL_v4_simple_python_0": "simple",
         "BFCL_v4_live_parallel_multiple_0": "parallel",
@@ -69,7 +69,7 @@ def test_a_folder_is_read_by_the_names_of_its_files(folder: Path) -> None:
     }
     assert cases["BFCL_v4_irrelevance_0"].wanted == ()
     assert cases["BFCL_v4_live_parallel_multiple_0"].gold == "shapes.area(base=1); shapes.area(base=2.5)"
-    [case] = read_bfcl(folder / "BFCL_v4_simple_python.json", "task.data")
+    [case] = read_bfcl_cases(folder / "BFCL_v4_simple_python.json", "task.data")
     assert case.turns == (("user", "An area?"),)
 
 
@@ -82,23 +82,23 @@ def test_a_model_gets_types_as_json_schema_names_them() -> None:
 
 
 def test_names_of_published_files() -> None:
-    assert parse_category(Path("BFCL_v3_multiple.json")) == "multiple"
-    assert parse_category(Path("gorilla_openfunctions_v1_test_parallel_multiple.json")) is None
-    assert parse_category(Path("BFCL_v4_multi_turn_base.json")) is None
-    assert parse_category(Path("BFCL_v4_live_relevance.json")) is None
+    assert parse_bfcl_category(Path("BFCL_v3_multiple.json")) == "multiple"
+    assert parse_bfcl_category(Path("gorilla_openfunctions_v1_test_parallel_multiple.json")) is None
+    assert parse_bfcl_category(Path("BFCL_v4_multi_turn_base.json")) is None
+    assert parse_bfcl_category(Path("BFCL_v4_live_relevance.json")) is None
 
 
 def test_what_is_missing_or_unread_is_said(folder: Path, tmp_path: Path) -> None:
     with raises(ConfigError, "unsupported", "task.data=x"):
-        read_bfcl(folder / "BFCL_v4_simple_java.json", "task.data=x")
+        read_bfcl_cases(folder / "BFCL_v4_simple_java.json", "task.data=x")
     (folder / "possible_answer" / "BFCL_v4_simple_python.json").unlink()
     with raises(DataError, "not_found", str(folder / "BFCL_v4_simple_python.json")):
-        read_bfcl(folder / "BFCL_v4_simple_python.json", "task.data=x")
+        read_bfcl_cases(folder / "BFCL_v4_simple_python.json", "task.data=x")
     strange = json.loads((folder / "BFCL_v4_irrelevance.json").read_text())
     strange["function"][0]["parameters"]["properties"]["base"]["type"] = "HashMap"
     (folder / "BFCL_v4_irrelevance.json").write_text(json.dumps(strange))
     with raises(DataError, "damaged", f"{folder / 'BFCL_v4_irrelevance.json'}, line 1"):
-        read_bfcl(folder / "BFCL_v4_irrelevance.json", "task.data=x")
+        read_bfcl_cases(folder / "BFCL_v4_irrelevance.json", "task.data=x")
 
 
 @pytest.mark.sampled(1)
@@ -128,6 +128,6 @@ def test_right_calls_are_right(
 ) -> None:
     recorder = Recorder(Job("tools", tmp_path))
     config = make_config(model=StubConfig(), task=ToolsConfig(data=str(folder)))
-    answers = calling_rightly(tools.prepare(config).cases, import_format("json"))
+    answers = calling_rightly(tools.prepare(config).cases, import_tool_call_format("json"))
     assert work(tools, config, recorder, Scripted(answers)).metrics["tool_accuracy"] == 1
     recorder.close()

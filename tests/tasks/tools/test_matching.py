@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from bfcl_peer import changed_calls, their_checker
 
-from runner.tasks.tools.bfcl import parse_category
-from runner.tasks.tools.matching import calls_match, normalize_text
+from runner.tasks.tools.bfcl import parse_bfcl_category
+from runner.tasks.tools.matching import calls_match, normalize_if_text
 from runner_engine.tool_calls import ToolCall
 
 RECORDED = Path(__file__).parents[2] / "data" / "tools" / "bfcl_verdicts.jsonl"
@@ -60,7 +60,7 @@ def test_verdicts_are_those_of_bfcls_checker_on_its_own_questions() -> None:
     check, data = their_checker(), Path(next(iter(bfcl.__path__))) / "data"
     compared = right = 0
     for answers in sorted((data / "possible_answer").iterdir()):
-        if parse_category(answers) is None:
+        if parse_bfcl_category(answers) is None:
             continue
         questions = {it["id"]: it for it in map(json.loads, (data / answers.name).read_text().splitlines())}
         known = [json.loads(line) for line in answers.read_text().splitlines()]
@@ -103,6 +103,6 @@ def test_the_order_of_calls_is_free_and_each_counts_once() -> None:
 
 
 def test_texts_are_compared_without_marks_and_capitals() -> None:
-    assert normalize_text("April 1, 2024") == normalize_text("april 1 2024")
-    assert normalize_text("it's") == 'it"s'
-    assert normalize_text(3) == 3
+    assert normalize_if_text("April 1, 2024") == normalize_if_text("april 1 2024")
+    assert normalize_if_text("it's") == 'it"s'
+    assert normalize_if_text(3) == 3

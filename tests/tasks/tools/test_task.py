@@ -17,10 +17,10 @@ from tasking import work
 
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve_job
-from runner.config.root import RunnerConfig, identity_keys
+from runner.config.root import RunnerConfig, iterate_identity_keys
 from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
-from runner.tasks.tools.cases import read_included_cases
+from runner.tasks.tools.cases import read_installed_cases
 from runner.tasks.tools.distractors import create_distractors
 from runner.tasks.tools.judging import Judge
 from runner.tasks.tools.keys import OfferMethod, ToolsConfig
@@ -33,7 +33,7 @@ from runner_engine.sessions import OfferedTools
 from runner_engine.sessions.base import Message
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.tool_calls import NAMES, import_format
+from runner_engine.tool_calls import NAMES, import_tool_call_format
 
 Make = Callable[..., RunnerConfig]
 
@@ -74,9 +74,11 @@ def outcomes_of(recorder: Recorder) -> Counter[str]:
 def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name: str) -> None:
     config = job(form=name, cases=None)
     inputs = tools.prepare(config)
-    result = work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_format(name))))
+    result = work(
+        tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format(name)))
+    )
     assert result.metrics["tool_accuracy"] == result.metrics["accuracy"] == 1
-    assert result.metrics["n"] == len(read_included_cases()) >= 300
+    assert result.metrics["n"] == len(read_installed_cases()) >= 300
     shares = ("well_formed_share", "right_tool_share", "right_arguments_share", "nothing_called_share")
     assert [result.metrics[share] for share in shares] == [1, 1, 1, 1]
     assert result.facts["calls"] == f"{name} (task.form={name})"
@@ -86,7 +88,9 @@ def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name:
 def test_a_model_that_always_calls_the_first_function_calls_without_need(
     job: Make, recorder: Recorder
 ) -> None:
-    result = work(tools, job(cases=None), recorder, Scripted(calling_the_first(import_format("json"))))
+    result = work(
+        tools, job(cases=None), recorder, Scripted(calling_the_first(import_tool_call_format("json")))
+    )
     found = outcomes_of(recorder)
     assert found["called_without_need"] == 70
     assert found["nothing_called"] == found["not_called"] == 0
@@ -148,7 +152,7 @@ def test_each_way_to_fail_is_told_from_the_others(
 
 def test_a_call_too_few_and_one_of_another_function_are_told_apart(job: Make, recorder: Recorder) -> None:
     config = job(categories=["parallel"], cases=20)
-    cases, form = tools.prepare(config).cases, import_format("json")
+    cases, form = tools.prepare(config).cases, import_tool_call_format("json")
 
     def without_the_last(request: Any) -> tuple[str, FinishReason]:
         return form.format_calls(right_calls(cases[request.id])[:-1]), FinishReason.stop
@@ -164,11 +168,11 @@ def test_distractors_are_offered_before_the_functions_of_a_question_and_are_neve
     job: Make, recorder: Recorder
 ) -> None:
     config = job(distractors=40)
-    work(tools, config, recorder, Scripted(calling_the_first(import_format("json"))))
+    work(tools, config, recorder, Scripted(calling_the_first(import_tool_call_format("json"))))
     assert set(outcomes_of(recorder)) == {"wrong_tool", "called_without_need"}
     inputs = tools.prepare(config)
     requests = tools.build_requests(
-        inputs.task, tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config)), FORM
+        inputs.task, tools.fill_contexts(inputs.task, inputs.cases, FORM, resolve_job(config)), FORM
     )
     names = [[it["function"]["name"] for it in offered_in(request.prompt)] for request in requests]
     assert all(one[:40] == names[0][:40] for one in names), "a common beginning, which is read once"
@@ -178,7 +182,7 @@ def test_distractors_are_offered_before_the_functions_of_a_question_and_are_neve
 def test_distractors_have_nothing_of_the_questions() -> None:
     own = {
         word
-        for case in read_included_cases()
+        for case in read_installed_cases()
         for it in case.functions
         for word in it["name"].replace(".", "_").split("_")
     }
@@ -199,8 +203,10 @@ def offered_in(prompt: Any) -> list[dict[str, Any]]:
 def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(job: Make, recorder: Recorder) -> None:
     config = job(fill=["2k", "1k"])
     inputs = tools.prepare(config)
-    result = work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_format("json"))))
-    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config))
+    result = work(
+        tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format("json")))
+    )
+    placed = tools.fill_contexts(inputs.task, inputs.cases, FORM, resolve_job(config))
     requests = tools.build_requests(inputs.task, placed, FORM)
     words: dict[int, list[int]] = {number: [] for number in (1024, 2048)}
     for request in requests:
@@ -243,7 +249,7 @@ def test_a_template_that_takes_no_tools_is_refused_before_the_load(
     config = make_config(model=model, task=task)
     inputs, form = tools.prepare(config), choose_call_format(task, resolve_job(config))
     request = tools.build_requests(
-        task, tools.place_cases(task, inputs.cases, form, resolve_job(config)), form
+        task, tools.fill_contexts(task, inputs.cases, form, resolve_job(config)), form
     )[0]
     assert isinstance(request.prompt, tuple)
     first = request.prompt[0]
@@ -289,21 +295,21 @@ def test_a_missing_file_is_one_message(job: Make) -> None:
 def test_samples_are_read_again_and_another_form_judges_kept_answers(job: Make, recorder: Recorder) -> None:
     config = job()
     cases = tools.prepare(config).cases
-    work(tools, config, recorder, Scripted(calling_rightly(cases, import_format("hermes"))))
+    work(tools, config, recorder, Scripted(calling_rightly(cases, import_tool_call_format("hermes"))))
     kept = samples_of(recorder)
     assert {sample.tool_outcome for sample in kept} == {"not_called", "nothing_called"}, (
         "as JSON these are words"
     )
     assert [Sample.from_json(sample.to_json()) for sample in kept] == kept
-    placed = tools.place_cases(ToolsConfig(cases=6), cases, FORM, resolve_job(config))
-    judge = Judge(placed, import_format("hermes"))
+    placed = tools.fill_contexts(ToolsConfig(cases=6), cases, FORM, resolve_job(config))
+    judge = Judge(placed, import_tool_call_format("hermes"))
     assert all(adopted is not None and adopted.solved for adopted in map(judge.adopt_sample, kept))
-    assert Judge(placed, import_format("harmony")).adopt_sample(kept[0]) is None
+    assert Judge(placed, import_tool_call_format("harmony")).adopt_sample(kept[0]) is None
 
 
 def test_questions_belong_to_the_family_of_their_function_unless_another_is_named(job: Make) -> None:
     inputs = tools.prepare(job(cases=None))
-    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(job(cases=None)))
+    placed = tools.fill_contexts(inputs.task, inputs.cases, FORM, resolve_job(job(cases=None)))
     families = Counter(place.cluster for place in placed.values())
     assert len(families) == 26
     for place in placed.values():
@@ -325,15 +331,15 @@ def test_only_other_families_than_functions_count_in_the_identity(job: Make) -> 
     hashes = [tools.prepare(job(cluster=name)).hashes for name in ("category", "question")]
     assert all(own.keys() == {"cases", "clusters"} for own in hashes)
     assert hashes[0]["clusters"] != hashes[1]["clusters"]
-    assert "task.cluster" not in dict(identity_keys(job(cluster="category")))
+    assert "task.cluster" not in dict(iterate_identity_keys(job(cluster="category")))
 
 
 def test_samples_of_earlier_versions_are_accepted(job: Make, recorder: Recorder) -> None:
     config = job()
     inputs = tools.prepare(config)
-    work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_format("json"))))
-    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config))
-    judge = Judge(placed, import_format("json"))
+    work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format("json"))))
+    placed = tools.fill_contexts(inputs.task, inputs.cases, FORM, resolve_job(config))
+    judge = Judge(placed, import_tool_call_format("json"))
     for sample in samples_of(recorder):
         assert judge.rejection_reason(sample) is None
         older = replace(sample, cluster=None, tool_function=None)

@@ -1,4 +1,4 @@
-"""Text and JSON output about a format mix within a limit and its check."""
+"""Text and JSON output of `runner-advise --mix`: the chosen format per layer and its verification."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured lo
 MINUS_MIX = "difference: KL minus the KL of the mix (above 0: loses more); p is adjusted by Holm"
 
 
-def print_advice(advice: MixAdvice) -> None:
-    """Print the mix, the tested alternatives, and the result of the comparison."""
+def print_mix_advice(advice: MixAdvice) -> None:
+    """Print the chosen mix of formats, the tested alternatives, and the result of the comparison."""
     model, limit = advice.model, advice.limit
     texts = f"{TEXTS} documents for the single losses, {advice.texts} others for the check"
     print(
@@ -30,11 +30,11 @@ def print_advice(advice: MixAdvice) -> None:
     rows = [advice.mix, *sorted(advice.others, key=lambda other: other.predicted)]
     more = count_extra_digits([row.measured_metric(limit.metric) for row in rows], limit.mib, in_mib)
     for tried in rows:
-        print(escape_control_characters(_format_line(tried, limit, wide, more)))
+        print(escape_control_characters(_format_choice_line(tried, limit, wide, more)))
     print()
-    for sentence in describe_verdicts(advice):
+    for sentence in describe_mix_verdicts(advice):
         print(escape_control_characters(sentence))
-    print(escape_control_characters(f"\n{format_command(advice)}"))
+    print(escape_control_characters(f"\n{format_recommended_command(advice)}"))
     if (of_file := format_quantize_command(advice.model, advice.recommended.choice)) is not None:
         print(
             escape_control_characters(
@@ -43,13 +43,13 @@ def print_advice(advice: MixAdvice) -> None:
         )
 
 
-def format_command(advice: MixAdvice) -> str:
-    """Return the command of a job with the recommended choice."""
+def format_recommended_command(advice: MixAdvice) -> str:
+    """Return the command line of a job with the recommended format choice."""
     overrides = [word for word in advice.model.overrides if not word.startswith("task")]
     return shlex.join(["runner", *overrides, *advice.model.quantization_overrides(advice.recommended.choice)])
 
 
-def _format_line(tested: TestedChoice, limit: SizeLimit, name_width: int, more_decimals: int) -> str:
+def _format_choice_line(tested: TestedChoice, limit: SizeLimit, name_width: int, more_decimals: int) -> str:
     known = tested.record is not None and "kl_nats_per_token_low" in tested.record.result.metrics
     ends = (
         (
@@ -69,13 +69,13 @@ def _format_line(tested: TestedChoice, limit: SizeLimit, name_width: int, more_d
     return f"{tested.name:{name_width}}  {size:>10}  {tested.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
 
 
-def _format_percent(share: float, extra_digits: int = 0) -> str:
-    return f"{share:.{1 + extra_digits}%}"
+def _format_percent(fraction: float, extra_digits: int = 0) -> str:
+    return f"{fraction:.{1 + extra_digits}%}"
 
 
-def describe_verdicts(advice: MixAdvice) -> list[str]:
-    """Return sentences on size, comparison with uniform formats, and accuracy of the predicted
-    losses.
+def describe_mix_verdicts(advice: MixAdvice) -> list[str]:
+    """Return sentences on the mix's size, its comparison with uniform formats, and the accuracy of the
+    predicted losses.
     """
     limit, mix, best = advice.limit, advice.mix, advice.best_uniform
     size = mix.measured_metric(limit.metric)
@@ -107,12 +107,14 @@ def describe_verdicts(advice: MixAdvice) -> list[str]:
             f"the predicted KL is {mix.predicted / mix.kl_nats_per_token:.2f} times the "
             "measured KL of the mix. Use the measured KL"
         )
-    lines.append(f"check: {_describe_check(advice)}")
+    lines.append(f"check: {_describe_alternatives(advice)}")
     return lines
 
 
-def _describe_check(advice: MixAdvice) -> str:
-    """Return which alternatives are shown to lose less than the mix, or the lowest measured KL."""
+def _describe_alternatives(advice: MixAdvice) -> str:
+    """Return a sentence on the alternatives that have significantly less loss than the mix, or on the
+    lowest measured KL divergence.
+    """
     if advice.better_choices:
         names = "; ".join(
             f"{tried.name} (KL {tried.kl_nats_per_token:.3g})" for tried in advice.better_choices
@@ -134,8 +136,8 @@ def _describe_check(advice: MixAdvice) -> str:
     return f"no format within the limit is shown to lose less than the mix: {others} ({lower})"
 
 
-def to_dict(advice: MixAdvice) -> dict[str, object]:
-    """Return the whole advice as plain data for JSON."""
+def mix_advice_to_dict(advice: MixAdvice) -> dict[str, object]:
+    """Return the mix, its alternatives and the measurements as plain data for JSON."""
     model = advice.model
 
     def choice_to_dict(choice: TestedChoice) -> dict[str, object]:
@@ -163,9 +165,9 @@ def to_dict(advice: MixAdvice) -> dict[str, object]:
             path: model.names[number]
             for path, number in zip(model.layers, advice.recommended.choice, strict=True)
         },
-        "command": format_command(advice),
+        "command": format_recommended_command(advice),
         "file_command": format_quantize_command(advice.model, advice.recommended.choice),
         "mix": choice_to_dict(advice.mix),
         "others": [choice_to_dict(other) for other in advice.others],
-        "sentences": describe_verdicts(advice),
+        "sentences": describe_mix_verdicts(advice),
     }

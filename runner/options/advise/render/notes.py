@@ -1,4 +1,4 @@
-"""Message texts of notes about a candidate's rank or rejection."""
+"""Message texts of notes on why `runner-advise` ranks or rejects a candidate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.recorded_kl import RecordedKl
-from runner.options.advise.render.recorded_metrics import describe_accuracy, describe_kl
+from runner.options.advise.render.recorded_metrics import format_accuracy, format_kl_divergence
 from runner_base import fixed_decimals_formatter, format_against_limit, format_value_and_limit
 from runner_base.render.notes import Template
 from runner_compare import format_points
@@ -35,15 +35,15 @@ def _describe_dominance(seconds: Pair | None, mib: Pair | None) -> str:
 
 
 def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
-    return f"closer to {own.reference}: {describe_kl(own)} instead of {describe_kl(other)}"
+    return f"closer to {own.reference}: {format_kl_divergence(own)} instead of {format_kl_divergence(other)}"
 
 
 def _describe_reference(own: RecordedKl, other: RecordedKl) -> str:
-    return f"closer to {own.reference}, since it is {own.reference}: the other one has {describe_kl(other)}"
+    return f"closer to {own.reference}, since it is {own.reference}: the other one has {format_kl_divergence(other)}"
 
 
 def _describe_no_difference(own: RecordedAccuracy, other: RecordedAccuracy) -> str:
-    return f"no difference in accuracy is shown ({describe_accuracy(own)} and {describe_accuracy(other)})"
+    return f"no difference in accuracy is shown ({format_accuracy(own)} and {format_accuracy(other)})"
 
 
 NOTES: Mapping[str, Template] = {

@@ -1,4 +1,4 @@
-"""Text and JSON output of the recommendations."""
+"""Text and JSON output of the settings that `runner-advise` recommends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.options.advise.candidates import Candidate, UserLimits
 from runner.options.advise.machines import Machine
 from runner.options.advise.ranking import TIGHT
 from runner.options.advise.render.notes import NOTES
-from runner.options.advise.render.recorded_metrics import describe_accuracy, describe_kl
+from runner.options.advise.render.recorded_metrics import format_accuracy, format_kl_divergence
 from runner.options.advise.render.speculation_gains import describe_speedups
 from runner_base import escape_control_characters, format_duration, machine
 from runner_base.notes import Note, note
@@ -27,14 +27,14 @@ COSTS = {
 }
 
 
-def print_recommendations(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
-    """Print the recommendations, and one line for each rejected candidate."""
-    machine_name = machine.machine_name() if described is None else f"{described.name}, as described"
+def print_recommendations(advice: Advice, named_machine: Machine | None, limits: UserLimits) -> None:
+    """Print the recommended candidates, and one line for each rejected candidate."""
+    machine_name = machine.machine_name() if named_machine is None else f"{named_machine.name}, as described"
     allowed = f"at most {limits.memory_mib:,.0f} MiB" if limits.memory_mib else ""
     allowed += f"{(', ' if allowed else '')}{limits.seconds:g} s per question" if limits.seconds else ""
     print(escape_control_characters(f"on {machine_name}{f'; {allowed}' if allowed else ''}"))
     for number, candidate in enumerate(advice.chosen, start=1):
-        print(escape_control_characters(f"\n{number}. {format_command(candidate)}"))
+        print(escape_control_characters(f"\n{number}. {format_job_command(candidate)}"))
         is_tight = candidate.best_known_mib > TIGHT * candidate.allowed_mib
         tight = f"; tight: {candidate.allowed_mib:,.0f} are allowed" if is_tight else ""
         peak = f"{candidate.memory_mib:,.0f} MiB peak memory, predicted"
@@ -64,12 +64,12 @@ def print_recommendations(advice: Advice, described: Machine | None, limits: Use
         )
 
 
-def _format_reason(reason: Note | None) -> str | None:
-    return None if reason is None else render_note(reason, NOTES)
+def _format_reason(reason_note: Note | None) -> str | None:
+    return None if reason_note is None else render_note(reason_note, NOTES)
 
 
-def format_command(candidate: Candidate) -> str:
-    """Return the command of a candidate's job."""
+def format_job_command(candidate: Candidate) -> str:
+    """Return the command line of a job with a candidate's settings."""
     return shlex.join(["runner", *candidate.overrides])
 
 
@@ -109,18 +109,18 @@ def _describe_speed(candidate: Candidate) -> str:
 
 def _describe_accuracy(candidate: Candidate) -> str:
     if (known := candidate.accuracy) is not None:
-        known_words = f"accuracy {describe_accuracy(known)} recorded ({known.job_id})"
+        known_words = f"accuracy {format_accuracy(known)} recorded ({known.job_id})"
     else:
         known_words = render_note(note("accuracy_unknown"), NOTES)
     if (close := candidate.closeness) is not None:
-        known_words += f"; recorded {describe_kl(close)} to {close.reference} ({close.job_id})"
+        known_words += f"; recorded {format_kl_divergence(close)} to {close.reference} ({close.job_id})"
     elif known is None:
         known_words += f"; {COSTS.get(candidate.quantization, 'the loss by this format is unknown')}"
     return known_words if candidate.is_asked else f"another, smaller model; {known_words}"
 
 
-def to_dict(advice: Advice, described: Machine | None) -> dict[str, Any]:
-    """Return all recommendations as plain data for JSON."""
+def recommendations_to_dict(advice: Advice, named_machine: Machine | None) -> dict[str, Any]:
+    """Return all recommended and rejected candidates as plain data for JSON."""
 
     def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
         parts = candidate.fit.predicted if candidate.fit else None
@@ -166,14 +166,14 @@ def to_dict(advice: Advice, described: Machine | None) -> dict[str, Any]:
         rest = {"why_not": _format_reason(candidate.problem)} if candidate.problem else judged
         return {
             "overrides": candidate.overrides,
-            "command": format_command(candidate),
+            "command": format_job_command(candidate),
             "memory": memory,
             "time": time,
             **rest,
         }
 
     return {
-        "machine": described.name if described else machine.machine_name(),
+        "machine": named_machine.name if named_machine else machine.machine_name(),
         "recommended": [candidate_to_dict(candidate) for candidate in advice.chosen],
         "out": [candidate_to_dict(candidate) for candidate in advice.rejected],
         "most": MAX_RECOMMENDED,

@@ -6,13 +6,13 @@ from runner.options.advise.speculation_gains import GUESSES, RecordedSpeedup
 from runner_base import format_count
 
 
-def describe_speedups(gains: list[RecordedSpeedup], batch_size: int) -> list[str]:
-    """Return one line per kind of drafter: batch sizes with a speedup, and the result at the
+def describe_speedups(speedups: list[RecordedSpeedup], batch_size: int) -> list[str]:
+    """Return one line per kind of drafter: the batch sizes with a speedup, and the result at the
     candidate's batch size.
     """
     lines = []
-    for speculate in dict.fromkeys(gain.speculate for gain in gains):
-        own = [gain for gain in gains if gain.speculate == speculate]
+    for speculate in dict.fromkeys(gain.speculate for gain in speedups):
+        own = [gain for gain in speedups if gain.speculate == speculate]
         here = next((gain for gain in own if gain.rows == batch_size), None)
         asked = f"{GUESSES}={speculate}"
         if here is None:
@@ -21,12 +21,14 @@ def describe_speedups(gains: list[RecordedSpeedup], batch_size: int) -> list[str
             said = f"no difference shown at {format_count(batch_size, 'row')}"
         else:
             said = f"{'faster' if here.is_faster else 'slower'} at {format_count(batch_size, 'row')}"
-        measured = ", ".join(_describe_speedup(gain) for gain in own)
+        measured = ", ".join(_format_speedup(gain) for gain in own)
         recorded = f"recorded in {own[0].job_id}"
         lines.append(f"{asked}: {said}; speed-up over decoding without draft tokens: {measured} ({recorded})")
     return lines
 
 
-def _describe_speedup(gain: RecordedSpeedup) -> str:
-    """Return a speedup with its interval, such as `0.58 [0.42, 0.69] at 4 rows`."""
-    return f"{gain.gain:.2f} [{gain.low:.2f}, {gain.high:.2f}] at {format_count(gain.rows, 'row')}"
+def _format_speedup(speedup: RecordedSpeedup) -> str:
+    """Return a speedup with its confidence interval, such as `0.58 [0.42, 0.69] at 4 rows`."""
+    return (
+        f"{speedup.gain:.2f} [{speedup.low:.2f}, {speedup.high:.2f}] at {format_count(speedup.rows, 'row')}"
+    )

@@ -1,1 +1,3 @@
-"""Text and pictures about a team of agents: notes, protections and its graph."""
+"""Texts and pictures about a team of agents: notes, sandbox protections, and the communication
+graph.
+"""

@@ -1,4 +1,4 @@
-"""SVG picture of a team's graph: which agent hears which, within a round and from the previous
+"""Draws an SVG picture of a team's communication graph, within one round and from the previous
 round.
 
 Edge width is the trained probability. A pruned edge is dashed and pale, with its last
@@ -30,7 +30,7 @@ GREY = "#666666"
 
 @dataclass(frozen=True)
 class EdgeStyle:
-    """Colours of one kind of edges, and a part of their tooltip."""
+    """Colours and tooltip text for one kind of graph edges."""
 
     live: str
     pale: str
@@ -44,8 +44,8 @@ LEGEND_LOOK = EdgeStyle("#777777", "#c4c4c4")
 def draw_graph_svg(
     graph: Graph, title: str, roles: Sequence[str], num_rounds: int, *, is_random: bool = True
 ) -> str:
-    """Draw a graph as used in `num_rounds` rounds. `is_random`: edges with probabilities are drawn
-    at random.
+    """Return an SVG of a graph for `num_rounds` rounds. With `is_random`, edges are shown as drawn at
+    random with their probabilities.
     """
     assert len(roles) == graph.num_agents
     ring = max(115.0, graph.num_agents * STEP / 4.2)
@@ -69,7 +69,7 @@ def draw_graph_svg(
 
 @dataclass
 class _Panel:
-    """One matrix of a graph."""
+    """One panel of a graph's picture: the spatial or the temporal edges."""
 
     graph: Graph
     kind: Kind
@@ -82,12 +82,12 @@ class _Panel:
 
     @property
     def is_random(self) -> bool:
-        """Whether each edge is drawn at random."""
+        """Whether the edges of this panel are drawn at random in each round."""
         return self.edges.optimized and self.is_drawn
 
     @property
     def unused_edges(self) -> set[Edge]:
-        """Live edges that no round takes."""
+        """Unpruned edges that no round contains."""
         if self.is_random:
             return set()
         taken = self.graph.most_likely_round(1)
@@ -100,8 +100,8 @@ class _Panel:
 
 
 def _draw_spatial_panel(panel: _Panel, centre: Point, radius: float) -> list[str]:
-    """Draw a ring of agents, clockwise from the top. With an even number the first is left of the
-    middle.
+    """Draw the agents as a ring, clockwise from the top. If their number is even, the first agent is
+    left of the middle.
     """
     roles, agents, never = panel.roles, len(panel.roles), panel.unused_edges
     turns = [
@@ -125,7 +125,7 @@ def _draw_spatial_panel(panel: _Panel, centre: Point, radius: float) -> list[str
 
 
 def _draw_temporal_panel(panel: _Panel, centre: Point, spacing: float) -> list[str]:
-    """Draw two columns of agents. Edges lead from the previous round to this one."""
+    """Draw the agents as two columns. Edges lead from the previous round's column to this round's."""
     roles, never = panel.roles, panel.unused_edges
     first = centre[1] - spacing * (len(roles) - 1) / 2
     left, right = (
@@ -146,7 +146,7 @@ def _draw_temporal_panel(panel: _Panel, centre: Point, spacing: float) -> list[s
 
 
 def _draw_panel_title(x: float, panel: _Panel, summary: str) -> list[str]:
-    """Return the title of a panel with its number of edges."""
+    """Return the SVG title of a panel, with its number of edges."""
     edges = panel.edges
     allowed = int(edges.allowed.sum())
     count = f"{edges.num_live} edge{'s' * (edges.num_live != 1)}" if allowed else "no edges"
@@ -159,22 +159,22 @@ def _draw_panel_title(x: float, panel: _Panel, summary: str) -> list[str]:
     ]
 
 
-def _draw_agent(centre: Point, agent_index: int, role: str, label: Point, anchor: str) -> list[str]:
-    """Return a circle with an agent's number, and its role next to it."""
+def _draw_agent(centre: Point, agent_index: int, role: str, label_position: Point, anchor: str) -> list[str]:
+    """Return the SVG of an agent: a numbered circle with the role next to it."""
     x, y = centre
     shown = role if len(role) <= LONGEST else role[: LONGEST - 1] + "…"
     return [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{NODE}" fill="#f6f3ec" stroke="#4a4a4a" stroke-width="1.5">'
         f"<title>{escape_text(f'agent {agent_index + 1}: {role}')}</title></circle>",
         text_line(x, y + 4.5, str(agent_index + 1), bold=True, anchor="middle"),
-        text_line(*label, shown, anchor=anchor),
+        text_line(*label_position, shown, anchor=anchor),
     ]
 
 
 def _draw_arrows(
     panel: _Panel, sources: Sequence[Point], targets: Sequence[Point], style: EdgeStyle, bend: float
 ) -> list[str]:
-    """Return all edges of a panel, pale edges first, the widest last."""
+    """Return the SVG arrows of all edges in a panel, palest first and widest last."""
     edges, roles, never = panel.edges, panel.roles, panel.unused_edges
     weights, drawn = edges.probabilities, list[tuple[bool, float, int, int, str]]()
     for source, target in np.argwhere(edges.allowed).tolist():
@@ -197,13 +197,13 @@ def _draw_arrows(
 
 
 def _draw_arrow(
-    source: Point, target: Point, width: float, colour: str, title: str, bend: float, is_dashed: bool
+    source: Point, target: Point, width: float, colour: str, title: str, curvature: float, is_dashed: bool
 ) -> str:
-    """Return an arrow from circle to circle. Two arrows of opposite directions bend away from each
-    other.
+    """Return the SVG of an arrow between two agents' circles. Arrows in opposite directions curve away
+    from each other.
     """
     across, down = target[0] - source[0], target[1] - source[1]
-    pull = ((source[0] + target[0]) / 2 + bend * down, (source[1] + target[1]) / 2 - bend * across)
+    pull = ((source[0] + target[0]) / 2 + curvature * down, (source[1] + target[1]) / 2 - curvature * across)
     tip = 6 + 1.1 * width
     begin, point = _point_towards(source, pull, NODE + 1), _point_towards(target, pull, NODE + 2)
     end = _point_towards(point, pull, tip - 1)
@@ -232,7 +232,7 @@ def _point_towards(start: Point, target: Point, distance_px: float) -> Point:
 
 
 def _draw_legend() -> list[str]:
-    """Return the legend of widths and dashes."""
+    """Return the SVG legend that explains the widths and dashes of arrows."""
     heading, x = "probability of an edge:", 0.0
     pieces = [text_line(x, 4, heading, colour=GREY)]
     x += 7 * len(heading)

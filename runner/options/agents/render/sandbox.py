@@ -1,4 +1,4 @@
-"""Describes the sandbox's protections as text."""
+"""Describes in words which protections of the sandbox are active."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Set
 from runner.options.agents.sandbox import SandboxLimits
 
 
-def describe_protections(active: Set[str], limits: SandboxLimits) -> tuple[str, str]:
-    """Return the active protections, and the missing ones. The second text is empty if nothing is
-    missing.
+def describe_protections(active_protections: Set[str], limits: SandboxLimits) -> tuple[str, str]:
+    """Return two texts: the active protections, and the missing protections. The second text is empty
+    if none is missing.
     """
     clauses = [
         "a separate process without environment variables, in an empty folder",
@@ -21,25 +21,29 @@ def describe_protections(active: Set[str], limits: SandboxLimits) -> tuple[str, 
         ("as", f"{limits.memory_mib} MiB of memory"),
         ("fsize", f"{limits.file_kib} KiB a file"),
     ):
-        (clauses if name in active else missing).append(
-            limit_text if name in active else f"no limit of {limit_text}"
+        (clauses if name in active_protections else missing).append(
+            limit_text if name in active_protections else f"no limit of {limit_text}"
         )
     by_path = (
         ("seccomp", "all file access, including whether a file exists")
-        if "paths" in active
+        if "paths" in active_protections
         else ("landlock", "files elsewhere")
     )
     for name, what in (by_path, ("seccomp", "network, processes, signals and other system calls")):
-        if name in active:
+        if name in active_protections:
             clauses.append(f"{what}: blocked by the kernel ({name})")
         else:
             missing.append(f"{what}: blocked by Python only, which malicious code can circumvent")
-    if "paths" not in active:
+    if "paths" not in active_protections:
         missing.append("code can find out whether a file exists")
-    if "nproc" in active and "powerless" in active and "seccomp" not in active:
+    if (
+        "nproc" in active_protections
+        and "powerless" in active_protections
+        and "seccomp" not in active_protections
+    ):
         missing.append("the number of processes is not limited, because the user is root")
-    if "nobody" in active:
+    if "nobody" in active_protections:
         clauses.append("as user nobody")
-    if "powerless" in active:
+    if "powerless" in active_protections:
         clauses.append("as root without its powers")
     return "; ".join(clauses), "; ".join(missing)

@@ -1,1 +1,1 @@
-"""Text output about a grid on other machines and about a search."""
+"""Texts about grids on other machines and about hyperparameter searches."""

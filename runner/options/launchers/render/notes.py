@@ -1,4 +1,4 @@
-"""Message texts of notes about a grid on other machines and about a search."""
+"""Message texts of notes about grids on other machines and about hyperparameter searches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline engine: runs the parts of a split in several processes."""
+"""Pipeline engine: runs the parts of a split checkpoint in several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The pipeline engine: requests pass through the parts of a split, in several processes.
+"""Pipeline engine, in which requests pass through the parts of a split checkpoint in several
+processes.
 
 This process runs the first parts, schedules the micro-batches, and detects when another
 process has ended.
@@ -18,12 +19,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from runner.config.resolved import model_spec
+from runner.config.resolved import build_model_spec
 from runner.config.root import RunnerConfig
-from runner.options.parts.model_keys import parts_config
+from runner.options.parts.model_keys import as_parts_config
 from runner.options.parts.pipeline import CAPABILITIES, processes
 from runner.options.parts.pipeline.microbatches import MicroBatchScheduler
-from runner.options.parts.pipeline.processes import POLL_S, PeerProcesses, connect_ring, start_processes
+from runner.options.parts.pipeline.processes import POLL_S, PeerProcesses, connect_ring, start_stage_processes
 from runner.options.parts.pipeline.ranks import first_process_rank, load_manifest
 from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType, PeerDisconnected, Transport
@@ -31,15 +32,17 @@ from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import FinishReason, JobFailed, RunnerError, signals, to_one_line
 from runner_base.notes import Note
 from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
-from runner_engine.decode.request_encoder import generation_config_diff, stop_tokens
+from runner_engine.decode.request_encoder import find_stop_token_ids, generation_config_diff
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import Stopping
-from runner_engine.models.rope.rope_application import max_positions
+from runner_engine.models.rope.rope_application import get_max_positions
 from runner_engine.models.vocabulary import choose_padding_id
 
 
 class PipelineEngine:
-    """Runs the parts in processes that it starts, or that torchrun started."""
+    """Engine that runs a split's parts in several processes, started by the engine itself or by
+    torchrun.
+    """
 
     capabilities = CAPABILITIES
 
@@ -50,7 +53,7 @@ class PipelineEngine:
         self._stages: PipelineCoordinator | None = None
 
     def load(self) -> EngineReport:
-        """Start the other processes, load this process's parts in parallel, and connect."""
+        """Start the other processes, load this process's parts meanwhile, and connect all processes."""
         stages = self.stages
         model = stages.worker.stages[0].model
         facts = {
@@ -69,7 +72,7 @@ class PipelineEngine:
             "num_parts": len(stages.parts),
             "processes": stages.depth,
             "vocab_size": model.config.get_text_config().vocab_size,
-            "max_positions": max_positions(model.config),
+            "max_positions": get_max_positions(model.config),
         }
         notes, tokenizer = (
             stages.worker.notes + self.config.generation.ignored_settings_notes(stages.own),
@@ -79,15 +82,15 @@ class PipelineEngine:
         return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the rendered prompt, or the given ids, and its token ids."""
+        """Return a request's prompt after the chat template (or its given token ids), and the token ids."""
         return self.stages.encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids as part of a longer text, including special tokens."""
+        """Return the text of token ids within a longer text, including special tokens."""
         return self.stages.encoder.decode(ids)
 
     def open(self, batch_size: int | None = None) -> PipelineSession:
-        """Open a session. Only one may be open at a time."""
+        """Open a session. Only one session may be open at a time."""
         self.stages.micro_batches.rows_at_once = batch_size or self.config.generation.batch_size
         return PipelineSession(self.stages)
 
@@ -95,7 +98,7 @@ class PipelineEngine:
         """Return None, because stages may run on several machines."""
 
     def close(self) -> None:
-        """Stop the other processes. Kills them if packets are in flight."""
+        """Stop the other processes. If packets are still being sent, the processes are killed."""
         stages, self._stages = self._stages, None
         if stages is not None:
             stages.close()
@@ -107,22 +110,22 @@ class PipelineEngine:
     def stages(self) -> PipelineCoordinator:
         if self._stages is None:
             started = time.perf_counter()
-            self._stages = self._load_stages()
+            self._stages = self._load_coordinator()
             self.stats.load_s = time.perf_counter() - started
         return self._stages
 
-    def _load_stages(self) -> PipelineCoordinator:
+    def _load_coordinator(self) -> PipelineCoordinator:
         peers = processes.torchrun_peers
         if peers is None:
             folder = self.folder
             if folder is None:
                 self._own_folder = tempfile.TemporaryDirectory(prefix="runner-")
                 folder = Path(self._own_folder.name)
-            peers = start_processes(
+            peers = start_stage_processes(
                 self.config, first_process_rank(self.config, load_manifest(self.config)).processes, folder
             )
         try:
-            with blame_dead_process(peers, None):
+            with name_dead_process(peers, None):
                 return PipelineCoordinator(self.config, self.stats, peers)
         except BaseException:
             peers.kill()
@@ -130,7 +133,9 @@ class PipelineEngine:
 
 
 class PipelineSession(Session):
-    """Requests in flight through the stages. New requests form the next micro-batches."""
+    """Session of the pipeline engine. New requests form the next micro-batches that pass through the
+    stages.
+    """
 
     def __init__(self, stages: PipelineCoordinator) -> None:
         super().__init__(CAPABILITIES)
@@ -150,7 +155,7 @@ class PipelineSession(Session):
             return events or batches.step()
 
     def check(self) -> None:
-        """Raise an error that names the process that has ended."""
+        """Raise an error that names the process that has ended, if any."""
         self.stages.check_alive()
 
     def _drop(self) -> None:
@@ -164,13 +169,13 @@ class PipelineSession(Session):
 
 
 class PipelineCoordinator:
-    """Coordinates the stages of all processes from the first process, which sends to them and
-    receives from them.
+    """Coordinates the pipeline's processes from the first process, which sends packets into the ring
+    and receives the results.
     """
 
     def __init__(self, config: RunnerConfig, stats: EngineStats, peers: PeerProcesses) -> None:
         self.stats, self.peers, self.depth = stats, peers, peers.rank.processes
-        model_config = parts_config(config.model)
+        model_config = as_parts_config(config.model)
         self.timeout_s = model_config.timeout_s
         self.at_rest = False  # nothing is under way: every process waits for a packet, or has ended
         self.broken: BaseException | None = (
@@ -187,14 +192,14 @@ class PipelineCoordinator:
         self.parts = self.worker.describe_parts()  # one line per part
         model, self.tokenizer = (self.worker.stages[0].model, load_tokenizer(load_manifest(config).folder))
         self.own = generation_config_diff(model)
-        room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
+        room, vocab_size = get_max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
-        spec, name = model_spec(config), model_config.name
+        spec, name = build_model_spec(config), model_config.name
         self.encoder = RequestEncoder(
             spec, tokenizer, name, room, model_generation=self.own, vocab_size=vocab_size
         )
         self.encoder.room_hint = ""
-        stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.encoder.tags)
+        stopping = Stopping(tokenizer, find_stop_token_ids(model, tokenizer), self.encoder.tags)
         pad = choose_padding_id(tokenizer, vocab_size)
         self.micro_batches = MicroBatchScheduler(
             self.depth, self.run_and_send, self.receive, stats, stopping, pad
@@ -217,14 +222,14 @@ class PipelineCoordinator:
         self.at_rest = True
 
     def describe_processes(self) -> str:
-        """Return the number of processes, who started them, and their transport."""
+        """Return a text with the number of processes, the program that started them, and their transport."""
         if self._transport is None:
             return "1"
         by = "started here" if self.peers.children else "started by torchrun"
         return f"{self.depth}, {by}, over {'nccl' if self._transport.gpu_to_gpu else 'gloo'}"
 
     def run_and_send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
-        """Compute this process's part of a step and send the packet on."""
+        """Compute this process's part of a step and send the resulting packet to the next process."""
         answer = (
             packet
             if packet.kind in (PacketType.figures, PacketType.stop)
@@ -241,7 +246,7 @@ class PipelineCoordinator:
             raise self.peers.find_cause(error) from error
 
     def receive(self) -> Packet:
-        """Wait for the next packet from the last process. Checks meanwhile that all processes are
+        """Wait for the next packet from the last process, and check meanwhile that all processes are
         alive.
         """
         timeout_s = self.timeout_s
@@ -267,16 +272,18 @@ class PipelineCoordinator:
 
     @contextmanager
     def guard_step(self) -> Iterator[None]:
-        """Run a step. After an error no further step may run, because packets may still be in flight."""
+        """Context of one step. After an error in a step, further steps are refused, because packets may
+        still be under way.
+        """
         try:
-            with blame_dead_process(self.peers, self):
+            with name_dead_process(self.peers, self):
                 yield
         except BaseException as error:
             self.broken = error
             raise
 
     def check_alive(self) -> None:
-        """Raise the error that has ended the pipeline, even when no packet is in flight."""
+        """Raise the error that has ended the pipeline, even if no packet is expected."""
         if isinstance(self.broken, RunnerError):
             raise self.broken
         if self.broken is not None:
@@ -286,14 +293,14 @@ class PipelineCoordinator:
         with self.guard_step():
             self.peers.check_alive()
             if self.lost_at is not None:
-                raise self.peers.find_cause(self._last_peer_error())
+                raise self.peers.find_cause(self._last_process_error())
 
-    def _last_peer_error(self) -> PeerDisconnected:
+    def _last_process_error(self) -> PeerDisconnected:
         """Return the error that the last process has closed its connection."""
         return PeerDisconnected(self.peers.rank.processes - 1, ConnectionError("closed"))
 
     def collect_process_stats(self) -> None:
-        """Collect each process's computing time and peak memory."""
+        """Collect the computing time and the peak memory of each process."""
         self.micro_batches.drain()  # micro-batches of cancelled requests
         self.stats.processes = [self.worker.process_stats()]
         if self._transport is not None:
@@ -303,7 +310,7 @@ class PipelineCoordinator:
         self.at_rest = True
 
     def close(self) -> None:
-        """Stop the other processes."""
+        """Stop the pipeline's other processes."""
         is_sound, self.at_rest = self.at_rest and self.broken is None, True
         self._closing.set()
         if self._keeper is not None:
@@ -324,8 +331,8 @@ class PipelineCoordinator:
                     dist.destroy_process_group()
 
     def _receive_loop(self, transport: Transport) -> None:
-        """Receive packets in a thread, because a blocked receive reacts neither to Ctrl-C nor to the
-        end of a process.
+        """Thread that receives packets, because a blocked receive notices neither Ctrl-C nor the end of a
+        process.
         """
         try:
             while True:
@@ -341,8 +348,8 @@ class PipelineCoordinator:
             self._received.put(error)
 
     def _keep_alive_loop(self, transport: Transport) -> None:
-        """Send a packet around the ring at intervals, so that no idle process reaches its receive
-        timeout.
+        """Thread that sends a packet around the ring at intervals, so that no idle process reaches its
+        receive timeout.
         """
         while not self._closing.wait(self.timeout_s):
             if (
@@ -354,9 +361,9 @@ class PipelineCoordinator:
 
 
 @contextmanager
-def blame_dead_process(peers: PeerProcesses, stages: PipelineCoordinator | None) -> Iterator[None]:
-    """When torchrun ends this process because another one died, raise an error that names the dead
-    process.
+def name_dead_process(peers: PeerProcesses, coordinator: PipelineCoordinator | None) -> Iterator[None]:
+    """Context that converts torchrun's SIGTERM, sent when a process has died, to an error that names
+    the dead process.
     """
     try:
         yield
@@ -371,9 +378,9 @@ def blame_dead_process(peers: PeerProcesses, stages: PipelineCoordinator | None)
             signals.discard_waiting_signal()
             peers.check_alive()
             if (
-                stages is not None
-                and stages.lost_at is not None
-                and stages.lost_at <= processes.terminated_at
+                coordinator is not None
+                and coordinator.lost_at is not None
+                and coordinator.lost_at <= processes.terminated_at
             ):
-                raise peers.find_cause(stages._last_peer_error()) from None
+                raise peers.find_cause(coordinator._last_process_error()) from None
         raise

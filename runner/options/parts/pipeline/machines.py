@@ -1,4 +1,5 @@
-"""Network interfaces and heartbeats between the machines of a pipeline. Imports no torch.
+"""Network interfaces of a pipeline that spans several machines, and heartbeats between the
+machines. Imports no torch.
 
 A machine without power or network closes no connection, so a process would wait for it for
 many minutes. Therefore each process on another machine keeps a connection to the first
@@ -34,14 +35,14 @@ log = logging.getLogger(__name__)
 
 
 def local_address() -> str:
-    """Return this machine's address on the route to torchrun's first machine."""
+    """Return this machine's IP address on the route to the machine of torchrun's first process."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))  # sends nothing
         return str(probe.getsockname()[0])
 
 
-def find_interface(address: str) -> str | None:
-    """Return the name of the network interface with an IPv4 address."""
+def find_network_interface(address: str) -> str | None:
+    """Return the name of the network interface with this IPv4 address, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # an interface without an address
@@ -53,8 +54,8 @@ def find_interface(address: str) -> str | None:
 
 @contextmanager
 def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
-    """Make gloo use the network interface that reaches the other processes. By default gloo uses
-    the host name's address.
+    """Context in which gloo uses the network interface that reaches the other processes. By default,
+    gloo uses the host name's address.
 
     That is the loopback interface if all processes are on this machine, else the interface on
     the route to torchrun's first machine.
@@ -62,7 +63,7 @@ def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
     if rank.is_single_machine:
         name = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     else:
-        name = find_interface(local_address())
+        name = find_network_interface(local_address())
     if GLOO_INTERFACE in os.environ or name is None:
         yield
         return
@@ -74,8 +75,8 @@ def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
 
 
 class HeartbeatServer:
-    """Listens in the first process for heartbeats of processes on other machines, and records
-    silent ones.
+    """Runs in the first process: receives heartbeats from processes on other machines, and records
+    which ones fall silent.
 
     Anyone in the network can connect. A connection is accepted after a hello with the token
     from the store and an expected, unconnected rank. Other connections get no thread, and only
@@ -123,8 +124,8 @@ class HeartbeatServer:
             self._close_connection(next(iter(self._hellos)))
 
     def _read_hello(self, connection: socket.socket) -> None:
-        """Read the next bytes of a hello. A complete hello is accepted as a process, or the connection
-        is closed.
+        """Read more bytes of a connection's hello message. When complete, accept the sender as a process
+        or close the connection.
         """
         with suppress(BlockingIOError):
             heard = connection.recv(HELLO.size - len(self._hellos[connection]))
@@ -163,8 +164,8 @@ class HeartbeatServer:
 
 
 def exchange_heartbeats(connection: socket.socket) -> bool:
-    """Exchange a byte each second. Returns True after 20 s without a byte, and False when the
-    other side closes.
+    """Exchange a byte per second with another machine. Returns True after 20 s of silence, False when
+    the other side closes.
     """
     connection.settimeout(BEAT_S)
     heard = sent = time.monotonic()
@@ -186,9 +187,13 @@ def exchange_heartbeats(connection: socket.socket) -> bool:
 
 
 def watch_first_process(
-    rank: ProcessRank, address: str, port: int, token: str, exit_process: Callable[[int], object] = os._exit
+    rank: ProcessRank,
+    address: str,
+    port: int,
+    auth_token: str,
+    exit_process: Callable[[int], object] = os._exit,
 ) -> None:
-    """End this process with a message when the first process's machine is unreachable.
+    """End this process with a message once the machine of the pipeline's first process is unreachable.
 
     The main thread may be blocked in a library, where an exception could not reach it.
     """
@@ -198,10 +203,10 @@ def watch_first_process(
             suppress(ConnectionError),
             socket.create_connection((address, port), timeout=SILENT_S) as connection,
         ):
-            connection.sendall(HELLO.pack(rank.rank, bytes.fromhex(token)))
+            connection.sendall(HELLO.pack(rank.rank, bytes.fromhex(auth_token)))
             if not exchange_heartbeats(connection):
                 return
-            first = silence_message(f"process 0 at {address}, which runs the job,")
+            first = unreachable_message(f"process 0 at {address}, which runs the job,")
             print_message(f"error: process {rank.rank} of {rank.processes}: {first}")
             exit_process(1)
 
@@ -209,8 +214,8 @@ def watch_first_process(
 
 
 def print_remote_error(rank: ProcessRank, message: str) -> None:
-    """Print an error once per machine, on machines without the first process, which prints its
-    own.
+    """Print an error once per machine. The machine of the first process is omitted, because that
+    process prints its own error.
     """
     if not rank.is_on_first_machine and rank.local_rank == 0:
         why = (
@@ -220,7 +225,7 @@ def print_remote_error(rank: ProcessRank, message: str) -> None:
         print_message(f"error: process {rank.rank} of {rank.processes}: {message}; {why}")
 
 
-def silence_message(process_name: str) -> str:
-    """Return the message that a process's machine is unreachable."""
+def unreachable_message(process_name: str) -> str:
+    """Return the message that the machine of a process is unreachable."""
     why = "its machine or the network connection failed"
     return f"{process_name} has not responded for {SILENT_S:g} s: {why}"

@@ -1,4 +1,4 @@
-"""Scheduling of a pipeline's micro-batches and handling of returned tokens.
+"""Schedules a pipeline's micro-batches and handles the tokens that return from the last stage.
 
 Sequences pass through the stages in micro-batches. As many micro-batches as processes are
 in flight, so that every stage is busy. A micro-batch whose tokens have returned is sent
@@ -33,7 +33,7 @@ Send = Callable[[Packet, torch.Tensor | None], None]
 
 @dataclass
 class MicroBatch:
-    """Sequences that pass through the stages together."""
+    """A group of sequences that pass through the pipeline stages together."""
 
     number: int
     rows: list[TokenSequence]
@@ -42,8 +42,8 @@ class MicroBatch:
 
 
 class MicroBatchScheduler:
-    """Passes sequences through the stages until each has ended, with `depth` micro-batches in
-    flight.
+    """Sends sequences through the pipeline stages until each has ended. `depth` micro-batches are in
+    the pipeline at a time.
 
     `send` sends a packet through the stages, with its token ids [B, T] if it has any. `receive`
     waits for the tokens of the next returning micro-batch.
@@ -52,13 +52,13 @@ class MicroBatchScheduler:
     def __init__(
         self,
         depth: int,
-        send: Send,
-        receive: Callable[[], Packet],
+        send_packet: Send,
+        receive_packet: Callable[[], Packet],
         stats: EngineStats,
         stopping: Stopping,
         pad_token: int,
     ) -> None:
-        self.depth, self.send, self.receive = depth, send, receive
+        self.depth, self.send, self.receive = depth, send_packet, receive_packet
         self.stats, self.stopping, self.pad = stats, stopping, pad_token
         self.fixed_rows: int | None = None  # of a micro-batch, by model.micro_batch
         self.rows_at_once: int | None = None  # of all micro-batches together
@@ -70,7 +70,9 @@ class MicroBatchScheduler:
         self._last_answer = 0.0
 
     def add(self, sequences: list[TokenSequence]) -> None:
-        """Queue sequences for the next micro-batches, sorted by prompt length to reduce padding."""
+        """Queue sequences for the next micro-batches, sorted by prompt length so that less padding is
+        needed.
+        """
         self._waiting.extend(sorted(sequences, key=lambda row: len(row.prompt), reverse=True))
         if self.rows_at_once is not None:
             share = max(1, self.rows_at_once // self.depth)
@@ -81,7 +83,7 @@ class MicroBatchScheduler:
             self._rows_per_batch = max(1, min(MAX_ROWS, math.ceil(len(self._waiting) / self.depth)))
 
     def cancel_requests(self, request_ids: set[RequestId]) -> list[Event]:
-        """Cancel requests. Their sequences in flight leave the micro-batch when it returns."""
+        """Cancel requests. Sequences already in the pipeline are removed when their micro-batch returns."""
         events: list[Event] = []
         for row in self._waiting:
             if row.request.id in request_ids:
@@ -99,18 +101,20 @@ class MicroBatchScheduler:
         return events
 
     def drop_sequences(self) -> None:
-        """Drop all sequences without events. The stages free a micro-batch when it returns."""
+        """Discard all sequences without reporting events. The stages free a micro-batch when it returns."""
         self._waiting.clear()
         for batch in self._under_way.values():
             batch.dropped.update(batch.rows)
 
     def drain(self) -> None:
-        """Wait until no micro-batch is in flight."""
+        """Wait until no micro-batch is left in the pipeline."""
         while self._under_way:
             self.step()
 
     def step(self) -> list[Event]:
-        """Send waiting micro-batches, wait for the next returned tokens, and return their events."""
+        """Send waiting micro-batches, wait for the next tokens from the last stage, and return the
+        resulting events.
+        """
         if not self._under_way:
             self._last_answer = time.perf_counter()
         at_once = min(self.depth, self.rows_at_once or self.depth)
@@ -147,7 +151,7 @@ class MicroBatchScheduler:
         return events
 
     def _record_timing(self, batch: MicroBatch) -> None:
-        """Add the time since the previous returned tokens. Times of overlapping stages must not be
+        """Add the time since the previous tokens returned. Stages overlap, so their times must not be
         summed.
         """
         now = time.perf_counter()
@@ -160,8 +164,8 @@ class MicroBatchScheduler:
             self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
 
     def _append_tokens(self, batch: MicroBatch, packet: Packet) -> tuple[list[Event], list[int]]:
-        """Append one token to each sequence. Returns the events, and the indices of sequences that
-        continue.
+        """Append a token to each sequence. Returns the events, and the indices of the sequences that go
+        on.
         """
         assert packet.numbers is not None
         seconds = time.perf_counter() - batch.started

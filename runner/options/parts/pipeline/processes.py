@@ -1,5 +1,4 @@
-"""The processes of a pipeline: start, connections, and detection of the process that failed
-first.
+"""Starts and connects the processes of a pipeline, and finds out which process failed first.
 
 Processes exchange messages in torch's TCP store: what they loaded, or why they failed. The
 ring carries only steps. The first process watches the others. When one is killed or fails,
@@ -28,11 +27,11 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.model_keys import parts_config
+from runner.options.parts.model_keys import as_parts_config
 from runner.options.parts.pipeline.machines import (
     HeartbeatServer,
     print_remote_error,
-    silence_message,
+    unreachable_message,
     use_ring_interface,
     watch_first_process,
 )
@@ -54,7 +53,9 @@ torchrun_peers: PeerProcesses | None = None  # in the first process: the others 
 
 
 class Rendezvous:
-    """A key-value store for messages between the processes, apart from the ring."""
+    """Key-value store (torch's TCPStore) for messages between the pipeline's processes, separate from
+    their ring.
+    """
 
     def __init__(self, store: Any) -> None:
         self.store = PrefixStore("runner-pipeline", store)
@@ -63,15 +64,15 @@ class Rendezvous:
         self.store.set(key, json.dumps(value))
 
     def has_message(self, key: str) -> bool:
-        """Return whether a message was posted."""
+        """Return whether a message with this key was posted."""
         return bool(self.store.check([key]))
 
     def read(self, key: str) -> Any:
-        """Return a message's value, or None if it was not posted."""
+        """Return the value of a posted message, or None if there is no such message."""
         return json.loads(self.store.get(key)) if self.has_message(key) else None
 
     def wait_for_message(self, key: str, timeout_s: float | None = None) -> bool:
-        """Wait for a message. Returns False if the pipeline ends first, or after the timeout."""
+        """Wait until a message is posted. Returns False after the timeout, or if the pipeline ends first."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.has_message(key):
             if self.has_message("over") or (deadline is not None and time.monotonic() > deadline):
@@ -81,7 +82,7 @@ class Rendezvous:
 
 
 def open_local_store() -> TCPStore:
-    """Open the store of a pipeline on one machine. Only processes of this machine can connect."""
+    """Open the TCPStore of a pipeline on one machine. Only processes on this machine can connect."""
     # without a socket of ours, the store listens on every interface, whatever the host name
     listening = socket.create_server((LOOPBACK, 0))
     port = listening.getsockname()[1]
@@ -90,25 +91,27 @@ def open_local_store() -> TCPStore:
     )
 
 
-def join_rendezvous(port: int) -> Rendezvous:
-    """Connect to the parent process's store."""
+def connect_message_store(port: int) -> Rendezvous:
+    """Connect to the message store that the parent process has opened."""
     return Rendezvous(TCPStore(LOOPBACK, port, None, is_master=False))
 
 
-def connect_ring(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
-    """Connect to both neighbours in the ring. Waits until every process has connected."""
+def connect_ring(worker: StageWorker, message_store: Rendezvous) -> Transport:
+    """Connect this process with both neighbours in the ring, and wait until every process is
+    connected.
+    """
     rank, gpu_to_gpu = worker.rank, worker.gpu_to_gpu
     if gpu_to_gpu:
         torch.cuda.set_device(worker.device)
     with use_ring_interface(rank):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
-            store=PrefixStore("ring", rendezvous.store),
+            store=PrefixStore("ring", message_store.store),
             rank=rank.rank,
             world_size=rank.processes,
             # the first process checks model.timeout_s; if it cannot, the others end themselves
             # later
-            timeout=timedelta(seconds=60 + 2 * parts_config(worker.config.model).timeout_s),
+            timeout=timedelta(seconds=60 + 2 * as_parts_config(worker.config.model).timeout_s),
         )
     return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
 
@@ -117,10 +120,10 @@ def connect_ring(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
 # other processes
 
 
-def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> int:
+def run_stages(config: RunnerConfig, rank: ProcessRank, message_store: Rendezvous) -> int:
     """Run this process's parts until the first process ends the pipeline. Returns the exit code."""
     try:
-        _run_stages(config, rank, rendezvous)
+        _run_stages(config, rank, message_store)
     except PeerDisconnected as error:
         message: tuple[str, Any] = f"lost/{rank.rank}", error.rank
         print_remote_error(rank, f"process {error.rank} closed its connection")
@@ -131,23 +134,23 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) 
     else:
         return 0
     with suppress(RuntimeError):  # the first process may have ended, and its store with it
-        rendezvous.post(*message)
+        message_store.post(*message)
         # an earlier exit could end the first process before it has read the message
-        rendezvous.wait_for_message("over", EXIT_S)
+        message_store.wait_for_message("over", EXIT_S)
     return 1
 
 
-def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> None:
-    if not rendezvous.wait_for_message("begin"):
+def _run_stages(config: RunnerConfig, rank: ProcessRank, message_store: Rendezvous) -> None:
+    if not message_store.wait_for_message("begin"):
         return  # the job was done already
     worker = StageWorker(config, rank)
-    rendezvous.post(f"loaded/{rank.rank}", [worker.describe_parts(), [asdict(it) for it in worker.notes]])
-    if not rendezvous.wait_for_message("go"):
+    message_store.post(f"loaded/{rank.rank}", [worker.describe_parts(), [asdict(it) for it in worker.notes]])
+    if not message_store.wait_for_message("go"):
         return
-    transport = connect_ring(worker, rendezvous)
+    transport = connect_ring(worker, message_store)
     while (packet := transport.receive()).kind is not PacketType.stop:
         if packet.kind is PacketType.figures:
-            rendezvous.post(f"figures/{rank.rank}", worker.process_stats())
+            message_store.post(f"figures/{rank.rank}", worker.process_stats())
             transport.send(packet)
         elif packet.kind is PacketType.alive:
             transport.send(packet)
@@ -164,7 +167,7 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous)
 
 @dataclass
 class PeerProcesses:
-    """The other processes of the pipeline, as seen by the first process."""
+    """All processes of a pipeline except the first, seen from the first process."""
 
     config: RunnerConfig
     rank: ProcessRank  # of the first process
@@ -179,14 +182,16 @@ class PeerProcesses:
         return range(1, self.rank.processes)
 
     def gather_messages(self, key: str) -> list[Any]:
-        """Wait until each other process has posted a message. Returns the messages in rank order."""
+        """Wait until every other process has posted a message with this key. Returns the messages in rank
+        order.
+        """
         while not all(self.rendezvous.has_message(f"{key}/{rank}") for rank in self.ranks):
             self.check_alive()
             time.sleep(POLL_S / 2)
         return [self.rendezvous.read(f"{key}/{rank}") for rank in self.ranks]
 
     def check_alive(self) -> None:
-        """Raise JobFailed, or a posted error, if another process has failed."""
+        """Raise an error if another process has failed: the error that it posted, or JobFailed."""
         failed = any(process.poll() is not None for process in self.children.values())
         failed |= any(
             self.rendezvous.has_message(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks
@@ -196,8 +201,8 @@ class PeerProcesses:
             raise self.find_cause(None)
 
     def find_cause(self, peer_error: PeerDisconnected | None) -> RunnerError:
-        """Return an error that names the process that failed first. Its neighbours only notice its
-        end.
+        """Return an error that names the process that failed first. Other processes only notice that a
+        neighbour has ended.
         """
         deadline = time.monotonic() + CAUSE_S
         while (
@@ -208,7 +213,8 @@ class PeerProcesses:
             return cause
         if self.elsewhere is not None and self.elsewhere.silent:
             return JobFailed(
-                f"{silence_message(' and '.join(map(self.describe_process, sorted(self.elsewhere.silent))))}. {KEPT}",
+                f"{unreachable_message(' and '.join(map(self.describe_process, sorted(self.elsewhere.silent))))}. "
+                f"{KEPT}",
                 code="failed",
             )
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
@@ -235,7 +241,7 @@ class PeerProcesses:
         return None
 
     def _find_exit_error(self) -> RunnerError | None:
-        """Return the error of a child process that ended without posting one."""
+        """Return the error of a child process that has ended without posting an error, or None."""
         codes = {
             rank: code for rank, process in self.children.items() if (code := process.poll()) is not None
         }
@@ -253,13 +259,13 @@ class PeerProcesses:
         return None
 
     def describe_process(self, rank: int) -> str:
-        """Return a process's name with its parts, and its address if it is on another machine."""
+        """Return a process's name with its parts, and its address if it runs on another machine."""
         count, elsewhere = (self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses)
         where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
         return f"process {rank} of {count} ({describe_process_parts(load_manifest(self.config), count, rank)}){where}"
 
     def wait_for_exit(self) -> None:
-        """Wait until the processes have ended. Kills those that take longer than 10 s."""
+        """Wait until all other processes have ended. Processes that take longer than 10 s are killed."""
         deadline = time.monotonic() + EXIT_S
         for process in self.children.values():
             with suppress(subprocess.TimeoutExpired):
@@ -267,7 +273,7 @@ class PeerProcesses:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the processes that this process started."""
+        """Kill the processes that this process has started."""
         for process in self.children.values():
             process.kill()
         for process in self.children.values():
@@ -277,8 +283,8 @@ class PeerProcesses:
                 path.unlink()
 
 
-def start_processes(config: RunnerConfig, num_processes: int, folder: Path) -> PeerProcesses:
-    """Start the other processes on this machine. They end with this process."""
+def start_stage_processes(config: RunnerConfig, num_processes: int, folder: Path) -> PeerProcesses:
+    """Start the pipeline's other processes on this machine. They end when this process ends."""
     store = open_local_store()
     peers = PeerProcesses(config, ProcessRank(0, num_processes, 0, num_processes), Rendezvous(store))
     try:
@@ -308,9 +314,9 @@ def start_processes(config: RunnerConfig, num_processes: int, folder: Path) -> P
 # ----------------------------------------------------------------------------------------- torchrun
 
 
-def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
-    """Run this process's stages in a process started by torchrun. Returns the exit code, or None
-    in the first process.
+def run_torchrun_process(config: RunnerConfig, rank: ProcessRank) -> int | None:
+    """Run this process's stages if torchrun started it. Returns the exit code, or None in the first
+    process.
     """
     global torchrun_peers
     from torch.distributed.rendezvous import rendezvous as meet
@@ -339,15 +345,15 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
         return 1
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    """Record the time of SIGTERM, which torchrun sends to all processes if one has died. Ctrl-C
-    arrives as SIGINT.
+def _on_sigterm(signal_number: int, frame: FrameType | None) -> None:
+    """Record when SIGTERM arrived: torchrun sends SIGTERM to all processes if one has died. Ctrl-C
+    arrives as SIGINT instead.
     """
     global terminated_at
     terminated_at = terminated_at or time.monotonic()
-    signals.handle_signal(number, frame)
+    signals.handle_signal(signal_number, frame)
 
 
-def _end_pipeline(rendezvous: Rendezvous) -> None:
+def _end_pipeline(message_store: Rendezvous) -> None:
     with suppress(RuntimeError):  # the process with the store may have ended
-        rendezvous.post("over")
+        message_store.post("over")

@@ -1,4 +1,4 @@
-"""Ranks of the pipeline's processes, and the parts that each process runs. Imports no torch."""
+"""Ranks of a pipeline's processes, and the parts that each process runs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.model_keys import parts_config
+from runner.options.parts.model_keys import as_parts_config
 from runner.options.parts.sharding.manifest import Manifest, PartEntry, read_manifest
 from runner.options.parts.sharding.strategies import assign_parts_to_processes
 from runner_base import ConfigError
@@ -14,7 +14,7 @@ from runner_base import ConfigError
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """Rank of a process and number of processes, in the whole pipeline and on this machine."""
+    """Rank of a process and number of processes, in the whole pipeline and on its machine."""
 
     rank: int
     processes: int
@@ -27,17 +27,17 @@ class ProcessRank:
 
     @property
     def is_on_first_machine(self) -> bool:
-        """Whether this process is on the first process's machine."""
+        """Whether this process runs on the same machine as the pipeline's first process."""
         return self.rank == self.local_rank
 
     def local_parts(self, manifest: Manifest) -> tuple[PartEntry, ...]:
-        """Return the parts that this machine's processes run."""
+        """Return the parts that all processes of this machine run."""
         cuts, first = assign_parts_to_processes(manifest, self.processes), self.rank - self.local_rank
         return manifest.parts[cuts[first] : cuts[first + self.local_processes]]
 
 
 def read_torchrun_rank() -> ProcessRank | None:
-    """Return this process's rank from torchrun, or None if torchrun did not start it."""
+    """Return the rank that torchrun has given to this process, or None if torchrun did not start it."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return None
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -46,8 +46,10 @@ def read_torchrun_rank() -> ProcessRank | None:
 
 
 def first_process_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
-    """Return the rank of the process that runs the job. It starts the others unless torchrun has."""
-    wanted, started = parts_config(config.model).stages, read_torchrun_rank()
+    """Return the rank of the process that runs the job, which starts the other processes unless
+    torchrun has started them.
+    """
+    wanted, started = as_parts_config(config.model).stages, read_torchrun_rank()
     if started is None:
         processes = wanted or manifest.num_parts
         return ProcessRank(0, processes, 0, processes)
@@ -62,4 +64,4 @@ def first_process_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
 
 
 def load_manifest(config: RunnerConfig) -> Manifest:
-    return read_manifest(parts_config(config.model).name, "model.name")
+    return read_manifest(as_parts_config(config.model).name, "model.name")

@@ -1,5 +1,5 @@
-"""Entry point of a pipeline's other processes: `python -m
-runner.options.parts.pipeline.stage_process`, with the config on stdin.
+"""Entry point of each pipeline process but the first: `python -m
+runner.options.parts.pipeline.stage_process`, config on stdin.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from runner_base import child_process, signals
 
 
 def main() -> int:
-    """Run this process's stages. Ends with the parent process."""
+    """Run this process's stages until the pipeline ends. The process ends together with its parent
+    process.
+    """
     config, rank, port, parent = pickle.load(sys.stdin.buffer)
     child_process.die_with_parent(parent)
     for number in (signal.SIGINT, *signals.WARNING):
         signal.signal(number, signal.SIG_IGN)  # the parent ends this process
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    from runner.options.parts.pipeline.processes import join_rendezvous, run_stages  # imports torch
+    from runner.options.parts.pipeline.processes import connect_message_store, run_stages  # imports torch
 
-    return run_stages(config, rank, join_rendezvous(port))
+    return run_stages(config, rank, connect_message_store(port))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""One process of a pipeline. Runs its parts in order, with a KV cache per micro-batch."""
+"""Worker in a pipeline process: runs the process's parts in order, with one KV cache per
+micro-batch.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.model_keys import TransportBackend, parts_config
+from runner.options.parts.model_keys import TransportBackend, as_parts_config
 from runner.options.parts.pipeline.ranks import ProcessRank, load_manifest
 from runner.options.parts.pipeline.transport import (
     Packet,
@@ -23,15 +25,15 @@ from runner.options.parts.sharding.manifest import MODEL_FILES
 from runner.options.parts.sharding.stage import Stage
 from runner.options.parts.sharding.strategies import assign_parts_to_processes
 from runner_base import MIB, ConfigError, machine
-from runner_base.dtypes import dtype_for
-from runner_engine.checkpoints import read_config
+from runner_base.dtypes import resolve_dtype
+from runner_engine.checkpoints import read_model_config
 from runner_engine.decode.tokens import Sampler, force_tokens
-from runner_engine.models.load_target import select_device, torch_dtype
+from runner_engine.models.load_target import select_device, select_torch_dtype
 
 
 @dataclass
 class BatchState:
-    """State of a micro-batch between two steps."""
+    """Attention mask, positions, KV caches and sampler of a micro-batch between two steps."""
 
     mask: torch.Tensor  # [B, T] of all tokens so far; 0 is padding
     positions: torch.Tensor  # [B, tokens of the last pass]
@@ -40,13 +42,13 @@ class BatchState:
 
 
 class StageWorker:
-    """The loaded parts of one process."""
+    """Runs the loaded parts of one pipeline process."""
 
     def __init__(self, config: RunnerConfig, rank: ProcessRank) -> None:
         manifest = load_manifest(config)
         cuts = assign_parts_to_processes(manifest, rank.processes)
         self.config, self.rank = config, rank
-        model = parts_config(config.model)
+        model = as_parts_config(config.model)
         self.device, has_own_gpu = select_device(model.device), False
         if self.device.type == "cuda" and ":" not in model.device:  # one GPU after another
             gpus = torch.cuda.device_count()
@@ -57,9 +59,9 @@ class StageWorker:
             raise ConfigError(need, key="model.backend", value="nccl", code="unsupported")
         # otherwise through main memory
         self.gpu_to_gpu = has_own_gpu and model.backend is not TransportBackend.gloo
-        settings = read_config(manifest.folder / MODEL_FILES)
-        name = dtype_for(model.dtype, settings, self.device.type)
-        self.dtype, self.notes = torch_dtype(name, model.dtype, settings)
+        settings = read_model_config(manifest.folder / MODEL_FILES)
+        name = resolve_dtype(model.dtype, settings, self.device.type)
+        self.dtype, self.notes = select_torch_dtype(name, model.dtype, settings)
         self.threads = model.threads or max(
             1, machine.num_threads_for_model(manifest.totals.unique_params) // rank.local_processes
         )
@@ -74,7 +76,8 @@ class StageWorker:
         self._states: dict[int, BatchState] = {}
 
     def run_step(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
-        """Compute one step of a micro-batch and return the packet for the next process.
+        """Run a micro-batch through this process's parts for one step, and return the packet for the next
+        process.
 
         The first process gets token ids [B, T] in addition to the packet. The others get hidden
         states in the packet.
@@ -84,10 +87,10 @@ class StageWorker:
             return None if self.is_last else packet
         started = time.perf_counter()
         if packet.kind is PacketType.prefill:
-            state = self._states[packet.batch] = self._prepare_batch(packet)
+            state = self._states[packet.batch] = self._start_micro_batch(packet)
         else:
             state = self._states[packet.batch]
-            self._update_batch(state, packet.numbers)
+            self._advance_micro_batch(state, packet.numbers)
         values = packet.hidden if tokens is None else tokens.to(self.device)
         assert values is not None
         for stage, cache in zip(self.stages, state.caches, strict=True):
@@ -105,8 +108,10 @@ class StageWorker:
         self.busy_s += time.perf_counter() - started
         return answer
 
-    def _prepare_batch(self, packet: Packet) -> BatchState:
-        """Prepare a micro-batch. Prompts are padded on the left, and the mask excludes padding."""
+    def _start_micro_batch(self, packet: Packet) -> BatchState:
+        """Set up a new micro-batch. Prompts are padded on the left, and the attention mask excludes the
+        padding.
+        """
         numbers = packet.numbers
         assert numbers is not None
         mask = make_token_mask(numbers).to(self.device)
@@ -115,8 +120,10 @@ class StageWorker:
         sampler = make_sampler(numbers, vocab_size, self.device) if self.is_last else None
         return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
-    def _update_batch(self, state: BatchState, kept_sequences: torch.Tensor | None) -> None:
-        """Remove ended sequences and extend mask and positions by one token."""
+    def _advance_micro_batch(self, state: BatchState, kept_sequences: torch.Tensor | None) -> None:
+        """Remove ended sequences from a micro-batch, and extend its attention mask and positions by one
+        token.
+        """
         if kept_sequences is not None:
             rows = kept_sequences[:, 0].to(self.device)
             state.mask, state.positions = state.mask[rows], state.positions[rows]
@@ -128,7 +135,7 @@ class StageWorker:
         state.positions = state.positions[:, -1:] + 1
 
     def describe_parts(self) -> list[dict[str, Any]]:
-        """Return one record per loaded part."""
+        """Return one record (as in JSON) per loaded part."""
         return [
             {
                 "part": stage.part_id,
@@ -142,7 +149,7 @@ class StageWorker:
         ]
 
     def process_stats(self) -> dict[str, float]:
-        """Return computing time and peak memory of this process."""
+        """Return this process's computing time and peak memory."""
         figures = {"busy_s": self.busy_s, "peak_rss_mib": machine.peak_rss_mib()}
         if self.device.type == "cuda":
             figures["gpu_mib"] = torch.cuda.max_memory_allocated(self.device) / MIB

@@ -1,5 +1,4 @@
-"""Point-to-point packets between the processes of a pipeline: a header, integers and hidden
-states.
+"""Packets sent between neighbouring pipeline processes: a header, integers and hidden states.
 
 The processes form a ring. Each sends its hidden states to the next, and the last sends
 sampled tokens to the first, which schedules the next step. A send returns at once, because
@@ -50,7 +49,7 @@ class PacketType(IntEnum):
 
 @dataclass
 class Packet:
-    """One step of one micro-batch, as sent around the ring."""
+    """Data of one step of one micro-batch, sent from process to process around the ring."""
 
     kind: PacketType
     batch: int = 0
@@ -59,7 +58,7 @@ class Packet:
 
 
 class PeerDisconnected(Exception):
-    """A neighbour in the ring has closed its connection."""
+    """Raised when a neighbour in the ring has closed its connection."""
 
     def __init__(self, rank: int, error: BaseException) -> None:
         super().__init__(f"process {rank} has ended: {' '.join(str(error).split())[:200]}")
@@ -67,22 +66,22 @@ class PeerDisconnected(Exception):
 
 
 class Transport:
-    """Receives from the previous process and sends to the next, in torch.distributed's default
-    group.
+    """Receives packets from the previous process and sends packets to the next, in torch.distributed's
+    default group.
     """
 
-    def __init__(self, rank: int, processes: int, device: torch.device, gpu_to_gpu: bool) -> None:
-        self.previous, self.next = (rank - 1) % processes, (rank + 1) % processes
+    def __init__(self, rank: int, num_processes: int, device: torch.device, is_gpu_to_gpu: bool) -> None:
+        self.previous, self.next = (rank - 1) % num_processes, (rank + 1) % num_processes
         self.device = device
-        self.gpu_to_gpu = gpu_to_gpu  # hidden states are not copied through main memory
+        self.gpu_to_gpu = is_gpu_to_gpu  # hidden states are not copied through main memory
         self._sending = threading.Lock()  # a packet is several tensors
         self._sends: deque[tuple[Any, torch.Tensor]] = deque()
         # at most one packet per process is under way, and a process receives all of a packet before
         # the next
-        self._most_sends = SENDS_PER_PACKET * (2 * processes + 2)
+        self._most_sends = SENDS_PER_PACKET * (2 * num_processes + 2)
 
     def send(self, packet: Packet) -> None:
-        """Send a packet to the next process without waiting for its receive."""
+        """Send a packet to the next process, without waiting until the process receives it."""
         numbers, hidden = packet.numbers, packet.hidden
         header = torch.zeros(HEADER, dtype=torch.int64)
         header[0], header[1] = int(packet.kind), packet.batch
@@ -99,7 +98,7 @@ class Transport:
                 self._send_tensor(hidden.contiguous() if self.gpu_to_gpu else hidden.contiguous().cpu())
 
     def receive(self) -> Packet:
-        """Wait for the next packet from the previous process."""
+        """Wait for the next packet from the previous process in the ring."""
         header = self._receive_tensor(torch.empty(HEADER, dtype=torch.int64)).tolist()
         numbers = hidden = None
         if header[2] * header[3]:
@@ -139,12 +138,12 @@ class Transport:
 
 
 def encode_forced_tokens(tokens: Sequence[int | None]) -> list[int]:
-    """Return forced next tokens in a packet's encoding, with -1 for no forced token."""
+    """Return forced next tokens as integers of a packet. -1 means that no token is forced."""
     return [NOT_FORCED if token is None else token for token in tokens]
 
 
 def decode_forced_tokens(packet: Packet) -> dict[int, int]:
-    """Return the forced next tokens of a packet, by sequence index."""
+    """Return the forced next tokens in a packet, by index of their sequence."""
     if packet.numbers is None:
         return {}
     column = packet.numbers[:, SETTINGS - 2 if packet.kind is PacketType.prefill else 1]
@@ -152,14 +151,14 @@ def decode_forced_tokens(packet: Packet) -> dict[int, int]:
 
 
 def pack_sequences(
-    sequences: Sequence[TokenSequence], pad_token: int, forced: Sequence[int | None]
+    sequences: Sequence[TokenSequence], pad_token: int, forced_tokens: Sequence[int | None]
 ) -> torch.Tensor:
-    """Return one tensor row per sequence [B, SETTINGS + T]: its settings, and its left-padded
-    prompt.
+    """Return a tensor [B, SETTINGS + T] with one row per sequence: its sampling settings, then its
+    left-padded prompt.
     """
     width = max(len(row.prompt) for row in sequences)
     lines = []
-    for row, token in zip(sequences, encode_forced_tokens(forced), strict=True):
+    for row, token in zip(sequences, encode_forced_tokens(forced_tokens), strict=True):
         generator = create_generator(row.sampling, row.request.effective_random_id, row.choice)
         settings = torch.tensor(row.sampling.as_numbers, dtype=torch.float64).view(torch.int64).tolist()
         settings += [0 if generator is None else generator.initial_seed(), token, len(row.prompt)]
@@ -167,20 +166,22 @@ def pack_sequences(
     return torch.tensor(lines)
 
 
-def make_token_mask(numbers: torch.Tensor) -> torch.Tensor:
-    """Return a mask [B, T] with 1 for tokens and 0 for padding."""
-    width = numbers.shape[1] - SETTINGS
-    return (torch.arange(width)[None, :] >= width - numbers[:, SETTINGS - 1 : SETTINGS]).long()
+def make_token_mask(packed_sequences: torch.Tensor) -> torch.Tensor:
+    """Return an attention mask [B, T] of packed sequences: 1 for tokens, 0 for padding."""
+    width = packed_sequences.shape[1] - SETTINGS
+    return (torch.arange(width)[None, :] >= width - packed_sequences[:, SETTINGS - 1 : SETTINGS]).long()
 
 
-def make_sampler(numbers: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
-    """Return the sampler of these sequences. Raises ConfigError for an impossible prompt length."""
+def make_sampler(packed_sequences: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
+    """Return a sampler with the settings of packed sequences. Raises ConfigError for an impossible
+    prompt length.
+    """
     samplings, generators, prompts = [], [], []
-    settings = numbers[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
-    for line, values in zip(numbers.tolist(), settings, strict=True):
+    settings = packed_sequences[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
+    for line, values in zip(packed_sequences.tolist(), settings, strict=True):
         seed, _, length = line[len(PARAMETERS) : SETTINGS]
         check_value(
-            0 < length <= numbers.shape[1] - SETTINGS,
+            0 < length <= packed_sequences.shape[1] - SETTINGS,
             "length",
             length,
             "the packet's prompts are not as long",

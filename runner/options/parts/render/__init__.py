@@ -1,1 +1,1 @@
-"""Text output about a split, its plan and its check."""
+"""Texts about splitting a checkpoint: its plan, and the check of its parts."""

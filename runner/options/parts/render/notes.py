@@ -1,4 +1,4 @@
-"""Message texts of notes about split models, and of problems found by a check."""
+"""Message texts of notes about split checkpoints, and of problems that a check of parts has found."""
 
 from __future__ import annotations
 

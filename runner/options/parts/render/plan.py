@@ -1,4 +1,4 @@
-"""Renders a split plan as text lines, an SVG picture with one bar per part, and a vLLM
+"""Shows the plan of a split as text lines, as an SVG picture with one bar per part, and as a vLLM
 command.
 
 The SVG is written directly, because a plotting library would take more memory than the rest
@@ -33,7 +33,7 @@ LEFT, TOP, BAR, STEP, WIDTH = 110, 64, 26, 40, 640
 
 
 def format_plan(parts: list[PlannedPart]) -> list[str]:
-    """Return the plan as aligned text lines."""
+    """Return the planned parts as aligned text lines."""
     table = [("part", "layers", "also holds", "parameters", "MiB", "share")]
     for row in plan_table_rows(parts):
         numbers = f"{row['params']:,}", f"{row['mib']:,.1f}", f"{row['share']:.1%}"
@@ -47,7 +47,7 @@ def format_plan(parts: list[PlannedPart]) -> list[str]:
 
 
 def draw_plan_svg(parts: list[PlannedPart], title: str) -> str:
-    """Draw the parts as stacked bars. Bar length is proportional to bytes."""
+    """Return an SVG with one stacked bar per planned part. Bar lengths are proportional to bytes."""
     largest = max(1, *(part.nbytes for part in parts))
     kinds = [kind for kind in COLOURS if any(kind in part.sections for part in parts)]
     height = TOP + STEP * len(parts) + 10
@@ -71,8 +71,8 @@ def draw_plan_svg(parts: list[PlannedPart], title: str) -> str:
 def format_vllm_command(
     model: str, revision: str | None, parts: list[PlannedPart], settings: dict[str, Any]
 ) -> str:
-    """Return vLLM's command for serving the checkpoint in the same stages, with advice on when to
-    use it.
+    """Return vLLM's command line that serves the checkpoint in the same pipeline stages, with advice
+    on when to use it.
     """
     stages = [part.layers[1] - part.layers[0] + 1 for part in parts if part.layers is not None]
     arguments = ["vllm", "serve", model, "--pipeline-parallel-size", str(len(stages))]

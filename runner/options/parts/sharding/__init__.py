@@ -1,1 +1,1 @@
-"""Plans, writes, checks, restores and loads the parts of a model."""
+"""Splits a checkpoint into parts, and checks, restores and loads the parts."""

@@ -1,5 +1,5 @@
-"""Checks that the parts form the whole model: each tensor once, equal copies, correct totals,
-and the source's tensors.
+"""Checks that parts form the whole model: every tensor once, equal copies of shared tensors,
+correct totals, and the source's tensors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, Totals
 from runner.options.parts.sharding.part_checks import (
     CheckedPart,
-    check_files,
+    check_non_part_files,
     check_part,
     read_source_headers,
 )
@@ -26,11 +26,11 @@ MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 
 
 def require_complete(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
-    """Check the files of all parts at level `files`. Raises DataError with up to 20 problems."""
+    """Check the files of all parts at level `files`. Raises DataError that lists up to 20 problems."""
     with progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
         meter = ByteMeter(bar)
         checked = [check_part(manifest, part, "files", meter) for part in manifest.parts]
-    problems = [problem for found in check_files(manifest, "files").values() for problem in found]
+    problems = [problem for found in check_non_part_files(manifest, "files").values() for problem in found]
     problems += [problem for part in checked for problem in part.problems]
     problems += find_coverage_problems(manifest, checked)
     if problems:
@@ -44,21 +44,23 @@ def require_complete(manifest: Manifest, progress: OpenProgress) -> list[Checked
     return checked
 
 
-def group_parts_by_tensor(checked: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
-    """Return the parts that contain each tensor, by tensor name."""
+def group_parts_by_tensor(checked_parts: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
+    """Return for each tensor name the parts that contain the tensor."""
     found: dict[str, list[CheckedPart]] = {}
-    for part in checked:
+    for part in checked_parts:
         for name in part.tensors:
             found.setdefault(name, []).append(part)
     return found
 
 
-def find_coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[Note]:
-    """Return problems of missing tensors, duplicates, differing copies and wrong totals."""
-    unread = [part.entry.stored.file for part in checked if not part.readable]
+def find_coverage_problems(manifest: Manifest, checked_parts: list[CheckedPart]) -> list[Note]:
+    """Return problems with the parts' tensors: missing, duplicate, differing between copies, or with
+    wrong totals.
+    """
+    unread = [part.entry.stored.file for part in checked_parts if not part.readable]
     if unread:
         return [note("unchecked", files=", ".join(unread))]
-    parts_of, problems = group_parts_by_tensor(checked), list[Note]()
+    parts_of, problems = group_parts_by_tensor(checked_parts), list[Note]()
     for name, places in parts_of.items():
         ids = [part.entry.part_id for part in places]
         expected = list(manifest.tied.get(name, ids[:1]))
@@ -70,13 +72,13 @@ def find_coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> li
     return (
         problems
         + _find_header_differences(manifest, parts_of)
-        + _find_total_differences(manifest, checked, parts_of)
+        + _find_total_differences(manifest, checked_parts, parts_of)
     )
 
 
-def _find_copy_differences(name: str, parts: list[CheckedPart]) -> list[Note]:
-    """Compare the copies of a tensor that several parts contain."""
-    tensors = [(part.tensors[name], part.digests.get(name)) for part in parts]
+def _find_copy_differences(tensor_name: str, parts: list[CheckedPart]) -> list[Note]:
+    """Return problems if the copies of a tensor in several parts differ."""
+    tensors = [(part.tensors[tensor_name], part.digests.get(tensor_name)) for part in parts]
     copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in tensors]
     first, problems = parts[0].entry.stored.file, list[Note]()
     for other, copy in zip(parts[1:], copies[1:], strict=True):
@@ -86,7 +88,7 @@ def _find_copy_differences(name: str, parts: list[CheckedPart]) -> list[Note]:
                     note(
                         "copies_differ",
                         file=other.entry.stored.file,
-                        tensor=name,
+                        tensor=tensor_name,
                         what=what,
                         expected=here,
                         first=first,
@@ -96,14 +98,14 @@ def _find_copy_differences(name: str, parts: list[CheckedPart]) -> list[Note]:
     return problems
 
 
-def _dtype_or_shape_problems(part: CheckedPart, tensor: TensorLocation, by: str) -> list[Note]:
-    """Return a problem if a part stores a source tensor in another dtype or shape."""
+def _dtype_or_shape_problems(part: CheckedPart, tensor: TensorLocation, source: str) -> list[Note]:
+    """Return a problem if a part stores a tensor with another dtype or shape than the source."""
     held = part.tensors[tensor.name]
     if (held.dtype, held.shape) == (tensor.dtype, tensor.shape):
         return []
     expected, found = (f"{form.dtype} {list(form.shape)}" for form in (tensor, held))
     file = part.entry.stored.file
-    return [note("other_form", file=file, tensor=tensor.name, expected=expected, by=by, found=found)]
+    return [note("other_form", file=file, tensor=tensor.name, expected=expected, by=source, found=found)]
 
 
 def _find_foreign_tensors(
@@ -117,8 +119,8 @@ def _find_foreign_tensors(
 
 
 def _find_header_differences(manifest: Manifest, parts_of_tensor: dict[str, list[CheckedPart]]) -> list[Note]:
-    """Compare the tensors of the parts with the source's headers, or with the tensor list of its
-    .bin files.
+    """Return differences between the parts' tensors and the source's headers (for .bin files, its
+    recorded list of tensors).
     """
     try:
         files = read_source_headers(manifest)
@@ -141,9 +143,9 @@ def _find_header_differences(manifest: Manifest, parts_of_tensor: dict[str, list
 
 
 def _find_total_differences(
-    manifest: Manifest, checked: list[CheckedPart], parts_of_tensor: dict[str, list[CheckedPart]]
+    manifest: Manifest, checked_parts: list[CheckedPart], parts_of_tensor: dict[str, list[CheckedPart]]
 ) -> list[Note]:
-    stored = [tensor for part in checked for tensor in part.tensors.values()]
+    stored = [tensor for part in checked_parts for tensor in part.tensors.values()]
     unique = [places[0].tensors[name] for name, places in parts_of_tensor.items()]
     actual = vars(Totals.from_tensors(unique, stored))
     return [
@@ -158,13 +160,13 @@ def _find_total_differences(
 
 def find_source_problems(
     manifest: Manifest,
-    checked: list[CheckedPart],
+    checked_parts: list[CheckedPart],
     checkpoint: Checkpoint,
     level: str,
     report_progress: Advance,
 ) -> list[Note]:
-    """Compare the parts tensor by tensor with their source checkpoint."""
-    parts_of, problems = group_parts_by_tensor(checked), list[Note]()
+    """Compare the parts with their source checkpoint tensor by tensor, and return the differences."""
+    parts_of, problems = group_parts_by_tensor(checked_parts), list[Note]()
     for tensor in checkpoint.tensors:
         if tensor.name in parts_of:
             problems += _compare_tensor(tensor, parts_of[tensor.name], level, report_progress)
@@ -178,7 +180,7 @@ def find_source_problems(
         if path is None:
             problems.append(note("source_lacks", file=listed.file))
         elif (
-            digest := file_io.hash_file(path, file_io.parse_algorithm(str(listed.digest)))
+            digest := file_io.hash_file(path, file_io.parse_digest_algorithm(str(listed.digest)))
         ) != listed.digest:
             expected = listed.digest
             problems.append(note("other_than_source", file=listed.file, expected=expected, found=digest))
@@ -198,7 +200,7 @@ def _compare_tensor(
         problems += other
         if other or level == "quick" or listed is None:
             continue
-        algorithm = file_io.parse_algorithm(listed)
+        algorithm = file_io.parse_digest_algorithm(listed)
         if algorithm not in digests:
             digests[algorithm] = file_io.hash_pieces(
                 file_io.read_tensor_pieces(tensor), algorithm, report_progress

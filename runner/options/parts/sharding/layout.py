@@ -1,5 +1,4 @@
-"""Assigns a checkpoint's tensors to embedding, layers, final norm and head, by their names on
-disk.
+"""Assigns a checkpoint's tensors to embedding, layers, final norm and head by the tensors' names.
 
 Names on disk are not always module names: some model families rename tensors at load. Only
 headers are read.
@@ -30,7 +29,7 @@ MLP = re.compile(r"mlp|feed_?forward|ffn|experts|(^|\.)(fc\d|dense_\w+|wi|wo)\."
 
 @dataclass
 class ModelLayout:
-    """The tensors of a checkpoint, grouped by position in the model."""
+    """Tensors of a checkpoint, grouped into embedding, layers, final norm and head."""
 
     stack: str  # the prefix of the layer numbers, e.g. model.layers
     layers: list[list[TensorLocation]]
@@ -42,7 +41,9 @@ class ModelLayout:
 
 
 def find_layout(checkpoint: Checkpoint) -> ModelLayout:
-    """Group the tensors by position in the model, based on their names and config.json."""
+    """Group a checkpoint's tensors into embedding, layers, final norm and head, based on tensor names
+    and config.json.
+    """
     count, key = _read_num_layers(checkpoint)
     groups: dict[str, dict[int, list[TensorLocation]]] = {}
     for tensor in checkpoint.tensors:
@@ -81,7 +82,7 @@ def find_layout(checkpoint: Checkpoint) -> ModelLayout:
     parent = _parent_module(stack)
     for tensor in checkpoint.tensors:
         if tensor.name not in inside:
-            _assign_tensor(tensor, parent, layout)
+            _assign_outer_tensor(tensor, parent, layout)
     if not layout.head and _config_value(checkpoint.config, "tie_word_embeddings", True):
         layout.tied = _find_token_embedding(layout.first, parent)
     return layout
@@ -100,25 +101,27 @@ def _read_num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
 
 
 def _config_value(config: dict[str, Any], key: str, default: Any) -> Any:
-    """Return a value of config.json, or of the text model's section in a multimodal config."""
+    """Return a value of config.json. For a multimodal model, values in the text model's section count."""
     text = config.get("text_config")
     return config.get(key, text.get(key, default) if isinstance(text, dict) else default)
 
 
-def _iterate_numbered_prefixes(name: str) -> Iterator[tuple[str, int]]:
-    """Yield (prefix, number) for each numeric component of a tensor's name."""
-    components = name.split(".")
+def _iterate_numbered_prefixes(tensor_name: str) -> Iterator[tuple[str, int]]:
+    """Yield (prefix, number) for each numeric component of a tensor name such as
+    model.layers.3.weight.
+    """
+    components = tensor_name.split(".")
     for position, word in enumerate(components):
         if word.isascii() and word.isdigit():
             yield ".".join(components[:position]), int(word)
 
 
-def _assign_tensor(tensor: TensorLocation, parent: str, layout: ModelLayout) -> None:
-    """Assign a tensor outside the layers to the head, the final norm, or the tensors before the
+def _assign_outer_tensor(tensor: TensorLocation, layers_parent: str, layout: ModelLayout) -> None:
+    """Assign a tensor outside of the layers to the head, the final norm, or the tensors before the
     layers.
     """
-    local = tensor.name.removeprefix(f"{parent}.") if parent else tensor.name
-    is_beside_layers = not parent or local != tensor.name
+    local = tensor.name.removeprefix(f"{layers_parent}.") if layers_parent else tensor.name
+    is_beside_layers = not layers_parent or local != tensor.name
     if HEAD.search(tensor.name):
         layout.head.append(tensor)
     elif is_beside_layers and (FINAL_NORM.match(local) or local.startswith("project_out.")):
@@ -127,13 +130,13 @@ def _assign_tensor(tensor: TensorLocation, parent: str, layout: ModelLayout) -> 
         layout.first.append(tensor)
 
 
-def _find_token_embedding(tensors: list[TensorLocation], parent: str) -> list[TensorLocation]:
-    """Return all tensors of the token embedding: the module next to the layers, else the largest
+def _find_token_embedding(tensors: list[TensorLocation], layers_parent: str) -> list[TensorLocation]:
+    """Return the tensors of the token embedding: the module next to the layers, otherwise the largest
     candidate.
     """
     candidates = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
     modules = list(dict.fromkeys(_parent_module(tensor.name) for tensor in candidates))
-    beside = [module for module in modules if _parent_module(module) == parent]
+    beside = [module for module in modules if _parent_module(module) == layers_parent]
 
     def size(module: str) -> int:
         return sum(tensor.nbytes for tensor in candidates if _parent_module(tensor.name) == module)
@@ -142,15 +145,17 @@ def _find_token_embedding(tensors: list[TensorLocation], parent: str) -> list[Te
     return [tensor for tensor in candidates if _parent_module(tensor.name) == chosen]
 
 
-def _parent_module(name: str) -> str:
-    """Return a dotted name without its last component."""
-    return name.rpartition(".")[0]
+def _parent_module(module_path: str) -> str:
+    """Return a dotted module path without its last component."""
+    return module_path.rpartition(".")[0]
 
 
-def classify_tensor(name: str) -> str:
-    """Return a tensor's kind of layer, such as attention or mlp, based on its name."""
-    module = ".".join(name.split(".")[-2:])
+def classify_tensor(tensor_name: str) -> str:
+    """Return the kind of layer that a tensor belongs to, such as attention or mlp, based on the
+    tensor's name.
+    """
+    module = ".".join(tensor_name.split(".")[-2:])
     if NORM.search(module):
         return "norm"
     kinds = (("head", HEAD), ("embedding", EMBEDDING), ("attention", ATTENTION), ("mlp", MLP))
-    return next((kind for kind, pattern in kinds if pattern.search(name)), "other")
+    return next((kind for kind, pattern in kinds if pattern.search(tensor_name)), "other")

@@ -1,4 +1,5 @@
-"""Loads one part of a split as a runnable stage, for the model families that allow it.
+"""Loads one part of a split as a pipeline stage that can run. Not every model family supports
+this.
 
 The part's file is memory-mapped and its tensors become the stage's parameters directly, so
 loading needs no memory beyond the weights. A change of dtype or a GPU copies them tensor by
@@ -37,7 +38,7 @@ def load_part(
     attention: str | None = None,
     verify: bool = True,
 ) -> Stage:
-    """Load part `part_id` of the split in `folder` as a stage of the model. dtype auto keeps the
+    """Load part `part_id` of the split in `folder` as a pipeline stage. dtype=auto keeps the
     checkpoint's dtype.
 
     With `verify`, every byte is compared with the manifest's digest before it is used.
@@ -62,7 +63,7 @@ def load_part(
     _require_same_layers(manifest, config, own, span)
     require_intact_part(manifest, entry, "files" if verify else "quick")
     wanted = _resolve_dtype(dtype, config)
-    state = _map_tensors(manifest, entry, span, wanted)
+    state = _memory_map_tensors(manifest, entry, span, wanted)
     chosen = {"dtype": wanted} | ({} if attention is None else {"attn_implementation": attention})
     model, missing = _assign_tensors(own, state, chosen) or _convert_tensors(own, state, chosen)
     del state
@@ -72,7 +73,7 @@ def load_part(
     stage = Stage(model, layers, part_id, span, is_first, is_last, wanted)
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
-            raise _unsupported_error(
+            raise _unsupported_family_error(
                 manifest, config, f"it has weights outside its layers, in {name or type(model).__name__}"
             )
         stage.replace_with_placeholder(name)
@@ -85,7 +86,7 @@ def load_part(
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """Return the tokenizer of a split model, from model_files/."""
+    """Return the tokenizer of a split checkpoint, from its folder model_files/."""
     return load_model_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
 
 
@@ -94,7 +95,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def _load_model_config(manifest: Manifest) -> Any:
-    """Return the config of the whole model. Raises ConfigError for families whose layers cannot
+    """Return the config of the whole model. Raises ConfigError for model families whose layers cannot
     run in separate parts.
     """
     from transformers import AutoConfig
@@ -120,12 +121,12 @@ def _load_model_config(manifest: Manifest) -> Any:
         "its layers have a state other than a KV cache": getattr(family, "_is_stateful", False),
     }
     if applying := [reason for reason, applies in why.items() if applies]:
-        raise _unsupported_error(manifest, config, applying[0])
+        raise _unsupported_family_error(manifest, config, applying[0])
     return config
 
 
-def _unsupported_error(manifest: Manifest, config: Any, reason: str) -> ConfigError:
-    """Return a ConfigError with the reason why a family cannot run in parts, and an alternative."""
+def _unsupported_family_error(manifest: Manifest, config: Any, reason: str) -> ConfigError:
+    """Return a ConfigError with the reason why a model family cannot run in parts, and an alternative."""
     return ConfigError(
         f"{config.model_type} cannot be run in parts: {reason}. {INSTEAD}",
         key=manifest.folder,
@@ -134,7 +135,7 @@ def _unsupported_error(manifest: Manifest, config: Any, reason: str) -> ConfigEr
 
 
 def _make_part_config(manifest: Manifest, config: Any, layer_range: tuple[int, int]) -> Any:
-    """Return a copy of the config that describes a model with only these layers."""
+    """Return a copy of the model config for a model that has only the layers in `layer_range`."""
     own = copy.deepcopy(config)
     count, (first, last) = manifest.num_layers, layer_range
     if config.num_hidden_layers != count:
@@ -151,8 +152,8 @@ def _make_part_config(manifest: Manifest, config: Any, layer_range: tuple[int, i
 
 
 def _find_layers_path(model: Any, manifest: Manifest) -> str:
-    """Return the module path of the layers: the manifest's prefix, else the outermost list of the
-    family's blocks.
+    """Return the path of the module list that contains the layers: from the manifest, otherwise the
+    outermost list of blocks.
     """
     by_name = (manifest.prefix, f"{model.base_model_prefix}.{manifest.prefix}")
     lists = {
@@ -162,7 +163,7 @@ def _find_layers_path(model: Any, manifest: Manifest) -> str:
     of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
     candidates = [*(path for path in lists if path in by_name), *of_blocks]
     if not candidates:
-        raise _unsupported_error(
+        raise _unsupported_family_error(
             manifest, model.config, f"the manifest's prefix {manifest.prefix} leads to no layers"
         )
     return str(candidates[0])
@@ -171,22 +172,22 @@ def _find_layers_path(model: Any, manifest: Manifest) -> str:
 def _require_same_layers(
     manifest: Manifest, config: Any, part_config: Any, layer_range: tuple[int, int]
 ) -> None:
-    """Raise ConfigError if a family's layers depend on their index in a way that the part's config
+    """Raise ConfigError for models whose layers depend on their index in a way that a part's config
     cannot express.
     """
     layers, numbered = (_build_empty_layers(manifest, settings) for settings in (part_config, config))
     for offset, layer in enumerate(layers):
         number = layer_range[0] + offset
-        here, there = _layer_traits(layer), _layer_traits(numbered[number])
+        here, there = _comparable_layer_properties(layer), _comparable_layer_properties(numbered[number])
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
                 why = f"layer {number} would differ as layer {offset} of a part"
                 differ = f"{key}: {there.get(key)} in the whole model, {here.get(key)} in this part"
-                raise _unsupported_error(manifest, config, f"{why} ({differ})")
+                raise _unsupported_family_error(manifest, config, f"{why} ({differ})")
 
 
 def _build_empty_layers(manifest: Manifest, config: Any) -> Any:
-    """Return the layers of a model without weights, on the meta device."""
+    """Return a model's layers without weights, on torch's meta device."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -195,8 +196,8 @@ def _build_empty_layers(manifest: Manifest, config: Any) -> Any:
     return model.get_submodule(_find_layers_path(model, manifest))
 
 
-def _layer_traits(layer: torch.nn.Module) -> dict[str, Any]:
-    """Return a layer's classes, shapes and plain attributes, apart from its index."""
+def _comparable_layer_properties(layer: torch.nn.Module) -> dict[str, Any]:
+    """Return the module classes, shapes and plain attributes of a layer, without its index."""
     traits: dict[str, Any] = {}
     for path, module in layer.named_modules():
         traits[path] = type(module).__name__
@@ -208,7 +209,9 @@ def _layer_traits(layer: torch.nn.Module) -> dict[str, Any]:
 
 
 def _resolve_dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
-    """Convert a name to a dtype. auto means the checkpoint's dtype, or float32 if it names none."""
+    """Convert a dtype name to a torch dtype. auto means the checkpoint's dtype, or float32 if its
+    config names none.
+    """
     if dtype == "auto":
         dtype = getattr(config, "dtype", None) or torch.float32
     if isinstance(dtype, torch.dtype):
@@ -224,10 +227,10 @@ def _resolve_dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
 # -------------------------------------------------------------------------------------- the weights
 
 
-def _map_tensors(
+def _memory_map_tensors(
     manifest: Manifest, entry: PartEntry, layer_range: tuple[int, int], dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Memory-map the part and return its tensors, with layers renumbered from 0."""
+    """Memory-map a part's file and return its tensors by name, with layers renumbered from 0."""
     from safetensors.torch import load_file
 
     first, last = layer_range
@@ -245,8 +248,8 @@ def _map_tensors(
 def _assign_tensors(
     config: Any, tensors: dict[str, torch.Tensor], model_options: dict[str, Any]
 ) -> tuple[Any, set[str]] | None:
-    """Use the mapped tensors as a model's parameters. Returns None if names on disk differ from
-    module names.
+    """Use memory-mapped tensors as a model's parameters. Returns None if stored tensor names differ
+    from the model's parameter names.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
@@ -270,7 +273,9 @@ def _assign_tensors(
 def _convert_tensors(
     config: Any, tensors: dict[str, torch.Tensor], model_options: dict[str, Any]
 ) -> tuple[Any, set[str]]:
-    """Let transformers rename and fuse tensors whose names on disk differ from module names."""
+    """Build a model from tensors whose stored names differ from parameter names. transformers renames
+    and fuses the tensors.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
     settings = {"config": config, "state_dict": tensors, "output_loading_info": True, **model_options}
@@ -288,17 +293,17 @@ def _convert_tensors(
 
 
 def _require_needed_tensors(
-    entry: PartEntry, model: Any, missing: set[str], layers_path: str, is_first: bool, is_last: bool
+    entry: PartEntry, model: Any, missing_names: set[str], layers_path: str, is_first: bool, is_last: bool
 ) -> None:
-    """Raise DataError if the part lacks a tensor that it needs to run."""
-    needed = {name for name in missing if name.startswith(f"{layers_path}.")}
+    """Raise DataError if a part lacks a tensor that it needs to run."""
+    needed = {name for name in missing_names if name.startswith(f"{layers_path}.")}
     for wanted, module in (
         (is_first, model.get_input_embeddings()),
         (is_last, model.get_output_embeddings()),
     ):
         if wanted and module is not None:
             own = {id(tensor) for tensor in module.parameters()}
-            needed |= {name for name in missing if id(model.get_parameter(name)) in own}
+            needed |= {name for name in missing_names if id(model.get_parameter(name)) in own}
     if needed:
         raise DataError(
             f"part {entry.part_id} ({entry.stored.file}) lacks the tensors {', '.join(sorted(needed)[:5])}",
@@ -307,7 +312,7 @@ def _require_needed_tensors(
 
 
 def _set_generation_config(folder: Path, model: Any) -> None:
-    """Set the checkpoint's generation config on the stage. It lists further stop tokens."""
+    """Set a stage's generation config from the checkpoint, because it lists additional stop tokens."""
     from transformers import GenerationConfig
 
     if (folder / "generation_config.json").is_file():

@@ -1,4 +1,4 @@
-"""The folder of a split: its file names, and reading and checking its manifest.
+"""Layout of a split's folder: file names, and the reader and validator of manifest.json.
 
 Imports neither torch nor safetensors. This module checks the manifest itself: types, bare
 file names, known version, ordered parts, consecutive layers.
@@ -39,7 +39,7 @@ def partition_file_name(part_id: int) -> str:
 
 @dataclass(frozen=True)
 class PartEntry:
-    """A part as listed in the manifest."""
+    """Entry of one part in the manifest."""
 
     part_id: int
     stored: ListedFile  # the file in the folder
@@ -54,7 +54,9 @@ class PartEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all parts. A tied tensor counts once as unique, and once per part as stored."""
+    """Sums over all parts. A tied tensor counts once in the unique sums, and once per part in the
+    stored sums.
+    """
 
     tensors: int
     unique_params: int
@@ -63,18 +65,22 @@ class Totals:
     stored_bytes: int
 
     @classmethod
-    def from_tensors(cls, unique: list[TensorLocation], stored: list[TensorLocation]) -> Totals:
-        """Sum the tensors of a model, and those of its parts."""
+    def from_tensors(
+        cls, unique_tensors: list[TensorLocation], stored_tensors: list[TensorLocation]
+    ) -> Totals:
+        """Return the sums over a model's tensors, and over the tensors stored in its parts."""
         return cls(
-            len(unique),
-            *(sum(tensor.num_elements for tensor in group) for group in (unique, stored)),
-            *(sum(tensor.nbytes for tensor in group) for group in (unique, stored)),
+            len(unique_tensors),
+            *(sum(tensor.num_elements for tensor in group) for group in (unique_tensors, stored_tensors)),
+            *(sum(tensor.nbytes for tensor in group) for group in (unique_tensors, stored_tensors)),
         )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A validated manifest. Files, headers, companions and parts are in different folders."""
+    """Validated manifest of a split. Files, headers, companion files and parts are in different
+    folders.
+    """
 
     folder: Path
     strategy: str
@@ -100,16 +106,16 @@ class Manifest:
 
     @property
     def non_part_files(self) -> dict[str, tuple[ListedFile, ...]]:
-        """The files that are not parts, by folder."""
+        """Files of the split that are not parts, by folder."""
         return {MODEL_FILES: self.companions, SOURCE_HEADERS: self.headers}
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of manifest.json, which contains the digest of every other file."""
+        """SHA-256 of manifest.json, which contains the digest of every other file."""
         return file_io.hash_file_sha256(self.folder / MANIFEST)
 
     def require_runnable(self, key: str = "task.parts") -> None:
-        """Raise ConfigError if the parts cannot run as stages: compressed parts, or parts not cut
+        """Raise ConfigError if the parts cannot run as stages: they are compressed, or were not cut
         between layers.
         """
         if self.archive is not None:
@@ -135,11 +141,11 @@ class Manifest:
             )
 
 
-def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
-    """Read and validate manifest.json. Raises an error for another format, or for paths outside
-    its folder.
+def read_manifest(split_folder: str | Path, key: str = "task.parts") -> Manifest:
+    """Read and validate a split's manifest.json. Raises an error for another format, or for file paths
+    outside the split's folder.
     """
-    folder = Path(parts).expanduser().absolute()
+    folder = Path(split_folder).expanduser().absolute()
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(_missing_manifest_reason(folder), key=key, value=folder, code="not_found")
@@ -215,8 +221,8 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
 
 
 def _require_bin_tensor_lists(path: Path, manifest: Manifest) -> None:
-    """Raise DataError unless each .bin file of the source lists its tensors without duplicates,
-    because it has no header.
+    """Raise DataError unless the manifest lists the tensors of each .bin source file once. Such files
+    have no header.
     """
     file_of: dict[str, str] = {}  # by the name of a tensor
     for listed in manifest.files:
@@ -237,7 +243,9 @@ def _require_bin_tensor_lists(path: Path, manifest: Manifest) -> None:
 
 
 def _require_consecutive_layers(path: Path, manifest: Manifest) -> None:
-    """Raise DataError unless the parts' layers are consecutive and cover all layers."""
+    """Raise DataError unless the layers of the parts are consecutive and cover all layers of the
+    model.
+    """
     expected = 0
     for part in manifest.parts:
         if part.layers is None:
@@ -262,7 +270,7 @@ def _require_consecutive_layers(path: Path, manifest: Manifest) -> None:
 
 
 class _ManifestReader(JsonFieldReader):
-    """Parses a manifest from its JSON."""
+    """Parses the JSON values of a manifest."""
 
     def parse_manifest(self, values: dict[str, Any]) -> Manifest:
         tables = ("source", "layers", "strategy", "totals")
@@ -298,7 +306,7 @@ class _ManifestReader(JsonFieldReader):
         )
 
     def iterate_entries(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """Return the JSON objects of a list, each with its numbered key."""
+        """Return the JSON objects in a list, each with a numbered key for error messages."""
         entries = (
             (f"{key}[{number}]", entry) for number, entry in enumerate(self.read_list(key, values.get(key)))
         )

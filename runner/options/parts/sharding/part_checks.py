@@ -1,5 +1,5 @@
-"""Checks parts against the manifest: files, headers, partitions and tensors. Collects all
-problems and raises none.
+"""Checks parts against the manifest: files, headers, partition files and tensors. Problems are
+collected, not raised.
 
 `quick` reads sizes, headers and JSON. `files` reads every byte once and compares file
 digests. `full` also compares each tensor's digest in the same pass.
@@ -23,17 +23,17 @@ from runner.options.parts.sharding.partition_file import (
     PartitionLayer,
     TensorReference,
 )
-from runner.options.parts.sharding.zstd_archive import Advance, Read, open_part, read_header
+from runner.options.parts.sharding.zstd_archive import Advance, Read, open_part_reader, read_part_header
 from runner_base import ConfigError, DataError
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 from runner_engine import TensorLocation
-from runner_engine.checkpoints import DTYPE_BITS, WeightFile, file_io, parse_header
+from runner_engine.checkpoints import DTYPE_BITS, WeightFile, file_io, parse_safetensors_header
 
 
 @dataclass
 class CheckedPart:
-    """A part and the result of its check."""
+    """A part, its header and the problems that its check has found."""
 
     entry: PartEntry
     problems: list[Note] = field(default_factory=list)
@@ -46,8 +46,10 @@ class CheckedPart:
     seconds: float = 0.0
 
 
-def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advance) -> CheckedPart:
-    """Check a part's file, header and partition against each other and the manifest."""
+def check_part(manifest: Manifest, entry: PartEntry, level: str, report_progress: Advance) -> CheckedPart:
+    """Check that a part's file, its header and its partition_N.json agree with each other and with the
+    manifest.
+    """
     started, done, folder = time.perf_counter(), CheckedPart(entry), manifest.folder
     path = folder / entry.stored.file
     partition = _read_partition(folder, entry, done.problems)
@@ -67,22 +69,22 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     if not path.is_file():
         return done
     try:
-        header = read_header(folder, entry)
+        header = read_part_header(folder, entry)
     except DataError as error:
         done.problems.append(note("unreadable", error=str(error)))
     else:
         done.readable, done.tensors = True, {tensor.name: tensor for tensor in header.tensors}
         done.problems += _find_header_problems(entry, header, partition)
         if not size_problems:  # with a wrong size, reading the rest finds nothing more
-            done.read = open_part(folder, entry)
+            done.read = open_part_reader(folder, entry)
             if level != "quick":
-                _check_digests(path, done, header, partition, level, advance)
+                _check_digests(path, done, header, partition, level, report_progress)
     done.seconds = time.perf_counter() - started
     return done
 
 
 def require_intact_part(manifest: Manifest, entry: PartEntry, level: str) -> None:
-    """Raise DataError unless the part exists and matches the manifest."""
+    """Raise DataError unless a part exists and matches the manifest."""
     problems = check_part(manifest, entry, level, lambda _: None).problems
     if problems:
         more = f" ({len(problems) - 1} more problems: task=verify lists them)" if len(problems) > 1 else ""
@@ -93,7 +95,9 @@ def require_intact_part(manifest: Manifest, entry: PartEntry, level: str) -> Non
 
 
 def _read_partition(folder: Path, entry: PartEntry, problems: list[Note]) -> Partition | None:
-    """Read partition_N.json. Add a problem if it is not the file that the manifest lists."""
+    """Read a part's partition_N.json. If it is not the file listed in the manifest, a problem is
+    added.
+    """
     path = folder / entry.partition
     if not path.is_file():
         problems.append(note("missing", file=entry.partition))
@@ -113,26 +117,31 @@ def _read_partition(folder: Path, entry: PartEntry, problems: list[Note]) -> Par
     return partition
 
 
-def _tensor_from_partition(layer: PartitionLayer, path: Path) -> TensorLocation:
-    """Return a tensor as described in the partition file."""
-    dtype, stored = str(layer.dtype), layer.parameters
+def _tensor_from_partition(partition_layer: PartitionLayer, path: Path) -> TensorLocation:
+    """Return a tensor's location, dtype and shape according to partition_N.json."""
+    dtype, stored = str(partition_layer.dtype), partition_layer.parameters
     offset, nbytes = (0, 0) if isinstance(stored, InlineNumbers) else (stored.offset, stored.nbytes)
     return TensorLocation(
-        layer.name, dtype, layer.shape, path, offset, nbytes or layer.num_params * DTYPE_BITS[dtype] // 8
+        partition_layer.name,
+        dtype,
+        partition_layer.shape,
+        path,
+        offset,
+        nbytes or partition_layer.num_params * DTYPE_BITS[dtype] // 8,
     )
 
 
 def _size_problems(path: Path, expected: ListedFile) -> Iterator[Note]:
     if not path.is_file():
         yield note("missing", file=path.name)
-    elif (size := file_io.file_size(path)) != expected.nbytes:
+    elif (size := file_io.get_file_nbytes(path)) != expected.nbytes:
         yield note("other_size", file=path.name, expected=expected.nbytes, found=size)
 
 
 def _find_header_problems(
     entry: PartEntry, header: WeightFile, partition: Partition | None
 ) -> Iterator[Note]:
-    """Compare the header with the partition and the manifest."""
+    """Yield differences between a part's header and its partition file or the manifest."""
     file, held = entry.stored.file, {tensor.name: tensor for tensor in header.tensors}
     params = sum(tensor.num_elements for tensor in header.tensors)
     if (entry.tensors, entry.params) != (len(held), params):
@@ -177,23 +186,27 @@ def _find_header_problems(
 
 def _check_digests(
     path: Path,
-    checked: CheckedPart,
+    checked_part: CheckedPart,
     header: WeightFile,
     partition: Partition | None,
     level: str,
     report_progress: Advance,
 ) -> None:
-    """Read every byte of a part and compare its digests."""
-    entry, read, inline = checked.entry, checked.read, partition is not None and partition.form == INLINE
+    """Read every byte of a part and compare the digests of file and tensors with the recorded ones."""
+    entry, read, inline = (
+        checked_part.entry,
+        checked_part.read,
+        partition is not None and partition.form == INLINE,
+    )
     assert read is not None
     tensors_too = level == "full" or inline  # a partition with numbers in it lists no digests
     if entry.frames or not tensors_too:
-        algorithm = file_io.parse_algorithm(str(entry.stored.digest))
+        algorithm = file_io.parse_digest_algorithm(str(entry.stored.digest))
         found = file_io.hash_file(path, algorithm, report_progress)
-        checked.nbytes += entry.stored.nbytes
+        checked_part.nbytes += entry.stored.nbytes
         if found != entry.stored.digest:
             expected = entry.stored.digest
-            checked.problems.append(
+            checked_part.problems.append(
                 note("other_digest", file=entry.stored.file, expected=expected, found=found)
             )
             if entry.frames:
@@ -202,19 +215,21 @@ def _check_digests(
         return
     try:
         whole, digests = _compute_digests(
-            read, header, file_io.parse_algorithm(str(entry.raw.digest)), report_progress
+            read, header, file_io.parse_digest_algorithm(str(entry.raw.digest)), report_progress
         )
-        problems = _find_inline_problems(checked, read, partition) if inline and partition else []
+        problems = _find_inline_problems(checked_part, read, partition) if inline and partition else []
     except ConfigError as error:
-        checked.problems.append(note("unreadable", error=str(error)))
+        checked_part.problems.append(note("unreadable", error=str(error)))
         return
-    checked.nbytes += entry.raw.nbytes
+    checked_part.nbytes += entry.raw.nbytes
     if whole != entry.raw.digest:
         expected = entry.raw.digest
-        checked.problems.append(note("other_digest", file=entry.stored.file, expected=expected, found=whole))
-    for name, listed in checked.digests.items():
+        checked_part.problems.append(
+            note("other_digest", file=entry.stored.file, expected=expected, found=whole)
+        )
+    for name, listed in checked_part.digests.items():
         if name in digests and digests[name] != listed:
-            checked.problems.append(
+            checked_part.problems.append(
                 note(
                     "other_tensor_digest",
                     file=entry.stored.file,
@@ -223,14 +238,14 @@ def _check_digests(
                     found=digests[name],
                 )
             )
-    checked.problems += problems
-    checked.digests = digests
+    checked_part.problems += problems
+    checked_part.digests = digests
 
 
 def _compute_digests(
     read_range: Read, header: WeightFile, algorithm: str, report_progress: Advance
 ) -> tuple[str, dict[str, str]]:
-    """Return the digests of the file and of each tensor from a single pass."""
+    """Return the digest of a part's file and of each of its tensors, computed in a single pass."""
     whole, digests = file_io.Digest(algorithm), {}
     whole.update(header.header)
     for tensor in header.tensors:
@@ -243,16 +258,16 @@ def _compute_digests(
     return whole.format_digest(), digests
 
 
-def _find_inline_problems(checked: CheckedPart, read_range: Read, partition: Partition) -> list[Note]:
-    """Compare the numbers in the JSON with those of the tensors. Only small models store numbers
-    in JSON.
+def _find_inline_problems(checked_part: CheckedPart, read_range: Read, partition: Partition) -> list[Note]:
+    """Compare the numbers in partition_N.json with the tensors. Only small models have numbers in that
+    file.
     """
     import numpy as np
 
     problems = []
     for layer in partition.layers:
-        if layer.name in checked.tensors and isinstance(layer.parameters, InlineNumbers):
-            tensor = checked.tensors[layer.name]
+        if layer.name in checked_part.tensors and isinstance(layer.parameters, InlineNumbers):
+            tensor = checked_part.tensors[layer.name]
             stored = partition_file.read_tensor_values(tensor, read_range(tensor.offset, tensor.nbytes))
             listed = np.concatenate([*partition_file.iterate_inline_numbers(partition, layer), np.zeros(0)])
             differ = np.flatnonzero(listed != stored.astype("<f8"))
@@ -273,8 +288,8 @@ def _find_inline_problems(checked: CheckedPart, read_range: Read, partition: Par
 # around
 
 
-def check_files(manifest: Manifest, level: str) -> dict[str, list[Note]]:
-    """Check the files that are not parts. Returns the problems per folder."""
+def check_non_part_files(manifest: Manifest, level: str) -> dict[str, list[Note]]:
+    """Check the files of a split that are not parts. Returns the problems by folder."""
     problems: dict[str, list[Note]] = {}
     for sub, group in manifest.non_part_files.items():
         problems[sub] = []
@@ -282,7 +297,7 @@ def check_files(manifest: Manifest, level: str) -> dict[str, list[Note]]:
             path = manifest.folder / sub / listed.file
             found = [*_size_problems(path, listed)]
             if not found and (level != "quick" or sub == SOURCE_HEADERS):
-                digest = file_io.hash_file(path, file_io.parse_algorithm(str(listed.digest)))
+                digest = file_io.hash_file(path, file_io.parse_digest_algorithm(str(listed.digest)))
                 if digest != listed.digest:
                     found = [note("other_digest", file=listed.file, expected=listed.digest, found=digest)]
             problems[sub] += [note("in_folder", folder=sub, problem=problem) for problem in found]
@@ -290,9 +305,9 @@ def check_files(manifest: Manifest, level: str) -> dict[str, list[Note]]:
 
 
 def read_source_headers(manifest: Manifest) -> list[WeightFile]:
-    """Return the original header of each file of a safetensors source."""
+    """Return the original header of each safetensors file of the source checkpoint."""
     files = []
     for listed, header in zip(manifest.files, manifest.headers, strict=False):
         path = manifest.folder / SOURCE_HEADERS / header.file
-        files.append(parse_header(path.read_bytes(), path, listed.nbytes))
+        files.append(parse_safetensors_header(path.read_bytes(), path, listed.nbytes))
     return files

@@ -1,4 +1,4 @@
-"""partition_N.json in both formats: each layer's numbers inline, or a reference to its tensor.
+"""Reads and writes partition_N.json in both formats: numbers inline, or references to tensors.
 
 Inline lists of numbers are cut out while the JSON is read, and only their byte range is
 stored. Their numbers are read in chunks, so memory does not depend on their count. Only
@@ -50,7 +50,9 @@ LONGEST_NUMBER = 1000  # bytes of one number as text
 
 @dataclass(frozen=True)
 class TensorReference:
-    """Location of a tensor. `offset` counts bytes from the start of the part's safetensors file."""
+    """Location of a tensor's data. `offset` counts bytes from the start of the part's safetensors
+    file.
+    """
 
     file: str
     tensor: str
@@ -62,7 +64,7 @@ class TensorReference:
 
 @dataclass(frozen=True)
 class InlineNumbers:
-    """Byte range of a list of numbers in the JSON, without its brackets."""
+    """Byte range of a JSON list of numbers, without its brackets."""
 
     begin: int
     end: int
@@ -70,7 +72,7 @@ class InlineNumbers:
 
 @dataclass(frozen=True)
 class PartitionLayer:
-    """One tensor of a part."""
+    """One tensor of a part, as listed in partition_N.json."""
 
     name: str
     layer_type: str
@@ -86,7 +88,7 @@ class PartitionLayer:
 
 @dataclass(frozen=True)
 class Partition:
-    """The content of partition_N.json."""
+    """Contents of a partition_N.json file."""
 
     path: Path
     part_id: int
@@ -95,7 +97,7 @@ class Partition:
 
 
 def read_partition(path: Path) -> Partition:
-    """Read a partition_N.json of either format, without its numbers."""
+    """Read a partition_N.json of either format, but skip its numbers."""
     text = bytearray()
     for piece in _read_without_numbers(path):
         text += piece
@@ -151,10 +153,10 @@ def _parse_parameters(fields: JsonFieldReader, key: str, value: Any) -> TensorRe
 
 
 def _read_without_numbers(path: Path) -> Iterator[bytes]:
-    """Yield the JSON text with each list of numbers replaced by its byte range."""
+    """Yield the JSON text of a file, in which each list of numbers is replaced by its byte range."""
     # text not yet searched, where it begins, where the open list begins
     waiting, position, begin = (b"", 0, -1)
-    for piece in file_io.read_range(path, 0, file_io.file_size(path)):
+    for piece in file_io.read_range(path, 0, file_io.get_file_nbytes(path)):
         waiting += bytes(piece)
         while True:
             if begin >= 0:
@@ -190,7 +192,7 @@ def _read_without_numbers(path: Path) -> Iterator[bytes]:
 
 
 def check_inline_size(total_params: int) -> None:
-    """Raise ConfigError if a model has too many parameters for numbers in JSON."""
+    """Raise ConfigError for a model with too many parameters to write its numbers as JSON."""
     if total_params > MAX_INLINE_PARAMS:
         text_gib = total_params * TEXT_BYTES_PER_PARAM / 2**30
         raise ConfigError(
@@ -206,8 +208,8 @@ def check_inline_size(total_params: int) -> None:
 
 
 def format_inline_partition(content: dict[str, Any], tensors: list[TensorLocation]) -> bytes:
-    """Return a partition's JSON with numbers instead of references. `tensors` are in the order of
-    its layers.
+    """Return partition_N.json with numbers instead of references. `tensors` have the order of its
+    layers.
     """
     pairs = zip(content["layers"], tensors, strict=True)
     layers = ",\n ".join(
@@ -218,7 +220,7 @@ def format_inline_partition(content: dict[str, Any], tensors: list[TensorLocatio
 
 
 def tensor_to_list(tensor: TensorLocation) -> list[float]:
-    """Return a tensor's values. As JSON, each reads back as exactly the same number."""
+    """Return a tensor's values as floats that JSON represents exactly."""
     import numpy as np
 
     values = read_tensor_values(tensor, file_io.read_tensor_pieces(tensor))
@@ -237,7 +239,7 @@ def tensor_to_list(tensor: TensorLocation) -> list[float]:
 
 
 def read_tensor_values(tensor: TensorLocation, chunks: Iterable[bytes | memoryview]) -> Numbers:
-    """Return a tensor's exact values from its bytes."""
+    """Return a tensor's exact values, decoded from its bytes."""
     if tensor.dtype not in READABLE:
         raise ConfigError(
             (
@@ -252,7 +254,7 @@ def read_tensor_values(tensor: TensorLocation, chunks: Iterable[bytes | memoryvi
 
 
 def decode_values(dtype: str, data: bytes) -> Numbers:
-    """Return the numbers that bytes of a dtype encode."""
+    """Decode bytes of a dtype to numbers."""
     import numpy as np
 
     if dtype in PLAIN:
@@ -267,7 +269,7 @@ def decode_values(dtype: str, data: bytes) -> Numbers:
 
 
 def iterate_inline_numbers(partition: Partition, layer: PartitionLayer) -> Iterator[Numbers]:
-    """Yield a layer's inline numbers as float64, in chunks."""
+    """Yield the inline numbers of a layer as float64 arrays, in chunks."""
     assert isinstance(layer.parameters, InlineNumbers)
     where = f"{partition.path}: parameters of {layer.name}"
     begin, end = layer.parameters.begin, layer.parameters.end

@@ -1,4 +1,4 @@
-"""The files that a merge restores from parts with a manifest, as streams of bytes."""
+"""Files that a merge restores from the parts of a split, as streams of bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from runner.options.parts.sharding.completeness import group_parts_by_tensor
 from runner.options.parts.sharding.manifest import MODEL_FILES, Manifest
 from runner.options.parts.sharding.part_checks import CheckedPart, read_source_headers
-from runner.options.parts.sharding.split_writer import FileTarget, copy_target
+from runner.options.parts.sharding.split_writer import FileTarget, copied_file
 from runner.options.parts.sharding.zstd_archive import Advance
 from runner_base import DataError, JobFailed
 from runner_engine import TensorLocation
@@ -19,20 +19,20 @@ from runner_engine.checkpoints import DTYPE_BITS, INDEX, SINGLE, file_io
 PartOf = dict[str, CheckedPart]  # the part that each tensor is read from, by the tensor's name
 
 
-def list_targets(manifest: Manifest, checked: list[CheckedPart]) -> list[FileTarget]:
-    """Return the files to restore from intact parts."""
+def list_files_to_restore(manifest: Manifest, checked_parts: list[CheckedPart]) -> list[FileTarget]:
+    """Return the files that a merge writes from intact parts."""
     # the copies of a tied tensor are equal: the checks have compared them
-    part_of = {name: places[0] for name, places in group_parts_by_tensor(checked).items()}
+    part_of = {name: places[0] for name, places in group_parts_by_tensor(checked_parts).items()}
     made = [
-        copy_target(manifest.folder / MODEL_FILES / listed.file, listed.file, listed.nbytes, listed.digest)
+        copied_file(manifest.folder / MODEL_FILES / listed.file, listed.file, listed.nbytes, listed.digest)
         for listed in manifest.companions
     ]
     if manifest.source_format != "bin":
         for listed, file in zip(manifest.files, read_source_headers(manifest), strict=True):
             tensors = [part_of[tensor.name].tensors[tensor.name] for tensor in file.tensors]
-            made.append(_safetensors_target(listed.file, file.header, tensors, part_of, listed.digest))
+            made.append(_safetensors_file(listed.file, file.header, tensors, part_of, listed.digest))
         return made
-    made += _list_bin_targets(manifest, part_of)
+    made += _iterate_bin_replacements(manifest, part_of)
     if twice := sorted(name for name, count in Counter(target.name for target in made).items() if count > 1):
         raise DataError(
             f"task=merge would write {', '.join(twice)} twice", key=manifest.folder, code="damaged"
@@ -40,8 +40,10 @@ def list_targets(manifest: Manifest, checked: list[CheckedPart]) -> list[FileTar
     return made
 
 
-def _list_bin_targets(manifest: Manifest, part_by_tensor: PartOf) -> Iterator[FileTarget]:
-    """Yield one safetensors file per .bin file, and an index if there are several."""
+def _iterate_bin_replacements(manifest: Manifest, part_by_tensor: PartOf) -> Iterator[FileTarget]:
+    """Yield a safetensors file in place of each .bin file of the source, and an index if there are
+    several.
+    """
     only = len(manifest.files) == 1
     weight_map: dict[str, str] = {}
     total = 0
@@ -54,7 +56,7 @@ def _list_bin_targets(manifest: Manifest, part_by_tensor: PartOf) -> Iterator[Fi
         )
         weight_map |= {tensor.name: file for tensor in tensors}
         total += sum(tensor.nbytes for tensor in tensors)
-        yield _safetensors_target(
+        yield _safetensors_file(
             file, file_io.build_safetensors_header(tensors, {"format": "pt"}), tensors, part_by_tensor
         )
     if not only:
@@ -63,29 +65,39 @@ def _list_bin_targets(manifest: Manifest, part_by_tensor: PartOf) -> Iterator[Fi
         yield FileTarget(INDEX, len(content), lambda _: [content])
 
 
-def _safetensors_target(
-    name: str, header: bytes, tensors: list[TensorLocation], part_by_tensor: PartOf, digest: str | None = None
+def _safetensors_file(
+    file_name: str,
+    header: bytes,
+    tensors: list[TensorLocation],
+    part_by_tensor: PartOf,
+    digest: str | None = None,
 ) -> FileTarget:
-    """Return a safetensors file to write. Each tensor is compared with its digest during writing."""
+    """Return a safetensors file to be written. During writing, each tensor is compared with its
+    recorded digest.
+    """
     nbytes = len(header) + sum(tensor.nbytes for tensor in tensors)
     return FileTarget(
-        name,
+        file_name,
         nbytes,
-        partial(_iterate_file_bytes, name, header, tensors, part_by_tensor),
+        partial(_iterate_safetensors_bytes, file_name, header, tensors, part_by_tensor),
         digest,
         tuple(tensors),
     )
 
 
-def _iterate_file_bytes(
-    name: str, header: bytes, tensors: list[TensorLocation], part_by_tensor: PartOf, report_progress: Advance
+def _iterate_safetensors_bytes(
+    file_name: str,
+    header: bytes,
+    tensors: list[TensorLocation],
+    part_by_tensor: PartOf,
+    report_progress: Advance,
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a safetensors file. Raises JobFailed at a tensor with a wrong digest."""
+    """Yield the bytes of a safetensors file. Raises JobFailed when a tensor's digest is wrong."""
     yield header
     for tensor in tensors:
         read, expected = part_by_tensor[tensor.name].read, part_by_tensor[tensor.name].digests[tensor.name]
         assert read is not None  # of a part without problems
-        digest = file_io.Digest(file_io.parse_algorithm(expected))
+        digest = file_io.Digest(file_io.parse_digest_algorithm(expected))
         for piece in file_io.hash_while_reading(read(tensor.offset, tensor.nbytes), digest):
             yield piece
             report_progress(len(piece))
@@ -95,11 +107,11 @@ def _iterate_file_bytes(
                     f"tensor {tensor.name} would differ from the original: expected {expected}, "
                     f"found {found} ({tensor.file})"
                 ),
-                key=name,
+                key=file_name,
                 code="mismatch",
             )
 
 
 def tensor_sort_key(tensor: TensorLocation) -> tuple[int, str]:
-    """Return safetensors' sort key: wide dtypes first, then by name."""
+    """Return the key by which safetensors sorts tensors: wide dtypes first, then names."""
     return -DTYPE_BITS[tensor.dtype], tensor.name

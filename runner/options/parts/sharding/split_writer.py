@@ -1,4 +1,4 @@
-"""Writes the missing parts of a split, each atomically, and the manifest last.
+"""Writes the missing parts of a split, each atomically, and finally the manifest.
 
 During writing there is no manifest.json. manifest.unfinished.json lists the finished parts,
 so an interrupted split resumes from them. Unless task.durable=true, a part may still be in
@@ -44,7 +44,7 @@ OpenProgress = Callable[[float | None, str, str], Progress]
 
 @dataclass
 class WriteResult:
-    """The manifest, and the parts that had to be written."""
+    """Manifest of a written split, and the parts that actually had to be written."""
 
     manifest: dict[str, Any]
     parts: list[int] = field(default_factory=list)
@@ -54,7 +54,7 @@ class WriteResult:
 
 @dataclass(frozen=True)
 class FileTarget:
-    """A file to write."""
+    """A file to be written: its name, its digest if known, and its stream of bytes."""
 
     name: str  # its path in the folder
     nbytes: int
@@ -64,38 +64,49 @@ class FileTarget:
 
     @property
     def num_params(self) -> int:
-        """Number of values in its tensors."""
+        """Number of values in the file's tensors."""
         return sum(tensor.num_elements for tensor in self.tensors)
 
     def is_written_at(self, path: Path) -> bool:
-        """Return whether a path contains this finished file. If the digest is unknown, the bytes are
-        generated again.
+        """Return whether a path already contains the finished file. If the digest is unknown, the file's
+        bytes are generated again to compare.
         """
-        if not path.is_file() or file_io.file_size(path) != self.nbytes:
+        if not path.is_file() or file_io.get_file_nbytes(path) != self.nbytes:
             return False
         digest = self.digest or file_io.hash_pieces(self.pieces(lambda _: None), "xxh3_128")
-        return file_io.hash_file(path, file_io.parse_algorithm(digest)) == digest
+        return file_io.hash_file(path, file_io.parse_digest_algorithm(digest)) == digest
 
-    def write(self, folder: Path, report_progress: Advance = lambda _: None, durable: bool = False) -> None:
-        """Write the file into a folder. Raises JobFailed if its digest differs from the known one."""
+    def write(
+        self, folder: Path, report_progress: Advance = lambda _: None, sync_to_disk: bool = False
+    ) -> None:
+        """Write the file into a folder. Raises JobFailed if the written bytes do not have the known
+        digest.
+        """
         path, algorithm = (
             folder / self.name,
-            file_io.parse_algorithm(self.digest) if self.digest else "xxh3_128",
+            file_io.parse_digest_algorithm(self.digest) if self.digest else "xxh3_128",
         )
         file_io.create_folder(path.parent)
-        file_io.write_with_digest(path, self.pieces(report_progress), algorithm, self.digest, durable=durable)
+        file_io.write_with_digest(
+            path, self.pieces(report_progress), algorithm, self.digest, durable=sync_to_disk
+        )
 
 
-def copy_target(path: Path, name: str, nbytes: int | None = None, digest: str | None = None) -> FileTarget:
-    """Return a target that copies a file unchanged, such as config or tokenizer."""
-    size = file_io.file_size(path) if nbytes is None else nbytes
+def copied_file(
+    path: Path, file_name: str, nbytes: int | None = None, digest: str | None = None
+) -> FileTarget:
+    """Return an output file that is an unchanged copy, such as config or tokenizer."""
+    size = file_io.get_file_nbytes(path) if nbytes is None else nbytes
     return FileTarget(
-        name, size, lambda _: file_io.read_range(path, 0, size), digest or file_io.hash_file(path, "sha256")
+        file_name,
+        size,
+        lambda _: file_io.read_range(path, 0, size),
+        digest or file_io.hash_file(path, "sha256"),
     )
 
 
 class ByteMeter:
-    """Counts bytes for a progress bar and shows their speed. Redraws every 0.1 s at most."""
+    """Counts processed bytes on a progress bar, with their speed. Redraws at most every 0.1 s."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -112,16 +123,20 @@ class ByteMeter:
 
 
 def update_split(
-    folder: Path, plan: SplitPlan, compare: CompareMode, progress: OpenProgress, durable: bool = False
+    folder: Path,
+    plan: SplitPlan,
+    compare_mode: CompareMode,
+    progress: OpenProgress,
+    sync_to_disk: bool = False,
 ) -> WriteResult:
-    """Write the planned parts into a folder. Intact existing parts are not written again."""
+    """Write the planned parts of a split into a folder. Intact existing parts are not written again."""
     state = plan.source_state
     earlier = unchanged.read_earlier_manifest(folder)
     unchanged.require_same_split(folder, earlier, plan, state)
     stored = sum(part.nbytes for part in plan.parts)
-    with progress(2 * stored if compare is CompareMode.content else None, "compare", "bytes") as bar:
-        kept = unchanged.find_unchanged_parts(folder, earlier, plan, state, compare, ByteMeter(bar))
-    companions = [copy_target(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
+    with progress(2 * stored if compare_mode is CompareMode.content else None, "compare", "bytes") as bar:
+        kept = unchanged.find_unchanged_parts(folder, earlier, plan, state, compare_mode, ByteMeter(bar))
+    companions = [copied_file(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
     headers = [_header_target(file.path.name, file.header) for file in plan.checkpoint.files if file.header]
     missing = [small for small in (*companions, *headers) if not small.is_written_at(folder / small.name)]
     todo = [part for part in plan.parts if part.part_id not in kept]
@@ -146,55 +161,60 @@ def update_split(
     }
     done = WriteResult(manifest)
     if todo or missing or earlier != manifest or not (folder / MANIFEST).exists():
-        _write_missing(folder, plan, done, todo, missing, progress, durable)
+        _write_missing_files(folder, plan, done, todo, missing, progress, sync_to_disk)
         unchanged.require_unmodified_source(plan.checkpoint.files, state)
-        file_io.write_json(folder / MANIFEST, manifest, durable)
+        file_io.write_json_atomically(folder / MANIFEST, manifest, sync_to_disk)
         (folder / UNFINISHED).unlink(missing_ok=True)
     return done
 
 
-def _write_missing(
+def _write_missing_files(
     folder: Path,
     plan: SplitPlan,
     result: WriteResult,
     parts_to_write: list[PlannedPart],
     small_files: list[FileTarget],
     progress: OpenProgress,
-    durable: bool,
+    sync_to_disk: bool,
 ) -> None:
-    """Write the missing files. Entries of new parts are added to the manifest one by one."""
+    """Write the files that a split lacks. After each new part, its entry is added to the manifest."""
     file_io.create_folder(folder)
     manifest = result.manifest
     with (
         lock_folder(folder, KEY),
         progress(sum(part.nbytes for part in parts_to_write), "split", "bytes") as bar,
     ):
-        file_io.write_json(folder / UNFINISHED, manifest, durable)
+        file_io.write_json_atomically(folder / UNFINISHED, manifest, sync_to_disk)
         (folder / MANIFEST).unlink(missing_ok=True)  # from now on it would be wrong
         for small in small_files:
-            small.write(folder, durable=durable)
+            small.write(folder, sync_to_disk=sync_to_disk)
         began, meter, state = time.perf_counter(), ByteMeter(bar), manifest["source"]["state"]
         for part in parts_to_write:
             bar.set_title(f"part {part.part_id} of {len(plan.parts)}")
-            entry = _write_part(folder, part, plan, plan.part_key(part, state), durable, meter)
+            entry = _write_part(folder, part, plan, plan.part_key(part, state), sync_to_disk, meter)
             manifest["parts"] = sorted(
                 [*manifest["parts"], entry], key=lambda written: int(written["part_id"])
             )
             if part is not parts_to_write[-1]:
-                file_io.write_json(folder / UNFINISHED, manifest, durable)
+                file_io.write_json_atomically(folder / UNFINISHED, manifest, sync_to_disk)
             result.parts.append(part.part_id)
             result.nbytes += entry["bytes"]
         result.seconds = time.perf_counter() - began
 
 
 def _write_part(
-    folder: Path, part: PlannedPart, plan: SplitPlan, key: str, durable: bool, report_progress: Advance
+    folder: Path,
+    part: PlannedPart,
+    plan: SplitPlan,
+    part_key: str,
+    sync_to_disk: bool,
+    report_progress: Advance,
 ) -> dict[str, Any]:
-    """Write part_N.safetensors and partition_N.json. Returns the part's manifest entry."""
+    """Write part_N.safetensors and partition_N.json. Returns the part's entry for the manifest."""
     name, partition = part_file_name(part.part_id), partition_file_name(part.part_id)
     header, digests = plan.part_header(part), dict[str, str]()
-    pieces = file_io.iter_safetensors(header, part.tensors, report_progress, digests, plan.checksums)
-    digest = file_io.write_with_digest(folder / name, pieces, plan.checksums, durable=durable)
+    pieces = file_io.iter_safetensors_file(header, part.tensors, report_progress, digests, plan.checksums)
+    digest = file_io.write_with_digest(folder / name, pieces, plan.checksums, durable=sync_to_disk)
     layers, offset = [], len(header)
     for tensor in part.tensors:
         reference = {"file": name, "tensor": tensor.name, "dtype": tensor.dtype, "offset": offset}
@@ -210,7 +230,7 @@ def _write_part(
         "total_params": part.num_params,
     }
     text = format_inline_partition(content, part.tensors) if plan.inline else _format_partition(content)
-    partition_sha256 = file_io.write_file(folder / partition, [text], durable=durable)
+    partition_sha256 = file_io.write_file_atomically(folder / partition, [text], durable=sync_to_disk)
     return {
         "part_id": part.part_id,
         "file": name,
@@ -223,13 +243,13 @@ def _write_part(
         "holds": part.holds,
         "tensors": len(part.tensors),
         "params": part.num_params,
-        "key": key,
+        "key": part_key,
         "mtime_ns": (folder / name).stat().st_mtime_ns,
     }
 
 
 def _format_partition(partition: dict[str, Any]) -> bytes:
-    """Return a partition as JSON with one line per tensor. The json module is slow with
+    """Return a partition as JSON text with one line per tensor, because the json module is slow with
     indentation.
     """
     layers = ",\n  ".join(json.dumps(layer) for layer in partition["layers"])
@@ -243,16 +263,16 @@ def _header_target(file: str, header: bytes) -> FileTarget:
 
 
 def _manifest_entry(target: FileTarget) -> dict[str, Any]:
-    """Return the manifest's entry for an unchanged copy."""
+    """Return the manifest entry of a file that was copied unchanged."""
     sha256 = str(target.digest).removeprefix("sha256:")
     return {"file": Path(target.name).name, "bytes": target.nbytes, "sha256": sha256}
 
 
 def _list_source_files(
-    plan: SplitPlan, earlier_manifest: dict[str, Any], state: dict[str, Any], progress: OpenProgress
+    plan: SplitPlan, earlier_manifest: dict[str, Any], source_state: dict[str, Any], progress: OpenProgress
 ) -> list[dict[str, Any]]:
-    """Return the source's files. Their SHA-256 is computed only on request, because it needs one
-    more pass.
+    """Return records of the source's files. Their SHA-256 is only computed on request, because that
+    reads all files once more.
     """
     files = sorted(plan.checkpoint.files, key=lambda file: file.path.name)
     digests: dict[str, Any] = {}
@@ -262,7 +282,9 @@ def _list_source_files(
         known = {
             source_file.get("file"): source_file.get("digest") for source_file in source.get("files", [])
         }
-        same = [name for name, now in state["files"].items() if states.get(name) == now and known.get(name)]
+        same = [
+            name for name, now in source_state["files"].items() if states.get(name) == now and known.get(name)
+        ]
         digests = {name: known[name] for name in same}
         todo = [file for file in files if file.path.name not in digests]
         with progress(sum(file.size for file in todo), "hash", "bytes") as bar:
@@ -280,8 +302,8 @@ def _list_source_files(
 
 
 def _describe_contents(plan: SplitPlan) -> dict[str, Any]:
-    """Return the parts with embedding, norm and head, and the size of the model, unique and as
-    stored.
+    """Return manifest values: the parts that contain embedding, norm and head, and the model's size,
+    unique and as stored.
     """
     parts = plan.parts
 
@@ -312,8 +334,8 @@ def _describe_contents(plan: SplitPlan) -> dict[str, Any]:
 def _require_disk_space(
     folder: Path, parts_to_write: list[PlannedPart], small_files: list[FileTarget]
 ) -> None:
-    """Raise an error if the disk has too little space. A part is written next to its old version,
-    which is removed afterwards.
+    """Raise an error if the disk has too little space. A new part is written before its old version is
+    removed.
     """
     needed = held = sum(small.nbytes for small in small_files)
     for part in parts_to_write:
@@ -321,4 +343,4 @@ def _require_disk_space(
         old = folder / part_file_name(part.part_id)
         held += part.nbytes - (old.stat().st_size if old.exists() else 0)
     if parts_to_write or small_files:
-        file_io.check_disk_space(folder, needed)
+        file_io.require_disk_space(folder, needed)

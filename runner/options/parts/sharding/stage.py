@@ -1,4 +1,4 @@
-"""A loaded part of a model that passes hidden states through its layers.
+"""A pipeline stage: a loaded part of a model that passes hidden states through its layers.
 
 A stage is the model family's own class with fewer layers, so masks, cache and rotary
 embedding remain the model's. Placeholders replace missing modules: the embedding in all
@@ -23,7 +23,7 @@ from runner_base import DataError
 
 
 class ForwardPhase(StrEnum):
-    """Phase of a stage's forward pass."""
+    """Phase of a stage's current forward pass."""
 
     before = "before its layers"
     inside = "inside its layers"
@@ -31,8 +31,8 @@ class ForwardPhase(StrEnum):
 
 
 class AbsentModule(torch.nn.Module):
-    """Placeholder for a module whose weights are in another part. It may be called only where its
-    output is discarded.
+    """Placeholder for a module whose weights are in another part. Its output must be discarded by the
+    caller.
     """
 
     def __init__(self, name: str, stage: Stage) -> None:
@@ -40,7 +40,9 @@ class AbsentModule(torch.nn.Module):
         self.name, self.stage = name, stage
 
     def forward(self, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Return the value, or a zero in place of an embedding of token ids or positions."""
+        """Return the input unchanged, or a zero if the placeholder stands for an embedding of token ids or
+        positions.
+        """
         stage = self.stage
         is_discarded = {ForwardPhase.before: not stage.is_first, ForwardPhase.after: not stage.is_last}
         if not is_discarded.get(stage.where, False):
@@ -52,7 +54,7 @@ class AbsentModule(torch.nn.Module):
 
 @dataclass(eq=False)
 class Stage:
-    """A loaded part of a model. Input: token ids (first stage) or hidden states (other stages).
+    """A loaded part of a model. The first stage takes token ids, the other stages take hidden states.
 
     Output: hidden states [B, T, H], or logits [B, T, V] in the last stage.
     """
@@ -78,7 +80,7 @@ class Stage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its weights and buffers."""
+        """Size in bytes of the stage's weights and buffers."""
         return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
 
     @property
@@ -87,12 +89,12 @@ class Stage:
         return at
 
     def replace_with_placeholder(self, module_path: str) -> None:
-        """Replace a module whose weights are in another part by a placeholder."""
+        """Replace a module by a placeholder, because its weights are in another part."""
         owner, _, leaf = module_path.rpartition(".")
         setattr(self.model.get_submodule(owner), leaf, AbsentModule(module_path, self))
 
     def new_cache(self) -> Any:
-        """Return an empty KV cache for this part's layers."""
+        """Return an empty KV cache for the layers of this stage."""
         from transformers import DynamicCache
 
         return DynamicCache(config=self.model.config)
@@ -105,10 +107,10 @@ class Stage:
         cache: Any = None,
         last_only: bool = False,
     ) -> torch.Tensor:
-        """Pass token ids [B, T] or hidden states [B, T, H] through the layers. last_only: return
-        logits of the last token only.
+        """Pass token ids [B, T] or hidden states [B, T, H] through the layers. With last_only, return only
+        the last token's logits.
         """
-        self._begin_pass(None if self.is_first else values)
+        self._begin_forward(None if self.is_first else values)
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
         arguments |= {"past_key_values": cache, "use_cache": cache is not None}
         arguments["input_ids" if self.is_first else "inputs_embeds"] = values
@@ -125,16 +127,16 @@ class Stage:
                 assert self._sent is not None, "the last layer was not executed"
                 return self._sent
         finally:
-            self._begin_pass(None)  # release the tensors
+            self._begin_forward(None)  # release the tensors
 
-    def _begin_pass(self, hidden_states: torch.Tensor | None) -> None:
-        """Start a forward pass."""
+    def _begin_forward(self, hidden_states: torch.Tensor | None) -> None:
+        """Reset the stage for a new forward pass, with the hidden states of the previous stage."""
         self.where, self._received, self._sent = ForwardPhase.before, hidden_states, None
 
     def _replace_input(
         self, _: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Replace the first layer's input by the hidden states of the previous stage."""
+        """Forward hook that gives the first layer the previous stage's hidden states as input."""
         self.where = ForwardPhase.inside
         if self._received is None:
             return arguments, kwargs
@@ -143,6 +145,6 @@ class Stage:
         return arguments, kwargs | {"hidden_states": self._received}
 
     def _store_output(self, _: Any, __: Any, output: Any) -> None:
-        """Store the output of the last layer."""
+        """Forward hook that stores the output of the stage's last layer."""
         self.where = ForwardPhase.after
         self._sent = output[0] if isinstance(output, tuple) else output

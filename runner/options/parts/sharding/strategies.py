@@ -1,4 +1,4 @@
-"""Assigns layers to parts, and parts to the processes of a pipeline.
+"""Assigns layers to parts, and parts to the pipeline's processes.
 
 A part is a contiguous range of layers, or, by type, one kind of tensor. The embedding
 belongs to the first layer, final norm and head to the last, and all count for balancing. A
@@ -26,8 +26,8 @@ KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
 
 @dataclass
 class PlannedPart:
-    """The content of a planned part. `holds` names its content besides layers, `sections` the
-    bytes of each kind of content.
+    """Planned contents of a part. `holds` names contents besides layers, `sections` gives the bytes of
+    each kind of content.
     """
 
     part_id: int
@@ -46,7 +46,9 @@ class PlannedPart:
 
 
 def plan_table_rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
-    """Return one table row per part: layers, other content, parameters, MiB, share."""
+    """Return one table row per planned part: layers, other contents, parameters, MiB, share of the
+    model.
+    """
     stored = sum(part.nbytes for part in parts)
     return [
         {
@@ -62,7 +64,9 @@ def plan_table_rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
 
 
 def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
-    """Assign tensors to parts. Raises ConfigError if the model's layers do not allow the plan."""
+    """Assign a model's tensors to parts. Raises ConfigError if the model's layers do not allow the
+    requested split.
+    """
     if task.strategy is SplitStrategy.by_type:
         return _make_parts_by_type(layout)
     if task.strategy is SplitStrategy.ranges:
@@ -82,28 +86,29 @@ def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
         part.num_params if task.strategy is SplitStrategy.balanced_params else part.nbytes for part in layers
     ]
     return _make_contiguous_parts(
-        layout, proportional_cuts(costs, task.ratios) if task.ratios else balance_cuts(costs, num_parts)
+        layout,
+        find_proportional_cuts(costs, task.ratios) if task.ratios else find_balanced_cuts(costs, num_parts),
     )
 
 
-def _make_contiguous_parts(layout: ModelLayout, cuts: list[int]) -> list[PlannedPart]:
-    """Make the parts between the cuts."""
-    count, num_parts = len(layout.layers), len(cuts) - 1
+def _make_contiguous_parts(layout: ModelLayout, layer_cuts: list[int]) -> list[PlannedPart]:
+    """Return parts of contiguous layers, cut at the given layer indices."""
+    count, num_parts = len(layout.layers), len(layer_cuts) - 1
     copied_head = layout.tied if num_parts > 1 else []  # a single part has the embedding already
     also = ["tied head"] if num_parts == 1 and layout.tied else []
     parts = []
-    for part_id, (begin, end) in enumerate(itertools.pairwise(cuts)):
+    for part_id, (begin, end) in enumerate(itertools.pairwise(layer_cuts)):
         sections = {"layers": [tensor for layer in layout.layers[begin:end] for tensor in layer]}
         if begin == 0:
             sections = {"embedding": layout.first} | sections
         if end == count:
             sections |= {"norm": layout.norm, "head": layout.head, "tied head": copied_head}
-        parts.append(_make_part(part_id, (begin, end - 1), sections, also))
+        parts.append(_plan_part(part_id, (begin, end - 1), sections, also))
     return parts
 
 
 def _make_parts_by_type(layout: ModelLayout) -> list[PlannedPart]:
-    """Make one part for each kind of tensor. A tied embedding is stored once, as embedding."""
+    """Return one part for each kind of tensor. A tied embedding is only stored in the embedding part."""
     kind_of = {tensor.name: kind for kind in ("norm", "head") for tensor in getattr(layout, kind)}
     groups: dict[str, list[TensorLocation]] = {kind: [] for kind in KINDS}
     for tensor in [*layout.first, *itertools.chain(*layout.layers), *layout.norm, *layout.head]:
@@ -113,18 +118,18 @@ def _make_parts_by_type(layout: ModelLayout) -> list[PlannedPart]:
     for kind, tensors in groups.items():
         if tensors:
             also = ["tied head"] if any(tensor.name in tied for tensor in tensors) else []
-            parts.append(_make_part(len(parts), None, {kind: tensors}, also))
+            parts.append(_plan_part(len(parts), None, {kind: tensors}, also))
     return parts
 
 
-def _make_part(
+def _plan_part(
     part_id: int,
     layers: tuple[int, int] | None,
     sections: dict[str, list[TensorLocation]],
     extra_content: list[str],
 ) -> PlannedPart:
-    """Make a part with wide dtypes first, in safetensors' order, because torch can map only
-    aligned tensors.
+    """Return a planned part with wide dtypes first, in safetensors' order, because torch can only
+    memory-map aligned tensors.
     """
     tensors = sorted(itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype])
     sizes = {what: sum(tensor.nbytes for tensor in group) for what, group in sections.items() if group}
@@ -133,13 +138,13 @@ def _make_part(
     )
 
 
-def _parse_cuts(ranges: list[str], num_layers: int) -> list[int]:
-    """Convert layer ranges to cuts. Raises ConfigError unless they cover every layer once, in
-    order.
+def _parse_cuts(layer_ranges: list[str], num_layers: int) -> list[int]:
+    """Convert layer ranges to cut positions. Raises ConfigError unless the ranges cover every layer
+    once, in order.
     """
-    range_error = partial(ConfigError, key="task.ranges", value=f"[{','.join(ranges)}]")
+    range_error = partial(ConfigError, key="task.ranges", value=f"[{','.join(layer_ranges)}]")
     cuts = [0]
-    for span in ranges:
+    for span in layer_ranges:
         low, _, high = span.partition("-")
         first, last = int(low), int(high or low)
         if last < first:
@@ -164,45 +169,46 @@ def _describe_layers(first: int, last: int) -> str:
     return f"layer {first} is" if first == last else f"layers {first}-{last} are"
 
 
-def balance_cuts(costs: list[int], num_parts: int) -> list[int]:
-    """Return cuts 0..len(costs) into `num_parts` non-empty ranges with the smallest possible
-    largest sum.
+def find_balanced_cuts(layer_costs: list[int], num_parts: int) -> list[int]:
+    """Return cut positions from 0 to len(costs), for `num_parts` non-empty ranges whose largest cost
+    is as small as possible.
     """
-    low, high = max(costs), sum(costs)
+    low, high = max(layer_costs), sum(layer_costs)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _fits_limit(costs, num_parts, middle) else (middle + 1, high)
+        low, high = (low, middle) if _fits_limit(layer_costs, num_parts, middle) else (middle + 1, high)
     cuts = [0]
     for left in range(num_parts, 1, -1):
         # of the cuts within the limit, take the one nearest to an even share
         begin = cuts[-1]
-        share = sum(costs[begin:]) / left
+        share = sum(layer_costs[begin:]) / left
         ends = [
-            (abs(sum(costs[begin:end]) - share), end)
-            for end in range(begin + 1, len(costs) - left + 2)
-            if sum(costs[begin:end]) <= low and _fits_limit(costs[end:], left - 1, low)
+            (abs(sum(layer_costs[begin:end]) - share), end)
+            for end in range(begin + 1, len(layer_costs) - left + 2)
+            if sum(layer_costs[begin:end]) <= low and _fits_limit(layer_costs[end:], left - 1, low)
         ]
         cuts.append(min(ends)[1])
-    return [*cuts, len(costs)]
+    return [*cuts, len(layer_costs)]
 
 
-def _fits_limit(costs: list[int], num_parts: int, limit: int) -> bool:
-    """Return whether at most `num_parts` ranges suffice when none may exceed the limit. The limit
-    is at least every single cost.
+def _fits_limit(layer_costs: list[int], num_parts: int, max_cost: int) -> bool:
+    """Return whether `num_parts` ranges suffice if none may exceed the limit. No single cost exceeds
+    the limit.
     """
     runs, total = 1, 0
-    for cost in costs:
-        runs, total = (runs, total + cost) if total + cost <= limit else (runs + 1, cost)
+    for cost in layer_costs:
+        runs, total = (runs, total + cost) if total + cost <= max_cost else (runs + 1, cost)
     return runs <= num_parts
 
 
-def proportional_cuts(costs: list[int], ratios: list[float]) -> list[int]:
-    """Return the cuts that minimize the largest ratio of a part's cost to its share.
+def find_proportional_cuts(layer_costs: list[int], ratios: list[float]) -> list[int]:
+    """Return cut positions that minimize the largest quotient of a part's cost and its requested
+    share.
 
     Uses dynamic programming, because a greedy choice is not always optimal for unequal shares.
     """
-    sums = [0, *itertools.accumulate(costs)]
-    count, num_parts = len(costs), len(ratios)
+    sums = [0, *itertools.accumulate(layer_costs)]
+    count, num_parts = len(layer_costs), len(ratios)
     # of the layers before a cut: worst ratio, cuts so far
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
     for done, ratio in enumerate(ratios, start=1):
@@ -218,8 +224,8 @@ def proportional_cuts(costs: list[int], ratios: list[float]) -> list[int]:
 
 
 def assign_parts_to_processes(manifest: Manifest, num_processes: int) -> list[int]:
-    """Return the first part of each process plus the number of parts. Minimizes the bytes of the
-    largest process.
+    """Return the index of each process's first part, followed by the number of parts. Minimizes the
+    bytes of the largest process.
     """
     if num_processes > manifest.num_parts:
         raise ConfigError(
@@ -232,11 +238,11 @@ def assign_parts_to_processes(manifest: Manifest, num_processes: int) -> list[in
             value=num_processes,
             code="too_large",
         )
-    return balance_cuts([part.raw.nbytes for part in manifest.parts], num_processes)
+    return find_balanced_cuts([part.raw.nbytes for part in manifest.parts], num_processes)
 
 
 def describe_process_parts(manifest: Manifest, num_processes: int, rank: int) -> str:
-    """Return the parts and layers of a process, for messages."""
+    """Return a text with the parts and layers that a process runs."""
     first, end = assign_parts_to_processes(manifest, num_processes)[rank : rank + 2]
     spans = [part.layers for part in manifest.parts[first:end] if part.layers is not None]
     which = f"part {first}" if end == first + 1 else f"parts {first}-{end - 1}"

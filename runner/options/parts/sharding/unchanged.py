@@ -1,4 +1,4 @@
-"""Detects parts of an earlier split that need not be written again.
+"""Detects parts of an earlier split that do not have to be written again.
 
 A part is made from its header and ranges of the source's files. Its `key` describes both by
 sizes, times, inodes and headers, which are cheap to read. An unchanged part has the key of
@@ -36,7 +36,7 @@ KEY = "task.output_dir"
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """A planned split that is not written yet."""
+    """Plan of a split: source, parts and settings."""
 
     checkpoint: Checkpoint
     layout: ModelLayout
@@ -51,7 +51,7 @@ class SplitPlan:
 
     @property
     def source_state(self) -> dict[str, Any]:
-        """Description of the source: tensors of the model, and size, time and inode of its files."""
+        """Description of the source checkpoint: its tensors, and size, time and inode of its files."""
         shapes = [[tensor.name, tensor.dtype, tensor.shape] for tensor in self.checkpoint.tensors]
         files = {
             file.path.name: read_file_state(file.path) | {"layout": _hash_file_layout(file)}
@@ -60,22 +60,25 @@ class SplitPlan:
         return {"place": self.place, "tensors": hash_json(sorted(shapes)), "files": files}
 
     def part_header(self, part: PlannedPart) -> bytes:
-        """Return the header of a part's file, including the metadata of the source's headers."""
+        """Return the safetensors header of a part's file, with the metadata of the source's headers."""
         metadata = {"format": "pt"}
         for file in self.checkpoint.files:
             metadata |= file.metadata
         return file_io.build_safetensors_header(part.tensors, metadata)
 
-    def part_key(self, part: PlannedPart, state: dict[str, Any]) -> str:
-        """Return a hash of all inputs of a part."""
+    def part_key(self, part: PlannedPart, source_state: dict[str, Any]) -> str:
+        """Return a hash of everything that determines a part's contents."""
         ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
-        files = {name: state["files"][name] for name in sorted({tensor.file.name for tensor in part.tensors})}
+        files = {
+            name: source_state["files"][name]
+            for name in sorted({tensor.file.name for tensor in part.tensors})
+        }
         form = [self.checksums, self.inline, hashlib.sha256(self.part_header(part)).hexdigest()]
         return hash_json([form, ranges, files])
 
 
 def read_file_state(path: Path) -> dict[str, int]:
-    """Return size, modification time and inode of a file, which change when it is written."""
+    """Return a file's size, modification time and inode, which show whether the file was rewritten."""
     with os_errors_as_data_error(path):
         stat = path.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
@@ -94,11 +97,11 @@ def hash_json(values: object) -> str:
 
 
 def read_earlier_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an earlier split, or {} for an empty or absent folder. Raises
-    ConfigError for any other folder.
+    """Return the manifest of an earlier split, or {} if the folder is empty or absent. Raises
+    ConfigError for other contents.
     """
     # a split that was killed at its very beginning leaves only this file
-    names = [name for name in file_io.list_folder(folder, KEY) if name != f"{UNFINISHED}.tmp"]
+    names = [name for name in file_io.list_folder_names(folder, KEY) if name != f"{UNFINISHED}.tmp"]
     if not names:
         return {}
     for name in (MANIFEST, UNFINISHED):
@@ -117,9 +120,11 @@ def read_earlier_manifest(folder: Path) -> dict[str, Any]:
 
 
 def require_same_split(
-    folder: Path, earlier_manifest: dict[str, Any], plan: SplitPlan, state: dict[str, Any]
+    folder: Path, earlier_manifest: dict[str, Any], plan: SplitPlan, source_state: dict[str, Any]
 ) -> None:
-    """Raise ConfigError unless an earlier split has the same model and the same parts."""
+    """Raise ConfigError unless the earlier split in a folder has the same model and the same parts as
+    the plan.
+    """
     if not earlier_manifest:
         return
     source = _get_object(earlier_manifest, "source")
@@ -137,9 +142,9 @@ def require_same_split(
         for key, (there, here) in pairs.items()
         if there != here
     ]
-    if not why and earlier_state.get("place") != state["place"]:
+    if not why and earlier_state.get("place") != source_state["place"]:
         why = [f"its source is another folder with the name {plan.name}"]
-    if not why and earlier_state.get("tensors") != state["tensors"]:
+    if not why and earlier_state.get("tensors") != source_state["tensors"]:
         why = ["its source had other tensors"]
     if why:
         raise ConfigError(
@@ -154,13 +159,13 @@ def require_same_split(
 
 
 def _get_object(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return a key's JSON object, or {} if the value is not an object."""
+    """Return the JSON object stored under a key, or {} if the value is no object."""
     value = values.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def _format_strategy(strategy: object) -> str:
-    """Return a strategy on one line."""
+    """Return a split strategy, as recorded in a manifest, as one line of text."""
     if not isinstance(strategy, dict):
         return str(strategy)
     return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in strategy.items())
@@ -170,11 +175,11 @@ def find_unchanged_parts(
     folder: Path,
     earlier_manifest: dict[str, Any],
     plan: SplitPlan,
-    state: dict[str, Any],
-    compare: CompareMode,
+    source_state: dict[str, Any],
+    compare_mode: CompareMode,
     report_progress: Advance,
 ) -> dict[int, dict[str, Any]]:
-    """Return the manifest entries of parts that need not be written, by part id."""
+    """Return the manifest entries of existing parts that do not have to be written again, by part id."""
     entries = {
         entry.get("part_id"): entry
         for entry in earlier_manifest.get("parts") or ()
@@ -182,7 +187,7 @@ def find_unchanged_parts(
     }
     kept = {}
     for part in plan.parts:
-        entry, key = entries.get(part.part_id), plan.part_key(part, state)
+        entry, key = entries.get(part.part_id), plan.part_key(part, source_state)
         path, partition = folder / part_file_name(part.part_id), folder / partition_file_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue
@@ -191,7 +196,7 @@ def find_unchanged_parts(
             "partition_sha256"
         ):
             continue
-        if compare is CompareMode.state:
+        if compare_mode is CompareMode.state:
             same = (entry.get("key"), entry.get("mtime_ns")) == (key, on_disk["mtime_ns"])
         else:
             same = entry.get("inline") is plan.inline and _has_same_content(
@@ -203,23 +208,23 @@ def find_unchanged_parts(
 
 
 def _has_same_content(
-    path: Path, entry: dict[str, Any], part: PlannedPart, plan: SplitPlan, report_progress: Advance
+    path: Path, part_entry: dict[str, Any], part: PlannedPart, plan: SplitPlan, report_progress: Advance
 ) -> bool:
-    """Read a part and its source, and return whether their bytes are equal."""
+    """Read a part's file and its source, and return whether their bytes are equal."""
     header = plan.part_header(part)
-    if file_io.file_size(path) != len(header) + part.nbytes:
+    if file_io.get_file_nbytes(path) != len(header) + part.nbytes:
         return False
-    if file_io.parse_algorithm(str(entry.get("digest"))) != plan.checksums:
+    if file_io.parse_digest_algorithm(str(part_entry.get("digest"))) != plan.checksums:
         return False
     pieces: list[Iterable[bytes | memoryview]] = [[header], *map(file_io.read_tensor_pieces, part.tensors)]
     wanted = file_io.hash_pieces(itertools.chain(*pieces), plan.checksums, report_progress)
     return file_io.hash_file(path, plan.checksums, report_progress) == wanted
 
 
-def require_unmodified_source(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
+def require_unmodified_source(files: Iterable[WeightFile], source_state: dict[str, Any]) -> None:
     """Raise DataError if a file of the source has changed since the split began."""
     for file in files:
-        known = state["files"][file.path.name]
+        known = source_state["files"][file.path.name]
         if any(known[key] != value for key, value in read_file_state(file.path).items()):
             raise DataError(
                 f"{file.path} changed during the split. Run the same command again", code="changed"

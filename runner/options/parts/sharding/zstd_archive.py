@@ -1,4 +1,4 @@
-"""Compressed parts: part_N.safetensors.zst is a standard zstd file.
+"""Reads and writes compressed parts, part_N.safetensors.zst, which are standard zstd files.
 
 Each MiB of the part is one frame, and the manifest lists the frame lengths. A range of the
 part is read by decompressing only its frames, and a whole part streams through a few MiB of
@@ -16,7 +16,13 @@ from typing import Any
 
 from runner.options.parts.sharding.manifest import PartEntry
 from runner_base import ConfigError, DataError, machine
-from runner_engine.checkpoints import MAX_HEADER_BYTES, WeightFile, file_io, parse_header, read_weight_file
+from runner_engine.checkpoints import (
+    MAX_HEADER_BYTES,
+    WeightFile,
+    file_io,
+    parse_safetensors_header,
+    read_weight_file_header,
+)
 
 FRAME_BYTES = 2**20  # of the part; the last frame is shorter
 LEVEL = 3
@@ -40,7 +46,9 @@ def zstd_codec() -> Any:
 
 
 def compress_frames(chunks: Iterator[bytes | memoryview], frame_sizes: list[int]) -> Iterator[bytes]:
-    """Yield the compressed frames of a file, and append each frame's length to `frame_sizes`."""
+    """Compress a file as zstd frames, and yield them. The length of each frame is appended to
+    `frame_sizes`.
+    """
     zstd = zstd_codec()
     with ThreadPoolExecutor(machine.available_cores()) as pool:
         blocks = _split_into_frames(chunks)
@@ -51,7 +59,7 @@ def compress_frames(chunks: Iterator[bytes | memoryview], frame_sizes: list[int]
 
 
 def _split_into_frames(chunks: Iterator[bytes | memoryview]) -> Iterator[bytes]:
-    """Cut chunks of any size into blocks of one frame each."""
+    """Regroup chunks of any size into blocks of one zstd frame each."""
     waiting = bytearray()
     for piece in chunks:
         waiting += piece
@@ -63,7 +71,7 @@ def _split_into_frames(chunks: Iterator[bytes | memoryview]) -> Iterator[bytes]:
 
 
 class ArchivedPart:
-    """Reads ranges of a compressed part."""
+    """Reads byte ranges of a compressed part."""
 
     def __init__(self, path: Path, entry: PartEntry) -> None:
         self.path, self.frames, self.raw_bytes = path, entry.frames, entry.raw.nbytes
@@ -83,7 +91,7 @@ class ArchivedPart:
         self._last = (-1, memoryview(b""))
 
     def read_range(self, offset: int, nbytes: int) -> Iterator[memoryview]:
-        """Yield the bytes of a range in chunks."""
+        """Yield the uncompressed bytes of a range in chunks."""
         while nbytes > 0:
             number, start = divmod(offset, FRAME_BYTES)
             if number >= len(self.frames):
@@ -118,23 +126,23 @@ class ArchivedPart:
         return self._last[1]
 
 
-def open_part(folder: Path, entry: PartEntry) -> Read:
-    """Return a function that reads ranges of a part, compressed or not."""
+def open_part_reader(folder: Path, entry: PartEntry) -> Read:
+    """Return a function that reads byte ranges of a part, which may be compressed."""
     path = folder / entry.stored.file
     if entry.frames:
         return ArchivedPart(path, entry).read_range
     return lambda offset, nbytes: file_io.read_range(path, offset, nbytes)
 
 
-def read_header(folder: Path, entry: PartEntry) -> WeightFile:
-    """Read and check the safetensors header of a part, compressed or not."""
+def read_part_header(folder: Path, entry: PartEntry) -> WeightFile:
+    """Read and check a part's safetensors header. The part may be compressed."""
     path = folder / entry.stored.file
     if not entry.frames:
-        return read_weight_file(path)
-    read, size = open_part(folder, entry), entry.raw.nbytes
+        return read_weight_file_header(path)
+    read, size = open_part_reader(folder, entry), entry.raw.nbytes
     length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise DataError(
             f"its header needs {length} bytes, but the part has only {size}", key=path, code="damaged"
         )
-    return parse_header(b"".join(map(bytes, read(0, 8 + length))), path, size)
+    return parse_safetensors_header(b"".join(map(bytes, read(0, 8 + length))), path, size)

@@ -1,4 +1,5 @@
-"""Compresses the parts of a split, or decompresses them. All other files are copied unchanged.
+"""The task task=archive: compresses or decompresses a split's parts, and copies all other files
+unchanged.
 
 The parts are checked first, and the manifest is written last. Until then
 manifest.unfinished.json lists the finished parts, so an interrupted run resumes from them.
@@ -24,9 +25,9 @@ from runner.options.parts.sharding.manifest import (
     part_file_name,
     read_manifest,
 )
-from runner.options.parts.sharding.split_writer import ByteMeter, copy_target
-from runner.options.parts.sharding.zstd_archive import compress_frames, open_part, zstd_codec
-from runner.records.artifacts import record_files
+from runner.options.parts.sharding.split_writer import ByteMeter, copied_file
+from runner.options.parts.sharding.zstd_archive import compress_frames, open_part_reader, zstd_codec
+from runner.records.artifacts import record_file_states
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, ConfigError, Result, load_json_object, machine
 from runner_base.files import lock_folder
@@ -42,14 +43,14 @@ MADE_FROM = "archived_from"  # key of the SHA-256 of the manifest that a run beg
 
 @dataclass
 class ArchiveInputs(TaskInputs):
-    """The manifest of the parts."""
+    """Input of task=archive: the manifest of the split."""
 
     task: ArchiveConfig
     manifest: Manifest
 
 
 def prepare(config: RunnerConfig) -> ArchiveInputs:
-    """Read the manifest and hash it. Raises ConfigError if the parts already have the requested
+    """Read and hash the split's manifest. Raises ConfigError if the parts already have the requested
     format.
     """
     task = typed_task_config(config, ArchiveConfig)
@@ -71,7 +72,7 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
 
 
 def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
-    """Write the parts in the other format, and copy all other files."""
+    """Write the parts in the requested format (compressed or not), and copy all other files."""
     machine.reset_peak_rss()
     started, manifest, recorder = time.perf_counter(), inputs.manifest, context.recorder
     folder = Path(inputs.task.output_dir).expanduser().absolute()
@@ -82,20 +83,20 @@ def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
     require_complete(manifest, recorder.create_progress_bar)
     todo = [part for part in manifest.parts if part.part_id not in done]
     # random weights do not get smaller
-    file_io.check_disk_space(folder, sum(part.raw.nbytes for part in todo))
+    file_io.require_disk_space(folder, sum(part.raw.nbytes for part in todo))
     file_io.create_folder(folder)
     write_started, raw_bytes = time.perf_counter(), sum(part.raw.nbytes for part in manifest.parts)
     total = sum(part.raw.nbytes for part in todo)
     with lock_folder(folder, KEY), recorder.create_progress_bar(total, "archive", "bytes") as bar:
         meter = ByteMeter(bar)
-        file_io.write_json(folder / UNFINISHED, unfinished | _ordered_entries(done))
+        file_io.write_json_atomically(folder / UNFINISHED, unfinished | _ordered_entries(done))
         _copy_other_files(manifest, folder)
         for part in todo:
             bar.set_title(f"part {part.part_id}")
             convert = _decompress_part if manifest.archive else _compress_part
             done[part.part_id] = convert(manifest, part, folder, values["parts"][part.part_id], meter)
-            file_io.write_json(folder / UNFINISHED, unfinished | _ordered_entries(done))
-        file_io.write_json(folder / MANIFEST, values | _ordered_entries(done))
+            file_io.write_json_atomically(folder / UNFINISHED, unfinished | _ordered_entries(done))
+        file_io.write_json_atomically(folder / MANIFEST, values | _ordered_entries(done))
         (folder / UNFINISHED).unlink()
     now, written = time.perf_counter(), sum(entry["bytes"] for entry in done.values())
     stored = sum(part.stored.nbytes for part in manifest.parts)
@@ -113,7 +114,7 @@ def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
         },
         rows=[_table_row(part, done[part.part_id]) for part in manifest.parts],
         facts={"output_dir": str(folder), "source": manifest.source},
-        artifacts=record_files(files),
+        artifacts=record_file_states(files),
     )
 
 
@@ -128,10 +129,10 @@ def _table_row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_finished_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[str, Any]]:
-    """Return the parts that an interrupted run of the same job has finished. Raises ConfigError
-    for any other content.
+    """Return the manifest entries of parts that an interrupted run of the same job has written. Raises
+    ConfigError for other contents.
     """
-    names = file_io.list_folder(folder, KEY)
+    names = file_io.list_folder_names(folder, KEY)
     earlier = load_json_object(folder / UNFINISHED) if UNFINISHED in names else {}
     if names and earlier.get(MADE_FROM) != manifest_sha256:
         raise ConfigError(
@@ -147,7 +148,7 @@ def _find_finished_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[s
     finished = {}
     for entry in earlier.get("parts", []):
         path, digest = folder / entry["file"], entry["digest"]
-        if path.is_file() and file_io.hash_file(path, file_io.parse_algorithm(digest)) == digest:
+        if path.is_file() and file_io.hash_file(path, file_io.parse_digest_algorithm(digest)) == digest:
             finished[entry["part_id"]] = entry
     return finished
 
@@ -157,7 +158,7 @@ def _ordered_entries(entries: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _copy_other_files(manifest: Manifest, folder: Path) -> None:
-    """Copy the files that are not parts, and check their digests again."""
+    """Copy the split's files that are not parts, and check the digests of the copies."""
     files = [
         (f"{sub}/{file.file}", str(file.digest))
         for sub, group in manifest.non_part_files.items()
@@ -165,7 +166,7 @@ def _copy_other_files(manifest: Manifest, folder: Path) -> None:
     ]
     files += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
     for path, digest in files:
-        copy_target(manifest.folder / path, path, digest=digest).write(folder)
+        copied_file(manifest.folder / path, path, digest=digest).write(folder)
 
 
 def _compress_part(
@@ -183,7 +184,7 @@ def _decompress_part(
 ) -> dict[str, Any]:
     path, digest = folder / part_file_name(part.part_id), str(part.raw.digest)
     file_io.write_with_digest(
-        path, _iterate_part_bytes(manifest, part, meter), file_io.parse_algorithm(digest), digest
+        path, _iterate_part_bytes(manifest, part, meter), file_io.parse_digest_algorithm(digest), digest
     )
     unpacked = {
         key: value for key, value in entry.items() if key not in ("raw_bytes", "raw_digest", "frames")
@@ -195,7 +196,7 @@ def _decompress_part(
 def _iterate_part_bytes(
     manifest: Manifest, part: PartEntry, meter: ByteMeter
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a part's safetensors file, compressed or not."""
-    for piece in open_part(manifest.folder, part)(0, part.raw.nbytes):
+    """Yield the uncompressed bytes of a part's safetensors file."""
+    for piece in open_part_reader(manifest.folder, part)(0, part.raw.nbytes):
         yield piece
         meter(len(piece))

@@ -1,4 +1,4 @@
-"""Merges the parts of a split: restores the tensors of the source bit for bit.
+"""The task task=merge: restores a checkpoint's tensors from the parts of a split, bit for bit.
 
 Everything is checked before anything is written, and all problems are listed. A safetensors
 source is restored byte for byte from its original headers and tensors. A .bin source
@@ -25,7 +25,7 @@ from runner.options.parts.sharding import restored_files
 from runner.options.parts.sharding.completeness import require_complete
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.options.parts.sharding.split_writer import ByteMeter, FileTarget
-from runner.records.artifacts import record_files
+from runner.records.artifacts import record_file_states
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, ConfigError, Dtype, Result, machine
 from runner_base.files import lock_folder
@@ -40,14 +40,14 @@ FROM_LEDGER = True
 
 @dataclass
 class MergeInputs(TaskInputs):
-    """The parts: a manifest, or numbers in the old JSON format."""
+    """Inputs of task=merge: the manifest of a split, or a split in the old JSON format."""
 
     task: MergeConfig
     split: Manifest | JsonSplitConverter
 
 
 def prepare(config: RunnerConfig) -> MergeInputs:
-    """Read the manifest and hash it. It contains the digest of every other file."""
+    """Read and hash the split's manifest, which contains the digest of every other file."""
     task = typed_task_config(config, MergeConfig)
     folder = Path(task.parts).expanduser().absolute()
     if is_json_split(folder):
@@ -70,20 +70,22 @@ def prepare(config: RunnerConfig) -> MergeInputs:
 
 
 def run(inputs: MergeInputs, context: TaskContext) -> Result:
-    """Check the parts, restore the files, and measure bytes and seconds."""
+    """Check the parts, restore the checkpoint's files, and measure bytes and seconds."""
     machine.reset_peak_rss()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
     split, recorder = inputs.split, context.recorder
     folder = Path(inputs.task.output_dir).expanduser().absolute()
     facts, notes = {"output_dir": str(folder), "source": split.source}, list[Note]()
     if isinstance(split, Manifest):
-        targets = restored_files.list_targets(split, require_complete(split, recorder.create_progress_bar))
+        targets = restored_files.list_files_to_restore(
+            split, require_complete(split, recorder.create_progress_bar)
+        )
         facts["bit_identical"] = render_note(_make_proof_note(split), NOTES)
     else:
         targets = split.list_targets()
-    missing = _find_missing_targets(folder, targets)
+    missing = _find_missing_files(folder, targets)
     to_write = sum(target.nbytes for target in missing)
-    file_io.check_disk_space(folder, to_write)
+    file_io.require_disk_space(folder, to_write)
     file_io.create_folder(folder)
     write_started = time.perf_counter()
     with (
@@ -124,15 +126,17 @@ def run(inputs: MergeInputs, context: TaskContext) -> Result:
         ],
         facts=facts,
         notes=[render_note(each, NOTES) for each in notes],
-        artifacts=record_files({folder / target.name: target.digest for target in targets}),
+        artifacts=record_file_states({folder / target.name: target.digest for target in targets}),
     )
 
 
-def _find_missing_targets(folder: Path, targets: list[FileTarget]) -> list[FileTarget]:
-    """Return the files still to be written. Raises ConfigError for a folder with other content."""
-    known = {target.name: target for target in targets}
+def _find_missing_files(folder: Path, output_files: list[FileTarget]) -> list[FileTarget]:
+    """Return the files that still have to be written. Raises ConfigError for a folder with unrelated
+    contents.
+    """
+    known = {target.name: target for target in output_files}
     finished = set()
-    for name in file_io.list_folder(folder, "task.output_dir"):
+    for name in file_io.list_folder_names(folder, "task.output_dir"):
         if name.removesuffix(".tmp") in known and name not in known:
             continue  # left by an interrupted merge; it is written again
         if name not in known or not known[name].is_written_at(folder / name):
@@ -146,7 +150,7 @@ def _find_missing_targets(folder: Path, targets: list[FileTarget]) -> list[FileT
                 code="exists",
             )
         finished.add(name)
-    return [target for target in targets if target.name not in finished]
+    return [target for target in output_files if target.name not in finished]
 
 
 def _make_proof_note(manifest: Manifest) -> Note:

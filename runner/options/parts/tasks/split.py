@@ -1,5 +1,5 @@
-"""Splits a checkpoint into N parts by layer, with a manifest from which `task=merge` restores
-it.
+"""The task task=split: splits a checkpoint into N parts by layer. From the manifest, `task=merge`
+restores the checkpoint.
 
 Layers are found by the names on disk, not by module names, because some families rename
 tensors at load. The checkpoint may be safetensors or .bin, one file or shards. Bytes are
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import PrintMode, RunnerConfig
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.options.parts.keys import ExplainTarget, SplitConfig, SplitStrategy
 from runner.options.parts.render import plan as plan_text
 from runner.options.parts.render.notes import NOTES
@@ -33,7 +33,7 @@ from runner.options.parts.sharding.manifest import MANIFEST
 from runner.options.parts.sharding.partition_file import check_inline_size
 from runner.options.parts.sharding.strategies import plan_parts, plan_table_rows
 from runner.options.parts.sharding.unchanged import SplitPlan, hash_json, read_file_state
-from runner.records.artifacts import record_files
+from runner.records.artifacts import record_file_states
 from runner.records.jobs import Job
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import (
@@ -48,7 +48,7 @@ from runner_base import (
 )
 from runner_base.notes import Note, note, text_note
 from runner_base.render.notes import render_note
-from runner_engine import LocalModelConfig, ModelSpec, resolve, to_local_config
+from runner_engine import LocalModelConfig, ModelSpec, resolve_model, to_local_model_config
 from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint
 from runner_engine.models.bin_file import read_bin
 from runner_engine.render.notes import render_engine_note
@@ -64,17 +64,19 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class SplitInputs(TaskInputs):
-    """The assignment of tensors to parts. For random weights it is planned before they are made."""
+    """Input of task=split: the planned assignment of tensors to parts. Random weights are planned
+    before they are made.
+    """
 
     plan: SplitPlan
 
 
 def prepare(config: RunnerConfig) -> SplitInputs:
-    """Plan the split, so that errors appear early. The source is identified by the state of its
-    files.
+    """Plan the split, so that errors appear early. The source is identified by its files' sizes and
+    times.
     """
-    plan = _plan_split(config, can_write=False)
-    if (model := to_local_config(config.model)).random_weights:
+    plan = _plan_split(config, may_write=False)
+    if (model := to_local_model_config(config.model)).random_weights:
         return SplitInputs({"source": random_weights.hash_preset(model)}, plan)
     companions = {path.name: read_file_state(path) for path in plan.checkpoint.companions}
     return SplitInputs({"source": hash_json([plan.source_state["files"], companions])}, plan)
@@ -86,7 +88,7 @@ def preview(inputs: SplitInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
 
 
 def run(inputs: SplitInputs, context: TaskContext) -> Result:
-    """Show the plan, then write the parts and their manifest."""
+    """Print the plan, then write the parts and their manifest."""
     machine.reset_peak_rss_counter()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
     config, recorder = context.config, context.recorder
@@ -137,12 +139,12 @@ def run(inputs: SplitInputs, context: TaskContext) -> Result:
     for entry in written.manifest["parts"]:
         files[folder / entry["file"]] = entry["digest"]
         files[folder / entry["partition"]] = f"sha256:{entry['partition_sha256']}"
-    result.artifacts = record_files(files)
+    result.artifacts = record_file_states(files)
     return result
 
 
 def deliver(inputs: SplitInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Check the folder of a finished split, and write modified parts again."""
+    """Check the folder of an already finished split, and rewrite parts that were modified."""
     config, task = resolved.config, _split_config(resolved.config)
     if task.explain is not None:
         return
@@ -162,14 +164,14 @@ def _split_config(config: RunnerConfig) -> SplitConfig:
 
 
 def _plan_with_weights(config: RunnerConfig, plan: SplitPlan) -> SplitPlan:
-    """Return the plan of a checkpoint on disk. Random weights are made now."""
-    return _plan_split(config) if to_local_config(config.model).random_weights else plan
+    """Return the plan for a checkpoint on disk. If the model has random weights, they are made now."""
+    return _plan_split(config) if to_local_model_config(config.model).random_weights else plan
 
 
-def _plan_split(config: RunnerConfig, can_write: bool = True) -> SplitPlan:
-    """Assign tensors to parts, based on the headers alone."""
+def _plan_split(config: RunnerConfig, may_write: bool = True) -> SplitPlan:
+    """Assign the checkpoint's tensors to parts. Reads only the headers of the checkpoint's files."""
     task = _split_config(config)
-    if not model_kind(config.model).HAS_WEIGHTS:
+    if not get_model_kind(config.model).HAS_WEIGHTS:
         fix = "use model=embedded or model=auto"
         raise ConfigError(
             f"task=split needs weights, but model={config.model.name} has none. {fix}", code="unsupported"
@@ -184,10 +186,10 @@ def _plan_split(config: RunnerConfig, can_write: bool = True) -> SplitPlan:
                 value=choice,
                 code="conflict",
             )
-    model = to_local_config(config.model)
+    model = to_local_model_config(config.model)
     checkpoint = (
         _describe_random_checkpoint(model)
-        if model.random_weights and not can_write
+        if model.random_weights and not may_write
         else _read_checkpoint(model)
     )
     layout = find_layout(checkpoint)
@@ -211,7 +213,7 @@ def _plan_split(config: RunnerConfig, can_write: bool = True) -> SplitPlan:
 
 
 def _read_checkpoint(model: LocalModelConfig) -> Checkpoint:
-    folder = resolve(ModelSpec(model)).files.path
+    folder = resolve_model(ModelSpec(model)).files.path
     if folder.is_file():
         raise _gguf_error(model.name)
     return read_checkpoint(folder, read_bin)
@@ -227,14 +229,16 @@ def _gguf_error(name: str) -> ConfigError:
 
 
 def _describe_random_checkpoint(model: LocalModelConfig) -> Checkpoint:
-    """Describe random weights before they are made."""
+    """Return the tensors of a model with random weights, before the weights are made."""
     folder, shape = random_weights.get_checkpoint_folder(model), random_weights.read_preset_config(model)
-    tensors = random_weights.list_tensors(shape, folder)
+    tensors = random_weights.list_random_tensors(shape, folder)
     return Checkpoint(folder, shape, [WeightFile(folder, 0, b"", {}, tensors)], [])
 
 
 def _choose_output_dir(config: RunnerConfig, plan: SplitPlan) -> Path:
-    """Return the folder for the parts: task.output_dir if set, else a folder in output_dir."""
+    """Return the folder to which the parts are written: task.output_dir if set, otherwise a folder in
+    output_dir.
+    """
     if (folder := _split_config(config).output_dir) is not None:
         return Path(folder).expanduser().absolute()
     name = Path(plan.name).name or plan.checkpoint.folder.name

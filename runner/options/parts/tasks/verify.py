@@ -1,4 +1,5 @@
-"""Checks the parts of a split against their manifest, and against the source if one is given.
+"""The task task=verify: checks a split's parts against the manifest, and against the source
+checkpoint if one is given.
 
 Lists all problems with file, tensor, expected and actual value.
 """
@@ -14,14 +15,14 @@ from runner.options.parts.keys import VerifyConfig, VerifyLevel
 from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding.completeness import find_coverage_problems, find_source_problems
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
-from runner.options.parts.sharding.part_checks import CheckedPart, check_files, check_part
+from runner.options.parts.sharding.part_checks import CheckedPart, check_non_part_files, check_part
 from runner.options.parts.sharding.split_writer import ByteMeter
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, ConfigError, Result, machine
 from runner_base.errors import rename_error_keys
 from runner_base.notes import Note
 from runner_base.render.notes import render_note
-from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, resolve, to_local_config
+from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, resolve_model, to_local_model_config
 from runner_engine.checkpoints import Checkpoint, read_checkpoint
 from runner_engine.models.bin_file import read_bin
 
@@ -32,21 +33,21 @@ FROM_LEDGER = False  # parts may have been damaged since the last check
 
 @dataclass
 class VerifyInputs(TaskInputs):
-    """The manifest of the parts."""
+    """Input of task=verify: the manifest of the split."""
 
     task: VerifyConfig
     manifest: Manifest
 
 
 def prepare(config: RunnerConfig) -> VerifyInputs:
-    """Read the manifest. Raises ConfigError for a folder without one."""
+    """Read the split's manifest. Raises ConfigError for a folder without a manifest."""
     task = typed_task_config(config, VerifyConfig)
     manifest = read_manifest(task.parts)
     return VerifyInputs({"manifest": manifest.sha256}, task, manifest)
 
 
 def run(inputs: VerifyInputs, context: TaskContext) -> Result:
-    """Check everything. Returns a table with one row per part, and all problems."""
+    """Check all files of the split. Returns a table with one row per part, and all problems."""
     machine.reset_peak_rss()
     started, task, manifest, recorder = (time.perf_counter(), inputs.task, inputs.manifest, context.recorder)
     checkpoint = _read_source_headers(task, context.config.model)
@@ -56,16 +57,16 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
     checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[Note](), 0
 
     def add_table_row(
-        file: str, file_problems_found: list[Note], checked_content: str, part: str = "-"
+        file: str, file_problems_found: list[Note], checked_content: str, part_name: str = "-"
     ) -> None:
-        """Add a table row, and its problems to the list."""
+        """Add a row to the result's table, and a file's problems to the list of problems."""
         problems.extend(file_problems_found)
         status = (
             f"{len(file_problems_found)} problem{'s' * (len(file_problems_found) > 1)}"
             if file_problems_found
             else "ok"
         )
-        rows.append({"part": part, "file": file, "status": status, "checked": checked_content})
+        rows.append({"part": part_name, "file": file, "status": status, "checked": checked_content})
 
     with recorder.create_progress_bar(stored + in_source if deep else None, "verify", "bytes") as bar:
         meter = ByteMeter(bar)
@@ -76,9 +77,9 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
             what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
             what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"
             add_table_row(entry.stored.file, part.problems, what, str(entry.part_id))
-            rows[-1] |= _read_speed(part.nbytes, part.seconds)
+            rows[-1] |= _read_speed_metrics(part.nbytes, part.seconds)
             nbytes += part.nbytes
-        for folder, file_problems in check_files(manifest, task.level).items():
+        for folder, file_problems in check_non_part_files(manifest, task.level).items():
             count = len(manifest.non_part_files[folder])
             add_table_row(
                 f"{folder}/",
@@ -95,7 +96,7 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
             differences = find_source_problems(manifest, checked, checkpoint, task.level, meter)
             what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
             add_table_row(f"source {checkpoint.folder.name}", differences, what)
-            rows[-1] |= _read_speed(in_source if deep else 0, time.perf_counter() - began)
+            rows[-1] |= _read_speed_metrics(in_source if deep else 0, time.perf_counter() - began)
             nbytes += in_source if deep else 0
     seconds = time.perf_counter() - started
     return Result(
@@ -115,16 +116,16 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
 
 
 def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
-    """Read the headers of the source if one is named. Revision and cache folder come from the
-    model group.
+    """Read the headers of the source checkpoint if one is named. Revision and cache folder come from
+    config group `model`.
     """
     name = task.source
     if name is None:
         return None
     try:
-        local = to_local_config(model)
+        local = to_local_model_config(model)
         named = LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir)
-        folder = resolve(ModelSpec(named)).files.path
+        folder = resolve_model(ModelSpec(named)).files.path
     except ConfigError as error:
         raise rename_error_keys(error, {"model.name": "task.source"}) from error
     if folder.is_file():
@@ -134,5 +135,5 @@ def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint |
     return read_checkpoint(folder, read_bin)
 
 
-def _read_speed(nbytes: int, seconds: float) -> dict[str, Any]:
+def _read_speed_metrics(nbytes: int, seconds: float) -> dict[str, Any]:
     return {"mb": nbytes / 1e6, "mb_per_s": nbytes / 1e6 / seconds} if nbytes and seconds else {}

@@ -1,3 +1,3 @@
-"""Code that runs in the quantizer packages' environments. It is started by its path and
-imports nothing of the runner.
+"""Modules that run inside quantizer packages' environments. They are started by file path and
+import nothing of the runner.
 """

@@ -1,4 +1,6 @@
-"""AutoRound: learns the rounding block by block, and writes its own format."""
+"""Quantizes a model with AutoRound, which learns the rounding block by block and writes its own
+format.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from typing import Any
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize the model in one folder and save it to another folder."""
+    """Quantize the model in the request's source folder with AutoRound, and save it to the target
+    folder.
+    """
     import torch
     from auto_round import AutoRound
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -52,10 +56,10 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     return {}
 
 
-def _match_bits(name: str, overrides: dict[str, int]) -> int | None:
-    """Return the bits from the longest matching pattern, or None if no pattern matches."""
+def _match_bits(layer_name: str, bits_by_pattern: dict[str, int]) -> int | None:
+    """Return the bits of the longest pattern that matches a layer name, or None if no pattern matches."""
     from fnmatch import fnmatch
 
-    path = f".{name}."
-    fitting = [pattern for pattern in overrides if fnmatch(path, f"*.{pattern}.*")]
-    return overrides[max(fitting, key=len)] if fitting else None
+    path = f".{layer_name}."
+    fitting = [pattern for pattern in bits_by_pattern if fnmatch(path, f"*.{pattern}.*")]
+    return bits_by_pattern[max(fitting, key=len)] if fitting else None

@@ -1,5 +1,5 @@
-"""HQQ with transformers 4, the last version that reads and writes it. Its zero points need no
-calibration texts.
+"""Quantizes a model with HQQ and transformers 4, the last major version that supports HQQ files.
+HQQ needs no calibration texts.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize the model in one folder and save it to another folder."""
+    """Quantize the model in the request's source folder with HQQ, and save it to the target folder."""
     import torch
     from transformers import AutoModelForCausalLM, HqqConfig
 

@@ -1,5 +1,5 @@
-"""llama.cpp's own programs: llama-imatrix reads the calibration texts, and llama-quantize
-writes the file.
+"""Quantizes a model with llama.cpp's programs: llama-imatrix reads calibration texts,
+llama-quantize writes the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PIECE = re.compile(r"\[(\d+)\][\d.]")  # how llama-imatrix counts them
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize a .gguf file and write the result to another .gguf file."""
+    """Quantize a .gguf file with llama-quantize, and write the result to another .gguf file."""
     words = ["--allow-requantize"] if request["file_type"] == "F16" else []
     if request["reads_texts"]:
         words += ["--imatrix", _compute_imatrix(request, tools)]
@@ -31,7 +31,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
 
 
 def _compute_imatrix(request: dict[str, Any], tools: Any) -> str:
-    """Run llama-imatrix and return the path of the importance matrix."""
+    """Run llama-imatrix and return the path of the importance matrix that it writes."""
     folder = Path(request["texts"]).parent
     texts, matrix = folder / "texts.txt", folder / "imatrix.gguf"
     texts.write_text("\n\n".join(tools.read_texts()), encoding="utf-8")
@@ -62,15 +62,15 @@ def _compute_imatrix(request: dict[str, Any], tools: Any) -> str:
 
 
 def _pattern_to_regex(pattern: str) -> str:
-    """Return a regular expression that matches a pattern at the end or inside a tensor's name,
-    such as ffn_down or blk.0.
+    """Return a regular expression for a layer pattern such as ffn_down or blk.0, which matches at the
+    end or inside of a tensor name.
     """
     inner = pattern.replace(".", r"\.").replace("*", ".*").replace("?", ".")
     return rf"(^|\.){inner}(\.|$)"
 
 
 def _run_program(command: list[str], on_output: Any = None) -> None:
-    """Run a program that ends with this process. Its output goes to the log."""
+    """Run a program whose output goes to the log. The program ends when this process ends."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

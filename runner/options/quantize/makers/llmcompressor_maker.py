@@ -1,4 +1,6 @@
-"""GPTQ, AWQ and round-to-nearest with llm-compressor, in the compressed-tensors format."""
+"""Quantizes a model with llm-compressor (GPTQ, AWQ or round-to-nearest) in the compressed-tensors
+format.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from typing import Any
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize the model in one folder and save it to another folder."""
+    """Quantize the model in the request's source folder with llm-compressor, and save it to the target
+    folder.
+    """
     import torch
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from datasets import Dataset
@@ -39,7 +43,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     groups = {}
     longest_first = sorted(request["overrides"].items(), key=lambda pair: -len(pair[0]))
     for number, (pattern, bits) in enumerate(longest_first):
-        target = _pattern_to_target(pattern)
+        target = _pattern_to_regex(pattern)
         if bits == request["unquantized"]:
             ignored.append(target)
         else:
@@ -71,7 +75,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     return {}
 
 
-def _pattern_to_target(pattern: str) -> str:
-    """Return a pattern as llm-compressor's regular expression for module paths."""
+def _pattern_to_regex(pattern: str) -> str:
+    """Return a layer pattern as llm-compressor's regular expression for module paths."""
     inner = pattern.replace(".", r"\.").replace("*", ".*").replace("?", ".")
     return rf"re:(.*\.)?{inner}(\..*)?$"

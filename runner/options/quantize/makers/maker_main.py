@@ -1,5 +1,5 @@
-"""Entry point of a quantizer process: reads a request from stdin, lets one module write the
-model, and reports.
+"""Entry point of a quantizer process: reads a request from stdin, runs the module of one
+quantizer, and reports.
 
 It runs in the quantizer package's own environment, and imports only the standard library
 and that module. Its stdout is reserved for the runner; library output goes to the log. It
@@ -26,30 +26,34 @@ KIB_A_MIB = 1024 if sys.platform == "linux" else 1024**2
 
 
 class QuantizerTools:
-    """Helpers that a quantizer module gets in addition to the request."""
+    """Helper functions that a quantizer module gets with its request: progress, calibration texts,
+    file sizes.
+    """
 
-    def __init__(self, request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-        self.order, self._say = request, send
+    def __init__(self, request: dict[str, Any], send_message: Callable[[dict[str, Any]], None]) -> None:
+        self.order, self._say = request, send_message
         self.tokens = self.pieces = 0  # that were read
 
-    def report_step(self, name: str, done: int = 0, total: int = 0) -> None:
+    def report_step(self, step_name: str, done: int = 0, total: int = 0) -> None:
         """Report the current step and its progress to the runner."""
-        self._say({"step": name, "done": done, "total": total})
+        self._say({"step": step_name, "done": done, "total": total})
 
     def read_texts(self) -> list[str]:
-        """Return the calibration texts."""
+        """Return the calibration texts of the request."""
         found: list[str] = json.loads(Path(self.order["texts"]).read_text(encoding="utf-8"))
         return found
 
     def shard_size_argument(self) -> dict[str, int]:
-        """Return the argument that limits the size of each weight file, or {} for the package's
-        default.
+        """Return the keyword argument that limits the size of each weight file, or {} for the package's
+        default size.
         """
         size: int | None = self.order["shard_bytes"]
         return {} if size is None else {"max_shard_size": size}
 
     def make_sequences(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Return sequences of `sequence_tokens` tokens, spread evenly over the concatenated texts."""
+        """Return sequences of `sequence_tokens` tokens, taken at even distances from the concatenated
+        calibration texts.
+        """
         tokens = [token for text in token_ids for token in text]
         size: int = self.order["sequence_tokens"]
         whole = len(tokens) // size
@@ -63,7 +67,7 @@ class QuantizerTools:
 
 
 def main() -> None:
-    """Write the requested model."""
+    """Read the request, let its quantizer module write the model, and report the result."""
     order = json.loads(sys.stdin.read())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -89,12 +93,12 @@ def main() -> None:
     print(json.dumps({"report": report | details}), file=own)
 
 
-def _load_quantizer_module(name: str) -> ModuleType:
-    """Import the quantizer's module by its path, because its folder must not shadow a package's
-    name.
+def _load_quantizer_module(module_name: str) -> ModuleType:
+    """Import a quantizer module by its file path. Its folder is not put on sys.path, where it could
+    shadow a package.
     """
     spec = importlib.util.spec_from_file_location(
-        f"{name}_maker", Path(__file__).with_name(f"{name}_maker.py")
+        f"{module_name}_maker", Path(__file__).with_name(f"{module_name}_maker.py")
     )
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,6 @@
-"""torchao's integer groups with round-to-nearest, saved by transformers."""
+"""Quantizes a model with torchao (integer groups, round-to-nearest). transformers saves the
+result.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from typing import Any
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize the model in one folder and save it to another folder."""
+    """Quantize the model in the request's source folder with torchao, and save it to the target
+    folder.
+    """
     import torch
     from torchao.quantization import IntxWeightOnlyConfig, PerGroup
     from torchao.quantization.quant_primitives import MappingType

@@ -1,1 +1,1 @@
-"""Text output of task=quantize."""
+"""Texts that task=quantize prints."""

@@ -1,4 +1,4 @@
-"""Describes the planned quantization: source, quantizer, calibration texts and target."""
+"""Describes a planned quantization: source model, quantizer, calibration texts and target."""
 
 from __future__ import annotations
 

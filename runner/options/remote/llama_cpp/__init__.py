@@ -1,3 +1,3 @@
-"""Starts a llama.cpp server, compares it with the runner's own engine, and stops it. Requests
-are sent by runner/options/remote.
+"""Starts a llama.cpp server, compares it with the runner's engine, and stops it. The package
+runner/options/remote sends its requests.
 """

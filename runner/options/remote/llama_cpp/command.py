@@ -1,4 +1,4 @@
-"""Command line and environment variables of a job's llama.cpp server."""
+"""Builds the command line and environment variables of a job's llama.cpp server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
-from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_config
-from runner.options.remote.llama_cpp.program import find_program
+from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, as_llama_cpp_config
+from runner.options.remote.llama_cpp.program import find_llama_cpp_program
 from runner_base import ConfigError, machine
 from runner_engine.checkpoints import model_files
 
@@ -17,19 +17,21 @@ OF_LLAMA_CPP = "LLAMA_ARG_"  # begins variables that stand for words of its comm
 
 
 def served_model_name(model: LlamaCppConfig) -> str:
-    """Return the model name that the server uses: the file name without its folders."""
+    """Return the model's name on the server, which is its file name without folders."""
     return Path(model.name).name
 
 
-def max_positions(resolved: ResolvedJob) -> int:
-    """Return the maximum number of tokens of a prompt plus its answer."""
-    model = llama_cpp_config(resolved.config.model)
+def max_sequence_tokens(resolved: ResolvedJob) -> int:
+    """Return the maximum number of tokens in a prompt together with its answer."""
+    model = as_llama_cpp_config(resolved.config.model)
     return model.context or min(resolved.model.position_limits.own or MOST_POSITIONS, MOST_POSITIONS)
 
 
-def find_draft_file(resolved: ResolvedJob) -> Path | None:
-    """Return the draft model's path. Raises ConfigError if the file does not exist."""
-    model = llama_cpp_config(resolved.config.model)
+def find_draft_model_file(resolved: ResolvedJob) -> Path | None:
+    """Return the path of the draft model's file, or None without one. Raises ConfigError if the file
+    does not exist.
+    """
+    model = as_llama_cpp_config(resolved.config.model)
     if model.draft is None:
         return None
     path = Path(model.draft).expanduser().absolute()
@@ -39,12 +41,10 @@ def find_draft_file(resolved: ResolvedJob) -> Path | None:
 
 
 def build_server_options(resolved: ResolvedJob) -> list[str]:
-    """Return the server options that affect the computation. Address and API key are added
-    elsewhere.
-    """
-    model = llama_cpp_config(resolved.config.model)
-    program, draft = find_program(model), find_draft_file(resolved)
-    options = ["--ctx-size", str(max_positions(resolved) * model.parallel)]
+    """Return llama-server's options that can affect answers. Address and API key are not among them."""
+    model = as_llama_cpp_config(resolved.config.model)
+    program, draft = find_llama_cpp_program(model), find_draft_model_file(resolved)
+    options = ["--ctx-size", str(max_sequence_tokens(resolved) * model.parallel)]
     options += [
         "--parallel",
         str(model.parallel),
@@ -73,24 +73,24 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
 
 
 def server_environment(api_key: str) -> dict[str, str]:
-    """Return the user's environment variables plus the API key, without LLAMA_ARG_* variables that
-    would change the computation.
+    """Return the user's environment variables and the API key. LLAMA_ARG_* variables are left out,
+    because they would change the computation.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(OF_LLAMA_CPP)}
     own.pop("PYTHONPATH", None)  # xllamacpp's environment has packages of its own
     return own | {"LLAMA_API_KEY": api_key}
 
 
-def format_flags(resolved: ResolvedJob) -> str:
-    """Return the server options as text for the run record, without paths of this machine."""
-    draft, words = find_draft_file(resolved), build_server_options(resolved)
+def format_server_options(resolved: ResolvedJob) -> str:
+    """Return the server's options as text for the run record, without paths of this machine."""
+    draft, words = find_draft_model_file(resolved), build_server_options(resolved)
     shown = words if draft is None else [draft.name if word == str(draft) else word for word in words]
     return " ".join(shown)
 
 
-def check_flags(model: LlamaCppConfig) -> None:
-    """Raise ConfigError for a flag that the llama.cpp program does not list in its help."""
-    program = find_program(model)
+def check_flags_supported(model: LlamaCppConfig) -> None:
+    """Raise ConfigError for a flag that the installed llama.cpp program does not list in its help."""
+    program = find_llama_cpp_program(model)
     for word in model.flags if program.words else []:
         name = word.partition("=")[0]
         if name.startswith("-") and not name[1:2].isdigit() and name not in program.words:
@@ -105,7 +105,7 @@ def check_flags(model: LlamaCppConfig) -> None:
             )
 
 
-def hash_draft_file(resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-    """Return the SHA-256 of the draft model's file, or an empty dictionary without a draft model."""
-    draft = find_draft_file(resolved)
+def hash_draft_model_file(resolved: ResolvedJob, cache: Path) -> dict[str, str]:
+    """Return the SHA-256 of the draft model's file by its name, or {} without a draft model."""
+    draft = find_draft_model_file(resolved)
     return {} if draft is None else {"draft": model_files.hash_model_files(draft, cache)}

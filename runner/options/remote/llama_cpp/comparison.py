@@ -1,4 +1,4 @@
-"""Checks that llama.cpp computes the same as the runner's own engine from the same file.
+"""Checks that llama.cpp computes the same results as the runner's engine from the same file.
 
 Compared are the tokens of texts and rendered chats, and at sampled positions the likeliest
 next token and its log-probability. Correct programs still differ by rounding, which depends
@@ -20,7 +20,7 @@ from runner.config.resolved import ResolvedJob
 from runner.options.remote.faults import RequestFault
 from runner.options.remote.forced_scoring import ForcedToken, build_forced_request, parse_forced_response
 from runner.options.remote.llama_cpp import comparison_texts
-from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_config
+from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, as_llama_cpp_config
 from runner.options.remote.llama_cpp.render.notes import describe_logprob_gap
 from runner.options.remote.started.reference import REFERENCE_S, ReferenceFailed, run_reference_process
 from runner.options.remote.started.server import StartedServer
@@ -40,8 +40,8 @@ ROTATES = ("--rope", "--yarn", "--override-kv")
 
 @dataclass(frozen=True)
 class ReferenceResults:
-    """Reference results of the runner's engine for a file. `missing` gives the reason for absent
-    results.
+    """Results that the runner's engine computes from a model file. `missing` gives the reason if
+    results are absent.
     """
 
     missing: str = ""
@@ -52,7 +52,9 @@ class ReferenceResults:
 
     @property
     def mean_rounding_gap(self) -> float:
-        """Mean absolute difference between rounded and exact activations, in nats per token."""
+        """Mean absolute difference of log-probabilities (nats per token) between rounded and exact
+        activations.
+        """
         return _mean(
             [
                 abs(own - other)
@@ -64,7 +66,9 @@ class ReferenceResults:
 
 @dataclass(frozen=True)
 class TokenComparison:
-    """The next token at one position, according to both programs."""
+    """Log-probability and likeliest token at one position, from llama.cpp and from the runner's
+    engine.
+    """
 
     own: float  # log-probability, by our engine
     other: float  # and by llama.cpp
@@ -73,11 +77,11 @@ class TokenComparison:
 
 
 @report_step("loading the file with the runner's own engine, to compare llama.cpp's results with it")
-def load_reference(resolved: ResolvedJob) -> ReferenceResults:
-    """Return the reference results, from the user cache or from a subprocess that ends before
+def load_reference_results(resolved: ResolvedJob) -> ReferenceResults:
+    """Return the reference results from the user cache, or from a subprocess that ends before
     llama.cpp starts.
     """
-    model = llama_cpp_config(resolved.config.model)
+    model = as_llama_cpp_config(resolved.config.model)
     if not model.compare:
         return ReferenceResults(missing="model.compare=false")
     file = _cache_file(resolved)
@@ -95,24 +99,24 @@ def load_reference(resolved: ResolvedJob) -> ReferenceResults:
 
 @report_step("comparing llama.cpp with the runner's own engine")
 def compare_with_reference(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> Note:
-    """Return a note with the measured difference, or a warning about missing comparisons. Raises
-    ConfigError if both programs compute different things.
+    """Compare a llama.cpp server with the runner's engine. Returns a note with the difference, or
+    raises ConfigError for different computations.
     """
     if not reference.tokens:
         return note("not_compared", "warning", reason=reference.missing)
-    texts_read = _compare_tokens(resolved, reference, server)
-    chats = _compare_chats(resolved, reference, server)
+    texts_read = _compare_tokenizations(resolved, reference, server)
+    chats = _compare_rendered_chats(resolved, reference, server)
     tokens = note("same_tokens", texts=texts_read, chats=chats)
     if not reference.scores:
         return note("partly_compared", "warning", tokens=tokens, reason=reference.missing)
-    return _compare_scores_with_limit(resolved, reference, server, tokens)
+    return _check_score_differences(resolved, reference, server, tokens)
 
 
-def _compare_tokens(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
-    """Raise ConfigError if the server tokenizes a text differently. Returns the number of compared
-    texts.
+def _compare_tokenizations(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
+    """Raise ConfigError if the server tokenizes a text differently than the runner. Returns the number
+    of compared texts.
     """
-    all_texts = comparison_texts.make_sample_texts()
+    all_texts = comparison_texts.make_tokenized_texts()
     for text, own in zip(all_texts, reference.tokens, strict=True):
         other = _tokenize(server, text)
         if other != own:
@@ -120,16 +124,16 @@ def _compare_tokens(resolved: ResolvedJob, reference: ReferenceResults, server: 
                 resolved,
                 server,
                 (
-                    f"tokenizes {text[:60]!r} as {_format_tokens(other, own)}, but the runner's "
-                    f"engine as {_format_tokens(own, other)}{_missing_pattern_hint(resolved)}"
+                    f"tokenizes {text[:60]!r} as {_format_differing_tokens(other, own)}, but the runner's "
+                    f"engine as {_format_differing_tokens(own, other)}{_tokenizer_pattern_hint(resolved)}"
                 ),
-                _describe_flags(resolved, "--override-kv"),
+                _describe_suspect_flags(resolved, "--override-kv"),
             )
     return len(all_texts)
 
 
-def _compare_chats(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
-    """Raise ConfigError if the server renders a chat differently than the file's template. Returns
+def _compare_rendered_chats(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
+    """Raise ConfigError if the server renders a chat differently than the model's template. Returns
     the number of compared chats.
     """
     compared = 0
@@ -137,7 +141,7 @@ def _compare_chats(resolved: ResolvedJob, reference: ReferenceResults, server: S
         if not own["ids"]:  # the template refuses it, or there is none
             continue
         turns = [{"role": role, "content": content} for role, content in chat]
-        text = str(_post(server, "apply-template", {"messages": turns}).get("prompt"))
+        text = str(_post_json(server, "apply-template", {"messages": turns}).get("prompt"))
         other = _tokenize(server, text)
         if other != own["ids"]:
             raise _mismatch_error(
@@ -147,23 +151,23 @@ def _compare_chats(resolved: ResolvedJob, reference: ReferenceResults, server: S
                     f"renders a chat as {_excerpt_difference(text, own['text'])}, but the file's "
                     f"template as {_excerpt_difference(own['text'], text)}"
                 ),
-                _describe_flags(resolved, "--chat-template", "--no-jinja"),
+                _describe_suspect_flags(resolved, "--chat-template", "--no-jinja"),
             )
         compared += 1
     return compared
 
 
-def _compare_scores_with_limit(
+def _check_score_differences(
     resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer, tokens_note: Note
 ) -> Note:
-    """Raise ConfigError if log-probabilities differ from the runner's engine by more than rounding
-    explains.
+    """Raise ConfigError if log-probabilities of server and engine differ by more than rounding can
+    explain.
     """
-    model = llama_cpp_config(resolved.config.model)
+    model = as_llama_cpp_config(resolved.config.model)
     found = _compare_scores(model, reference, server)
     mean = _mean([abs(each.own - each.other) for each in found])
     most = max(abs(each.own - each.other) for each in found)
-    limit = _max_logprob_gap(model, reference.mean_rounding_gap)
+    limit = _max_mean_logprob_difference(model, reference.mean_rounding_gap)
     same = sum(each.own_first == each.other_first for each in found)
     if mean <= limit and math.isfinite(most):
         return note(
@@ -177,23 +181,23 @@ def _compare_scores_with_limit(
             f"{describe_logprob_gap(same, len(found), mean, most)}. Rounding explains at most "
             f"{limit:.2g} on average"
         ),
-        _suspect_settings(model),
+        _list_suspect_settings(model),
     )
 
 
 def _compare_scores(
     model: LlamaCppConfig, reference: ReferenceResults, server: StartedServer
 ) -> list[TokenComparison]:
-    """Return the next token at each position according to both programs. Positions of one text run
-    in order, because the server caches the prefix.
+    """Return both programs' scores at each position. The positions of a text run in order, because the
+    server caches the prefix.
     """
 
-    def score_text(ids: list[int], own_scores: dict[str, Any]) -> list[TokenComparison]:
+    def score_text(ids: list[int], reference_scores: dict[str, Any]) -> list[TokenComparison]:
         found = []
         for at in comparison_texts.choose_scored_positions(len(ids)):
             told = _fetch_forced_token(server, ids[:at], ids[at])
-            values = own_scores["logprobs"][at - 1], float(told.logprob)
-            found.append(TokenComparison(*values, own_scores["firsts"][at - 1], int(told.first)))
+            values = reference_scores["logprobs"][at - 1], float(told.logprob)
+            found.append(TokenComparison(*values, reference_scores["firsts"][at - 1], int(told.first)))
         return found
 
     with ThreadPoolExecutor(model.parallel) as pool:
@@ -204,21 +208,21 @@ def _compare_scores(
 def _fetch_forced_token(server: StartedServer, prefix: Sequence[int], token: int) -> ForcedToken:
     try:
         return parse_forced_response(
-            server.url, _post(server, "completion", build_forced_request(prefix, token)), token
+            server.url, _post_json(server, "completion", build_forced_request(prefix, token)), token
         )
     except RequestFault as fault:
         raise JobFailed(str(fault), code="damaged") from None
 
 
-def _max_logprob_gap(model: LlamaCppConfig, rounding: float) -> float:
+def _max_mean_logprob_difference(model: LlamaCppConfig, rounding_gap: float) -> float:
     """Return the allowed mean difference of log-probabilities, in nats per token."""
-    limit = max(ROUNDINGS * rounding, LEAST)
+    limit = max(ROUNDINGS * rounding_gap, LEAST)
     kinds = [kind for kind in (model.kv_keys, model.kv_values) if not kind.is_at_least_f16]
     return max(limit, *(limit + ALLOWED.get(kind.bits, COARSE) for kind in kinds), 0.0)
 
 
-def _suspect_settings(model: LlamaCppConfig) -> list[str]:
-    """Return the settings that may cause a difference, likeliest first."""
+def _list_suspect_settings(model: LlamaCppConfig) -> list[str]:
+    """Return the config settings that may cause a difference, likeliest first."""
     turned = [flag for flag in model.flags if flag.startswith(ROTATES)]
     found = [f"model.flags={_select_flags(model.flags, ROTATES)}"] if turned else []
     for key, kind in (("kv_keys", model.kv_keys), ("kv_values", model.kv_values)):
@@ -228,17 +232,17 @@ def _suspect_settings(model: LlamaCppConfig) -> list[str]:
     return found
 
 
-def _missing_pattern_hint(resolved: ResolvedJob) -> str:
-    """Return a message if the file does not name its tokenizer pattern. llama.cpp then uses a
-    default pattern.
+def _tokenizer_pattern_hint(resolved: ResolvedJob) -> str:
+    """Return a hint if the model file does not name its tokenizer's split pattern, because llama.cpp
+    then uses a default pattern.
     """
-    metadata = gguf_file.read_header(resolved.model.files.path).metadata
+    metadata = gguf_file.read_gguf_header(resolved.model.files.path).metadata
     is_told = PATTERN in metadata or metadata.get("tokenizer.ggml.model") != "gpt2"
     return "" if is_told else f". The file has no {PATTERN}. Convert the model again"
 
 
 def _select_flags(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
-    """Return the flags that start with one of the prefixes, with their values."""
+    """Return the command-line flags that start with one of the prefixes, with their values."""
     shown, takes = [], False
     for flag in flags:
         takes = flag.startswith(prefixes) or (takes and not flag.startswith("--"))
@@ -246,9 +250,9 @@ def _select_flags(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
     return f"[{','.join(shown)}]"
 
 
-def _describe_flags(resolved: ResolvedJob, *prefixes: str) -> list[str]:
-    """Return the job's flags that start with one of the prefixes, as a possible cause."""
-    flags = llama_cpp_config(resolved.config.model).flags
+def _describe_suspect_flags(resolved: ResolvedJob, *prefixes: str) -> list[str]:
+    """Return those flags of the job that may cause a difference."""
+    flags = as_llama_cpp_config(resolved.config.model).flags
     is_given = any(flag.startswith(prefixes) for flag in flags)
     return [f"model.flags={_select_flags(flags, prefixes)}"] if is_given else []
 
@@ -256,7 +260,7 @@ def _describe_flags(resolved: ResolvedJob, *prefixes: str) -> list[str]:
 def _mismatch_error(
     resolved: ResolvedJob, server: StartedServer, difference: str, suspects: Sequence[str]
 ) -> ConfigError:
-    """Return a ConfigError for a server that computes something else. `suspects` lists the
+    """Return a ConfigError for a server whose results differ from the engine's. `suspects` lists
     settings that may be the cause.
     """
     cause = (
@@ -280,11 +284,11 @@ def _mismatch_error(
 
 def _tokenize(server: StartedServer, text: str) -> list[int]:
     body = {"content": text, "add_special": True, "parse_special": True}
-    ids = _post(server, "tokenize", body).get("tokens")
+    ids = _post_json(server, "tokenize", body).get("tokens")
     return ids if isinstance(ids, list) else []
 
 
-def _post(server: StartedServer, path: str, payload: dict[str, Any]) -> dict[str, Any]:
+def _post_json(server: StartedServer, path: str, payload: dict[str, Any]) -> dict[str, Any]:
     try:
         answer = server.fetch_json(path, payload, REFERENCE_S)
     except (OSError, ValueError) as error:
@@ -294,14 +298,14 @@ def _post(server: StartedServer, path: str, payload: dict[str, Any]) -> dict[str
     return answer if isinstance(answer, dict) else {}
 
 
-def _format_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> str:
-    """Return up to six tokens from the first difference on."""
+def _format_differing_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> str:
+    """Return up to six tokens, beginning with the first that differs from the other list."""
     at = _find_first_difference(ids, other_ids)
     return f"{len(ids)} tokens (from number {at + 1} on {[*ids[at : at + 6]]})"
 
 
 def _excerpt_difference(text: str, other_text: str) -> str:
-    """Return 60 characters of a text around its first difference from another text."""
+    """Return 60 characters of a text around the position where it first differs from another text."""
     at = max(_find_first_difference(text, other_text) - 20, 0)
     return repr(("…" if at else "") + text[at : at + 60])
 
@@ -317,14 +321,14 @@ def _mean(values: Sequence[float]) -> float:
 
 def _cache_file(resolved: ResolvedJob) -> Path | None:
     content, versions = resolved.model.files.hashes.get("model"), machine.library_versions()
-    kwargs = llama_cpp_config(resolved.config.model).chat_template_kwargs
+    kwargs = as_llama_cpp_config(resolved.config.model).chat_template_kwargs
     libraries = [versions["torch"], versions["transformers"]]
     key = [
         "llama_cpp",
         VERSION,
         content,
         kwargs,
-        comparison_texts.make_sample_texts(),
+        comparison_texts.make_tokenized_texts(),
         comparison_texts.CHATS,
         *libraries,
     ]
@@ -332,7 +336,7 @@ def _cache_file(resolved: ResolvedJob) -> Path | None:
 
 
 def _compute_reference(resolved: ResolvedJob) -> dict[str, Any]:
-    model = llama_cpp_config(resolved.config.model)
+    model = as_llama_cpp_config(resolved.config.model)
     order = {"file": str(resolved.model.files.path), "chat_template_kwargs": model.chat_template_kwargs}
     try:
         found: dict[str, Any] = run_reference_process(MODULE, order)

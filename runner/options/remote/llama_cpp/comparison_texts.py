@@ -1,4 +1,4 @@
-"""Fixed sample texts for comparing a llama.cpp server with the runner's engine. Nothing is
+"""Fixed texts with which a llama.cpp server is compared with the runner's engine. Nothing is
 downloaded.
 """
 
@@ -60,13 +60,13 @@ CHATS = (
 
 
 def make_scored_texts() -> list[str]:
-    """Return the texts whose tokens are scored: word problems with their answers."""
+    """Return texts whose token log-probabilities are compared: word problems with their answers."""
     return [f"{problem.question}\n{problem.answer}" for problem in generate_problems(Split.TEST, SCORED)]
 
 
-def make_sample_texts() -> list[str]:
-    """Return the texts whose tokens are compared: scored texts, code snippets and random text in
-    many scripts.
+def make_tokenized_texts() -> list[str]:
+    """Return texts whose tokenization is compared: the scored texts, code, and random text in many
+    scripts.
     """
     drawn = random.Random(0)
     texts = [*make_scored_texts(), *CODE]
@@ -82,5 +82,5 @@ def make_sample_texts() -> list[str]:
 
 
 def choose_scored_positions(num_tokens: int) -> list[int]:
-    """Return the positions in a text of `num_tokens` tokens at which the next token is scored."""
+    """Return the positions at which the next token is scored in a text of `num_tokens` tokens."""
     return sorted({max(1, (number + 1) * (num_tokens - 1) // PLACES) for number in range(PLACES)})

@@ -1,5 +1,5 @@
-"""The engine of model=llama_cpp: it starts a llama.cpp server and compares the server with the
-runner's own engine.
+"""Engine of model=llama_cpp, which starts a llama.cpp server and compares it with the runner's own
+engine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.keys import ApiConfig, ApiExtensions
 from runner.options.remote.llama_cpp import comparison
-from runner.options.remote.llama_cpp.command import format_flags, served_model_name
-from runner.options.remote.llama_cpp.keys import llama_cpp_config
+from runner.options.remote.llama_cpp.command import format_server_options, served_model_name
+from runner.options.remote.llama_cpp.keys import as_llama_cpp_config
 from runner.options.remote.llama_cpp.render.notes import NOTES
 from runner.options.remote.llama_cpp.server import LlamaCppServer
 from runner.options.remote.started.engine import RETRIES, StartedEngine
@@ -34,7 +34,7 @@ class LlamaCppEngine(StartedEngine):
         bases: BaseModelCache | None = None,
         folder: Path | None = None,
     ) -> None:
-        self._keys = llama_cpp_config(resolved.config.model)
+        self._keys = as_llama_cpp_config(resolved.config.model)
         self._reference = comparison.ReferenceResults()
         super().__init__(resolved, capabilities, bases, folder)
 
@@ -52,11 +52,11 @@ class LlamaCppEngine(StartedEngine):
         )
 
     def _start_server(self, folder: Path) -> LlamaCppServer:
-        self._reference = comparison.load_reference(self._resolved)
+        self._reference = comparison.load_reference_results(self._resolved)
         return LlamaCppServer(self._resolved, folder)
 
     def _format_flags(self) -> str:
-        return format_flags(self._resolved)
+        return format_server_options(self._resolved)
 
     def _batch_invariance_note(self) -> Note:
         if self._keys.parallel > 1:
@@ -64,8 +64,8 @@ class LlamaCppEngine(StartedEngine):
         return note("prompts_cached") if self._keys.caches_prompts else note("rows_alone")
 
     def request_parameters(self, request: Request) -> dict[str, Any]:
-        """Return the parameters sent for a request. Without a prompt cache, earlier requests do not
-        affect the answer.
+        """Return the HTTP parameters of a request. Without a prompt cache, earlier requests cannot affect
+        an answer.
         """
         sent = super().request_parameters(request)
         if not self._keys.caches_prompts:
@@ -73,5 +73,5 @@ class LlamaCppEngine(StartedEngine):
         return sent
 
     def _compare_with_reference(self, server: StartedServer) -> Note:
-        """Compare the server with the runner's own engine."""
+        """Compare the llama.cpp server with the runner's own engine, and return a note."""
         return comparison.compare_with_reference(self._resolved, self._reference, server)

@@ -1,5 +1,5 @@
-"""Config keys of model=llama_cpp: a .gguf file on a llama.cpp server that the runner starts
-and stops.
+"""Config keys of model=llama_cpp: a .gguf file on a llama.cpp server that the runner starts and
+stops.
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ class KvType(StrEnum):
 
     @property
     def bits(self) -> float:
-        """Bits per value, including the block's scale."""
+        """Bits per stored value, including its share of the block's scale."""
         return _BITS[self]
 
     @property
     def is_at_least_f16(self) -> bool:
-        """Whether the format is at least as exact as f16, llama.cpp's default."""
+        """Whether the format is at least as exact as f16, the default of llama.cpp."""
         return self in (KvType.f32, KvType.f16)
 
 
@@ -115,7 +115,7 @@ _BITS = {
 
 
 class FlashAttention(StrEnum):
-    """Whether llama.cpp uses flash attention. auto: where it is supported."""
+    """Setting for llama.cpp's flash attention. auto: used where it is supported."""
 
     auto = "auto"
     on = "on"
@@ -124,7 +124,9 @@ class FlashAttention(StrEnum):
 
 @dataclass
 class LlamaCppConfig(StartedConfig):
-    """A .gguf file that llama.cpp runs. The file is hashed like a local model's files."""
+    """Config of model=llama_cpp: a .gguf file that llama.cpp runs. The file is hashed like a local
+    model's.
+    """
 
     module: ClassVar[str] = "runner.options.remote.llama_cpp.kind"
     OPTIONS_BY_KEY: ClassVar[Mapping[str, str]] = BY_KEY
@@ -159,7 +161,7 @@ class LlamaCppConfig(StartedConfig):
 
     @property
     def caches_prompts(self) -> bool:
-        """Whether llama.cpp reuses the shared prefix of an earlier prompt.
+        """Whether llama.cpp reuses the prefix that a prompt shares with an earlier prompt.
 
         Earlier requests then affect the last bits of an answer.
         """
@@ -191,7 +193,7 @@ class LlamaCppConfig(StartedConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings that llama.cpp does not support or implements differently."""
+        """Raise ConfigError for settings that llama.cpp does not support or computes differently."""
         need = "llama.cpp has no PEFT adapters. Merge the adapter into a .gguf file, or use model=local"
         check_value(lora.name == "none", "lora", lora.name, need, code="unsupported")
         why = "llama.cpp reads the file in its stored format"
@@ -211,6 +213,6 @@ class LlamaCppConfig(StartedConfig):
         check_thinking_budget("model", ThinkingBudget.llama_cpp, generation)
 
 
-def llama_cpp_config(model: ModelConfig) -> LlamaCppConfig:
+def as_llama_cpp_config(model: ModelConfig) -> LlamaCppConfig:
     assert isinstance(model, LlamaCppConfig)
     return model

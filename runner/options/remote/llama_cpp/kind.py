@@ -1,17 +1,23 @@
-"""model=llama_cpp: a .gguf file on a llama.cpp server that the runner starts and stops."""
+"""The model kind model=llama_cpp: a .gguf file on a llama.cpp server that the runner starts and
+stops.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from runner.config.resolved import ResolvedJob, base_key
+from runner.config.resolved import ResolvedJob, base_model_key
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner.options.remote import api_kind as api
-from runner.options.remote.llama_cpp.command import check_flags, hash_draft_file, max_positions
+from runner.options.remote.llama_cpp.command import (
+    check_flags_supported,
+    hash_draft_model_file,
+    max_sequence_tokens,
+)
 from runner.options.remote.llama_cpp.engine import LlamaCppEngine
-from runner.options.remote.llama_cpp.keys import llama_cpp_config
-from runner.options.remote.llama_cpp.program import find_program
+from runner.options.remote.llama_cpp.keys import as_llama_cpp_config
+from runner.options.remote.llama_cpp.program import find_llama_cpp_program
 from runner.options.remote.llama_cpp.render.notes import NOTES
 from runner_base import (
     MIB,
@@ -24,39 +30,39 @@ from runner_base import (
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 from runner_engine import BaseModelCache, Capability, Engine, PositionLimits
-from runner_engine.checkpoints import chat_templates, count_weight_file_bytes
+from runner_engine.checkpoints import chat_templates, count_weight_file_nbytes
 
 
 class LlamaCpp(KindWithTokenizer):
-    """Model kind whose answers depend on the file and on llama.cpp's version, device and flags."""
+    """Model kind whose answers depend on a .gguf file and on llama.cpp's version, device and flags."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return names and SHA-256 of the files, and the llama.cpp version. The flags are in the
+        """Return names and SHA-256 of the model files, and llama.cpp's version. The flags are part of the
         config.
         """
-        model = llama_cpp_config(resolved.config.model)
+        model = as_llama_cpp_config(resolved.config.model)
         _require_gguf_file(resolved)
-        hashes = resolved.model.files.hash_files(cache) | hash_draft_file(resolved, cache)
+        hashes = resolved.model.files.hash_files(cache) | hash_draft_model_file(resolved, cache)
         hashes.pop("dtype", None)  # of our own engine
         if model.parallel == 1 and not model.caches_prompts:  # until 29 November 2026 it did
             hashes["prompt_cache"] = "off"
-        return hashes | {"llama_cpp": find_program(model).label}
+        return hashes | {"llama_cpp": find_llama_cpp_program(model).label}
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key that identifies the settings of a started server."""
-        return f"{base_key(config)} {config.model!r}"
+        """Return a key of all server settings. Jobs with equal keys can share a running server."""
+        return f"{base_model_key(config)} {config.model!r}"
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         further = {Capability.fixed_length, Capability.thinking_budget}
         return (api.CAPABILITIES | further) - {Capability.token_scores}
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for a file or setting that llama.cpp cannot run. In a plan, also return a
+        """Raise ConfigError for a file or setting that llama.cpp cannot run. For a plan, also return a
         note on memory.
         """
-        model = llama_cpp_config(resolved.config.model)
+        model = as_llama_cpp_config(resolved.config.model)
         _require_gguf_file(resolved)
-        check_flags(model)
+        check_flags_supported(model)
         samples, most = getattr(resolved.config.task, "samples", 1), model.parallel
         need = (
             f"llama.cpp samples all answers to a prompt at once. Use model.parallel={samples}, or "
@@ -68,25 +74,29 @@ class LlamaCpp(KindWithTokenizer):
         own, asked = resolved.model.position_limits.own, model.context
         beyond = asked is not None and own is not None and asked > own
         notes = [note("beyond_trained", "warning", context=asked, trained=own)] if beyond else []
-        memory = _predict_memory(resolved)
+        memory = _memory_note(resolved)
         notes += [memory] if resolved.config.plan else []
         return [render_note(each, NOTES) for each in notes]
 
     def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return the server's memory, threads and GPUs. It uses every GPU that it finds."""
-        model = llama_cpp_config(resolved.config.model)
-        gpus = len(machine.visible_gpu_models()) if find_program(model).devices else 0
-        needed = _weight_mib(resolved) + (_kv_mib(resolved) or 0.0)
+        """Return the memory, threads and GPUs that the server needs. llama.cpp uses every GPU of the
+        machine.
+        """
+        model = as_llama_cpp_config(resolved.config.model)
+        gpus = len(machine.visible_gpu_models()) if find_llama_cpp_program(model).devices else 0
+        needed = _weight_mib(resolved) + (_kv_cache_mib(resolved) or 0.0)
         return ResourceNeed(needed, model.threads or machine.available_cores(), gpus)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the context length of the file, and model.context or its default."""
-        return PositionLimits(resolved.model.position_limits.own, max_positions(resolved))
+        """Return the context length of the model file, and the configured one (model.context or its
+        default).
+        """
+        return PositionLimits(resolved.model.position_limits.own, max_sequence_tokens(resolved))
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return an engine that starts the server at its first use."""
+        """Return an engine that starts the llama.cpp server when it is first used."""
         return LlamaCppEngine(resolved, self.capabilities(resolved.config), bases, folder)
 
 
@@ -100,30 +110,30 @@ def _require_gguf_file(resolved: ResolvedJob) -> None:
 
 
 def _weight_mib(resolved: ResolvedJob) -> float:
-    return count_weight_file_bytes(resolved.model.files.path) / MIB
+    return count_weight_file_nbytes(resolved.model.files.path) / MIB
 
 
-def _kv_mib(resolved: ResolvedJob) -> float | None:
-    """Return the KV cache size of all sequences in MiB, or None if the file's header lacks the
-    dimensions.
+def _kv_cache_mib(resolved: ResolvedJob) -> float | None:
+    """Return the size in MiB of the KV cache for all sequences, or None if the file's header lacks the
+    model's dimensions.
     """
-    model, settings = llama_cpp_config(resolved.config.model), resolved.model.files.text_settings
+    model, settings = as_llama_cpp_config(resolved.config.model), resolved.model.files.text_settings
     names = ("num_hidden_layers", "num_key_value_heads", "head_dim")
     numbers = [settings.get(name) for name in names]
     if not all(isinstance(number, int) for number in numbers):
         return None
     layers, heads, size = (int(number) for number in numbers if number is not None)
     bits = model.kv_keys.bits + model.kv_values.bits
-    return layers * heads * size * bits / 8 * max_positions(resolved) * model.parallel / MIB
+    return layers * heads * size * bits / 8 * max_sequence_tokens(resolved) * model.parallel / MIB
 
 
-def _predict_memory(resolved: ResolvedJob) -> Note:
-    """Return a note with llama.cpp's estimated memory. Raises ConfigError if the model cannot fit
-    into main memory.
+def _memory_note(resolved: ResolvedJob) -> Note:
+    """Return a note with llama.cpp's estimated memory. Raises ConfigError if the model cannot fit into
+    main memory.
     """
-    model = llama_cpp_config(resolved.config.model)
-    weights, kv = _weight_mib(resolved), _kv_mib(resolved)
-    program = find_program(model)
+    model = as_llama_cpp_config(resolved.config.model)
+    weights, kv = _weight_mib(resolved), _kv_cache_mib(resolved)
+    program = find_llama_cpp_program(model)
     memory = note(
         "memory", weights_mib=weights, kv_mib=kv, places=program.device_names if program.devices else ""
     )

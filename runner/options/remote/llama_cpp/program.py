@@ -1,4 +1,6 @@
-"""Finds llama-server or a Python with xllamacpp, and reads its version, devices and flags."""
+"""Finds a llama-server program or a Python with xllamacpp, and reads its version, devices and
+flags.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class LlamaCppProgram:
-    """A program with the command line of llama-server."""
+    """An installed program with the command line of llama-server."""
 
     command: tuple[str, ...]  # without its words
     version: str
@@ -57,7 +59,7 @@ class LlamaCppProgram:
 
     @property
     def label(self) -> str:
-        """Version and devices of llama.cpp, for facts and messages."""
+        """Version and devices of llama.cpp as text, for facts and messages."""
         return f"llama.cpp {self.version} on {self.device_names}"
 
     @property
@@ -65,13 +67,15 @@ class LlamaCppProgram:
         return " and ".join(self.devices) or "the CPU"
 
     def first_supported_flag(self, *flags: str) -> str:
-        """Return the first spelling that the program knows, or the first one if its flags are unknown."""
+        """Return the first of several spellings of a flag that the program knows. If its flags are
+        unknown, return the first spelling.
+        """
         return next((word for word in flags if word in self.words), flags[0])
 
 
-def find_program(model: LlamaCppConfig) -> LlamaCppProgram:
-    """Return the program named in the config, or the first one found. Raises ConfigError if there
-    is none.
+def find_llama_cpp_program(model: LlamaCppConfig) -> LlamaCppProgram:
+    """Return the llama.cpp program named in the config, otherwise the first one found. Raises
+    ConfigError if there is none.
     """
     if model.python is not None:
         path = Path(model.python).expanduser().absolute()
@@ -105,14 +109,16 @@ def find_program(model: LlamaCppConfig) -> LlamaCppProgram:
 
 
 def _probe_executable(name: str, key: str, value: object) -> LlamaCppProgram:
-    """Return a llama-server by its path or name."""
+    """Return the llama-server program at a path or with a name, after running it for version and
+    flags.
+    """
     path = shutil.which(str(Path(name).expanduser()))
     if path is None:
         raise ConfigError(
             f"this program does not exist or is not executable. {HOW}", key=key, value=value, code="not_found"
         )
     label = key if value is NOT_GIVEN else f"{key}={value}"
-    said = _run_with_flag(path, label, "--version")
+    said = _read_flag_output(path, label, "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     if named is None:
         raise ConfigError(
@@ -122,15 +128,15 @@ def _probe_executable(name: str, key: str, value: object) -> LlamaCppProgram:
             code="unsupported",
         )
     version = f"b{named[1]}" + (f" ({named[2]})" if named[2] else "")
-    listed = _run_with_flag(path, label, "--list-devices").partition("devices:")[2]
+    listed = _read_flag_output(path, label, "--list-devices").partition("devices:")[2]
     devices = re.findall(r"^\s+(\w+: [^(\n]+?)\s*(?:\(|$)", listed, re.M)
-    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _run_with_flag(path, label, "--help"))
+    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _read_flag_output(path, label, "--help"))
     return LlamaCppProgram((path,), version, tuple(devices), frozenset(words))
 
 
 @cache
-def _run_with_flag(path: str, label: str, flag: str) -> str:
-    """Run a program with one flag and return its output."""
+def _read_flag_output(path: str, label: str, flag: str) -> str:
+    """Run a program with a single flag such as --version, and return its output."""
     try:
         done = subprocess.run(
             [path, flag],
@@ -149,12 +155,14 @@ def _run_with_flag(path: str, label: str, flag: str) -> str:
 
 
 @cache
-def _probe_xllamacpp(python: str) -> LlamaCppProgram | None:
-    """Return the xllamacpp of a Python, or None if it is not installed."""
-    why = f"model.python={python} does not run as a Python"
+def _probe_xllamacpp(python_path: str) -> LlamaCppProgram | None:
+    """Return the xllamacpp program of a Python environment, or None if xllamacpp is not installed
+    there.
+    """
+    why = f"model.python={python_path} does not run as a Python"
     try:
         done = subprocess.run(
-            [python, "-P", "-c", PROBE],
+            [python_path, "-P", "-c", PROBE],
             capture_output=True,
             text=True,
             timeout=PROBE_S,
@@ -172,5 +180,5 @@ def _probe_xllamacpp(python: str) -> LlamaCppProgram | None:
         return None
     build = f" ({found['build']})" if found["build"] else ""
     version = f"of xllamacpp {found['version']}{build}"
-    command = (python, "-P", str(Path(xllamacpp_main.__file__)))
+    command = (python_path, "-P", str(Path(xllamacpp_main.__file__)))
     return LlamaCppProgram(command, version, tuple(found["devices"]), frozenset(xllamacpp_main.WORDS))

@@ -1,5 +1,5 @@
-"""Subprocess that computes the reference results of the runner's engine for a .gguf file.
-Reads JSON from stdin and writes JSON to stdout.
+"""Subprocess that computes the runner's reference results for a .gguf file. It reads JSON from
+stdin and writes JSON to stdout.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from runner_engine import (
     check_memory_fits,
     complete_requests,
     create_tokenizer_only_encoder,
-    resolve,
+    resolve_model,
 )
 
 ROUNDED = {"bfloat16": Dtype.bfloat16}  # how a file's own numbers are rounded; others: to float16
 
 
 def make_model_spec(request: dict[str, Any], dtype: Dtype, **of_blocks: bool) -> ModelSpec:
-    """Return the model spec of the reference run: the file on the CPU, in the given dtype."""
+    """Return the engine's model spec for the reference results: the .gguf file on the CPU, in a given
+    dtype.
+    """
     kwargs = request["chat_template_kwargs"]
     model = LocalModelConfig(request["file"], device="cpu", dtype=dtype, chat_template_kwargs=kwargs)
     choice: Any = CHOICES["gguf"]
@@ -37,8 +39,10 @@ def make_model_spec(request: dict[str, Any], dtype: Dtype, **of_blocks: bool) ->
 
 
 def tokenize_samples(spec: ModelSpec) -> dict[str, Any]:
-    """Return the tokens of texts, and of chats rendered with the file's template."""
-    encoder = create_tokenizer_only_encoder(resolve(spec))
+    """Return the token ids of the sample texts, and of sample chats rendered with the model's
+    template.
+    """
+    encoder = create_tokenizer_only_encoder(resolve_model(spec))
     chats: list[dict[str, Any]] = []
     for chat in comparison_texts.CHATS:
         try:
@@ -46,13 +50,15 @@ def tokenize_samples(spec: ModelSpec) -> dict[str, Any]:
         except RunnerError as error:
             text, ids = f"refused: {to_one_line(error)}", []
         chats.append({"text": text, "ids": ids})
-    tokens = [encoder.encode_prompt(Request(0, text))[1] for text in comparison_texts.make_sample_texts()]
+    tokens = [encoder.encode_prompt(Request(0, text))[1] for text in comparison_texts.make_tokenized_texts()]
     return {"tokens": tokens, "chats": chats}
 
 
 def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
-    """Return log-probability and likeliest token at each position of each text after the first."""
-    resolved = resolve(spec)
+    """Return log-probability and likeliest token at each position of each text, except the first
+    position.
+    """
+    resolved = resolve_model(spec)
     check_files(resolved)
     check_memory_fits(resolved)
     engine = LocalEngine(resolved)
@@ -69,8 +75,8 @@ def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
     ]
 
 
-def compute_reference(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the reference results, with the reason for absent results under "missing"."""
+def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the reference results. Absent results have their reason under "missing"."""
     exact = make_model_spec(request, Dtype.float32)
     try:
         said = tokenize_samples(exact)
@@ -78,7 +84,7 @@ def compute_reference(request: dict[str, Any]) -> dict[str, Any]:
         return {"missing": to_one_line(error)}
     ids = said["tokens"][: comparison_texts.SCORED]
     try:
-        files = resolve(exact).files
+        files = resolve_model(exact).files
         rounded = make_model_spec(request, Dtype.float32, int8_rows=True)
         if not files.can_keep_blocks:
             rounded = make_model_spec(request, ROUNDED.get(str(files.settings.get("dtype")), Dtype.float16))
@@ -88,11 +94,11 @@ def compute_reference(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the request from stdin and write the results to stdout."""
+    """Read a JSON request from stdin and write the reference results to stdout."""
     child_process.die_with_parent()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries write there, too
-    json.dump(compute_reference(json.load(sys.stdin)), out)
+    json.dump(compute_reference_results(json.load(sys.stdin)), out)
 
 
 if __name__ == "__main__":

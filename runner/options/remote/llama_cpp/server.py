@@ -1,5 +1,5 @@
-"""A llama.cpp server: its command line, its error messages, and checks that it runs the
-requested model.
+"""Runs a llama.cpp server: builds its command line, explains its errors, and checks that it runs
+the requested model.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from runner.config.resolved import ResolvedJob
 from runner.options.remote.extra_sampling import SAMPLERS
 from runner.options.remote.llama_cpp.command import (
     build_server_options,
-    max_positions,
+    max_sequence_tokens,
     served_model_name,
     server_environment,
 )
-from runner.options.remote.llama_cpp.keys import llama_cpp_config
-from runner.options.remote.llama_cpp.program import find_program
+from runner.options.remote.llama_cpp.keys import as_llama_cpp_config
+from runner.options.remote.llama_cpp.program import find_llama_cpp_program
 from runner.options.remote.started.server import LOOPBACK, TAKEN, StartedServer
 from runner_base import ConfigError, JobFailed, to_one_line
 
@@ -67,13 +67,13 @@ class LlamaCppServer(StartedServer):
 
     def __init__(self, resolved: ResolvedJob, folder: Path) -> None:
         """Start the server, wait until it answers, and check that it runs the requested model."""
-        self._resolved, self.model = resolved, llama_cpp_config(resolved.config.model)
-        self.program = find_program(self.model)
+        self._resolved, self.model = resolved, as_llama_cpp_config(resolved.config.model)
+        self.program = find_llama_cpp_program(self.model)
         label, name = self.program.label, self.model.name
         super().__init__(label, name, folder, self.model.start_s, self.model.port)
         try:
-            self._check_props(self._fetch_json("props"))
-            self._check_parameters(
+            self._check_server_properties(self._fetch_json("props"))
+            self._check_request_parameters(
                 self._fetch_json("completion", {"prompt": TRIED_WORDS, "cache_prompt": False} | TRIED)
             )
         except BaseException:
@@ -91,19 +91,19 @@ class LlamaCppServer(StartedServer):
         return [*self.program.command, *file, *build_server_options(self._resolved), *address]
 
     def variables(self) -> dict[str, str]:
-        """Return the user's environment variables plus the API key."""
+        """Return the server's environment variables: the user's own and the API key."""
         return server_environment(self.key)
 
     def user_flags(self) -> tuple[str, list[str]]:
         return "model.flags", self.model.flags
 
     def memory_advice(self) -> str:
-        """Return advice on settings that need less memory."""
+        """Return advice on settings with which llama.cpp needs less memory."""
         return "Use a smaller model.context or model.parallel, fewer model.gpu_layers, or model.kv_keys=q8_0"
 
     def _fetch_json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the server's JSON answer. If there is none, raise an error with the reason from the
-        server's log.
+        """Return the server's JSON response to a path. Without a response, raise an error with the reason
+        from the server's log.
         """
         try:
             answer = self.fetch_json(path, body, self.model.answer_s)
@@ -114,12 +114,12 @@ class LlamaCppServer(StartedServer):
             ) from None
         return answer if isinstance(answer, dict) else {}
 
-    def _check_props(self, props: Mapping[str, Any]) -> None:
-        """Raise ConfigError if the server has loaded another file, or has less context or fewer slots
+    def _check_server_properties(self, server_properties: Mapping[str, Any]) -> None:
+        """Raise ConfigError if the server has loaded another file, or has a smaller context or fewer slots
         than requested.
         """
         file = self._resolved.model.files.path
-        told = props.get("model_path")
+        told = server_properties.get("model_path")
         if not isinstance(told, str) or Path(told).name != file.name:
             raise ConfigError(
                 (
@@ -130,7 +130,7 @@ class LlamaCppServer(StartedServer):
                 value=self.model.name,
                 code="mismatch",
             )
-        slots, wanted = props.get("total_slots"), self.model.parallel
+        slots, wanted = server_properties.get("total_slots"), self.model.parallel
         if slots != wanted:
             raise ConfigError(
                 (
@@ -141,18 +141,18 @@ class LlamaCppServer(StartedServer):
                 value=wanted,
                 code="mismatch",
             )
-        room = (props.get("default_generation_settings") or {}).get("n_ctx", 0)
-        if room < max_positions(self._resolved):
+        room = (server_properties.get("default_generation_settings") or {}).get("n_ctx", 0)
+        if room < max_sequence_tokens(self._resolved):
             raise ConfigError(
                 f"{self.label} has memory for only {room} tokens. Lower this value, or free memory",
                 key="model.context",
-                value=max_positions(self._resolved),
+                value=max_sequence_tokens(self._resolved),
                 code="too_large",
             )
 
-    def _check_parameters(self, answer: Mapping[str, Any]) -> None:
-        """Raise ConfigError if the server ignores a parameter of a request."""
-        told = answer.get("generation_settings") or {}
+    def _check_request_parameters(self, response: Mapping[str, Any]) -> None:
+        """Raise ConfigError if the server ignored a parameter of a request."""
+        told = response.get("generation_settings") or {}
         ignored = [
             f"{name} (sent {sent}, taken {to_one_line(told.get(name))})"
             for name, sent in TRIED.items()

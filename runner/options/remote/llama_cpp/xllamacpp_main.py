@@ -1,5 +1,5 @@
-"""Serves like llama-server from a Python that has only xllamacpp: `python xllamacpp_main.py
---model FILE --port PORT …`. The API key comes from LLAMA_API_KEY.
+"""Serves like llama-server from a Python with xllamacpp: `python xllamacpp_main.py --model FILE
+--port PORT …`. LLAMA_API_KEY contains the API key.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # the tensors that --cpu-mo
 Put = Callable[[Any, Any, str], None]  # parameters, the library and a value
 
 
-def attribute_setter(path: str, convert: Callable[[str], Any] = str) -> Put:
-    """Return a function that sets a converted value at a dotted attribute path of the parameters."""
-    *owners, name = path.split(".")
+def make_attribute_setter(attribute_path: str, convert: Callable[[str], Any] = str) -> Put:
+    """Return a function that sets an attribute of xllamacpp's parameters, given by a dotted path, to
+    the converted flag value.
+    """
+    *owners, name = attribute_path.split(".")
 
     def set_value(parameters: Any, _library: Any, value: str) -> None:
         for owner in owners:
@@ -27,14 +29,16 @@ def attribute_setter(path: str, convert: Callable[[str], Any] = str) -> Put:
     return set_value
 
 
-def enum_setter(path: str, enum_name: str, prefix: str, spellings: Mapping[str, str] | None = None) -> Put:
-    """Return a function that sets a member of one of the library's enumerations at an attribute
-    path.
+def make_enum_setter(
+    attribute_path: str, enum_name: str, prefix: str, spellings: Mapping[str, str] | None = None
+) -> Put:
+    """Return a function that sets an attribute of xllamacpp's parameters to a member of one of the
+    library's enums.
     """
 
     def set_value(parameters: Any, library: Any, value: str) -> None:
         name = prefix + (spellings or {}).get(value, value).upper()
-        attribute_setter(path, lambda _: getattr(getattr(library, enum_name), name))(
+        make_attribute_setter(attribute_path, lambda _: getattr(getattr(library, enum_name), name))(
             parameters, library, value
         )
 
@@ -42,7 +46,7 @@ def enum_setter(path: str, enum_name: str, prefix: str, spellings: Mapping[str, 
 
 
 def combine_setters(*setters: Put) -> Put:
-    """Return a function that calls several setters with the same value."""
+    """Return a function that calls several setters with the same flag value."""
 
     def set_value(parameters: Any, library: Any, value: str) -> None:
         for one_put in setters:
@@ -51,96 +55,99 @@ def combine_setters(*setters: Put) -> Put:
     return set_value
 
 
-def constant_setter(path: str, value: Any) -> Put:
-    """Return a function that sets a fixed value, for a flag without a value."""
-    return attribute_setter(path, lambda _: value)
+def make_constant_setter(attribute_path: str, value: Any) -> Put:
+    """Return a function that sets an attribute of xllamacpp's parameters to a constant, for a flag
+    without value.
+    """
+    return make_attribute_setter(attribute_path, lambda _: value)
 
 
-def add_tensor_override(parameters: Any, _library: Any, value: str) -> None:
-    """Append rules for the placement of tensors."""
+def add_tensor_override(parameters: Any, _library: Any, flag_value: str) -> None:
+    """Add the flag's rules on which device stores which tensors to the parameters."""
     before = parameters.tensor_buft_overrides
-    parameters.tensor_buft_overrides = f"{before},{value}" if before else value
+    parameters.tensor_buft_overrides = f"{before},{flag_value}" if before else flag_value
 
 
-def keep_experts_on_cpu(parameters: Any, library: Any, value: str) -> None:
-    """Keep the experts of the first N layers on the CPU."""
-    layers = range(int(value))
+def keep_experts_on_cpu(parameters: Any, library: Any, num_layers: str) -> None:
+    """Keep the experts of a mixture-of-experts model's first N layers on the CPU."""
+    layers = range(int(num_layers))
     add_tensor_override(parameters, library, ",".join(rf"blk\.{layer}{EXPERTS}=CPU" for layer in layers))
 
 
-def set_speculative_type(parameters: Any, library: Any, value: str) -> None:
-    """Set the type of speculative decoding."""
-    name = "COMMON_SPECULATIVE_TYPE_" + value.replace("-", "_").upper()
+def set_speculative_type(parameters: Any, library: Any, type_name: str) -> None:
+    """Set the method of speculative decoding."""
+    name = "COMMON_SPECULATIVE_TYPE_" + type_name.replace("-", "_").upper()
     parameters.speculative.types = [getattr(library.common_speculative_type, name)]
 
 
-def parse_gpu_layers(value: str) -> int:
-    """Return the number of layers on the GPU. xllamacpp uses -1 for auto and -2 for all."""
-    return {"auto": -1, "all": -2}.get(value) or int(value)
+def parse_gpu_layers(flag_value: str) -> int:
+    """Convert the flag for GPU layers to a number. xllamacpp uses -1 for auto and -2 for all."""
+    return {"auto": -1, "all": -2}.get(flag_value) or int(flag_value)
 
 
 FLASH = {"on": "enabled", "off": "disabled"}
 ROPE = "LLAMA_ROPE_SCALING_TYPE_"
 WORDS: dict[str, tuple[bool, Put]] = {  # whether a value follows, and what is done with it
-    "--model": (True, attribute_setter("model.path")),
-    "--alias": (True, attribute_setter("model_alias", lambda value: {value})),
-    "--host": (True, attribute_setter("hostnames", lambda value: [value])),
-    "--port": (True, attribute_setter("port", int)),
-    "--gpu-layers": (True, attribute_setter("n_gpu_layers", parse_gpu_layers)),
-    "--ctx-size": (True, attribute_setter("n_ctx", int)),
-    "--parallel": (True, attribute_setter("n_parallel", int)),
-    "--kv-unified": (False, constant_setter("kv_unified", True)),
-    "--cache-type-k": (True, enum_setter("cache_type_k", "ggml_type", "GGML_TYPE_")),
-    "--cache-type-v": (True, enum_setter("cache_type_v", "ggml_type", "GGML_TYPE_")),
+    "--model": (True, make_attribute_setter("model.path")),
+    "--alias": (True, make_attribute_setter("model_alias", lambda value: {value})),
+    "--host": (True, make_attribute_setter("hostnames", lambda value: [value])),
+    "--port": (True, make_attribute_setter("port", int)),
+    "--gpu-layers": (True, make_attribute_setter("n_gpu_layers", parse_gpu_layers)),
+    "--ctx-size": (True, make_attribute_setter("n_ctx", int)),
+    "--parallel": (True, make_attribute_setter("n_parallel", int)),
+    "--kv-unified": (False, make_constant_setter("kv_unified", True)),
+    "--cache-type-k": (True, make_enum_setter("cache_type_k", "ggml_type", "GGML_TYPE_")),
+    "--cache-type-v": (True, make_enum_setter("cache_type_v", "ggml_type", "GGML_TYPE_")),
     "--flash-attn": (
         True,
-        enum_setter("flash_attn_type", "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", FLASH),
+        make_enum_setter("flash_attn_type", "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", FLASH),
     ),
-    "--batch-size": (True, attribute_setter("n_batch", int)),
-    "--ubatch-size": (True, attribute_setter("n_ubatch", int)),
+    "--batch-size": (True, make_attribute_setter("n_batch", int)),
+    "--ubatch-size": (True, make_attribute_setter("n_ubatch", int)),
     "--threads": (
         True,
         combine_setters(
-            attribute_setter("cpuparams.n_threads", int), attribute_setter("cpuparams_batch.n_threads", int)
+            make_attribute_setter("cpuparams.n_threads", int),
+            make_attribute_setter("cpuparams_batch.n_threads", int),
         ),
     ),
     "--n-cpu-moe": (True, keep_experts_on_cpu),
-    "--model-draft": (True, attribute_setter("speculative.draft.mparams.path")),
+    "--model-draft": (True, make_attribute_setter("speculative.draft.mparams.path")),
     "--spec-type": (True, set_speculative_type),
-    "--spec-draft-n-max": (True, attribute_setter("speculative.draft.n_max", int)),
+    "--spec-draft-n-max": (True, make_attribute_setter("speculative.draft.n_max", int)),
     "--override-tensor": (True, add_tensor_override),
     "--chat-template-kwargs": (
         True,
         # the library keeps each variable as the text of its JSON
-        attribute_setter(
+        make_attribute_setter(
             "default_template_kwargs",
             lambda value: {name: json.dumps(each) for name, each in json.loads(value).items()},
         ),
     ),
-    "--chat-template": (True, attribute_setter("chat_template")),
-    "--no-jinja": (False, constant_setter("use_jinja", False)),
-    "--no-cache-prompt": (False, constant_setter("cache_prompt", False)),
-    "--cache-ram": (True, attribute_setter("cache_ram_mib", int)),
-    "--no-warmup": (False, constant_setter("warmup", False)),
-    "--verbosity": (True, attribute_setter("verbosity", int)),
-    "--swa-full": (False, constant_setter("swa_full", True)),
-    "--check-tensors": (False, constant_setter("check_tensors", True)),
-    "--no-kv-offload": (False, constant_setter("no_kv_offload", True)),
-    "--main-gpu": (True, attribute_setter("main_gpu", int)),
-    "--rope-scaling": (True, enum_setter("rope_scaling_type", "llama_rope_scaling_type", ROPE)),
-    "--rope-scale": (True, attribute_setter("rope_freq_scale", lambda value: 1 / float(value))),
-    "--rope-freq-base": (True, attribute_setter("rope_freq_base", float)),
-    "--rope-freq-scale": (True, attribute_setter("rope_freq_scale", float)),
-    "--yarn-orig-ctx": (True, attribute_setter("yarn_orig_ctx", int)),
-    "--yarn-ext-factor": (True, attribute_setter("yarn_ext_factor", float)),
-    "--yarn-attn-factor": (True, attribute_setter("yarn_attn_factor", float)),
-    "--yarn-beta-slow": (True, attribute_setter("yarn_beta_slow", float)),
-    "--yarn-beta-fast": (True, attribute_setter("yarn_beta_fast", float)),
+    "--chat-template": (True, make_attribute_setter("chat_template")),
+    "--no-jinja": (False, make_constant_setter("use_jinja", False)),
+    "--no-cache-prompt": (False, make_constant_setter("cache_prompt", False)),
+    "--cache-ram": (True, make_attribute_setter("cache_ram_mib", int)),
+    "--no-warmup": (False, make_constant_setter("warmup", False)),
+    "--verbosity": (True, make_attribute_setter("verbosity", int)),
+    "--swa-full": (False, make_constant_setter("swa_full", True)),
+    "--check-tensors": (False, make_constant_setter("check_tensors", True)),
+    "--no-kv-offload": (False, make_constant_setter("no_kv_offload", True)),
+    "--main-gpu": (True, make_attribute_setter("main_gpu", int)),
+    "--rope-scaling": (True, make_enum_setter("rope_scaling_type", "llama_rope_scaling_type", ROPE)),
+    "--rope-scale": (True, make_attribute_setter("rope_freq_scale", lambda value: 1 / float(value))),
+    "--rope-freq-base": (True, make_attribute_setter("rope_freq_base", float)),
+    "--rope-freq-scale": (True, make_attribute_setter("rope_freq_scale", float)),
+    "--yarn-orig-ctx": (True, make_attribute_setter("yarn_orig_ctx", int)),
+    "--yarn-ext-factor": (True, make_attribute_setter("yarn_ext_factor", float)),
+    "--yarn-attn-factor": (True, make_attribute_setter("yarn_attn_factor", float)),
+    "--yarn-beta-slow": (True, make_attribute_setter("yarn_beta_slow", float)),
+    "--yarn-beta-fast": (True, make_attribute_setter("yarn_beta_fast", float)),
 }
 
 
 def main() -> None:
-    """Parse the command line, load the file and serve until the process is ended."""
+    """Parse llama-server's command line, load the model file, and serve until the process is ended."""
     import xllamacpp  # type: ignore[import-not-found]
 
     parameters = xllamacpp.CommonParams()

@@ -1,1 +1,1 @@
-"""Text output about models on servers. Nothing is computed here."""
+"""Texts about models on servers. Nothing is computed in this package."""

@@ -1,6 +1,4 @@
-"""Message texts of notes about models on servers, and about failures between draft and
-fallback model.
-"""
+"""Message texts of notes about models on servers, and about failures of draft and fallback model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The remote engine with a server that the runner starts. Jobs with equal server settings
-share the server.
-"""
+"""Engine whose server is started by the runner. Jobs with equal server settings share one server."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 from runner.config.resolved import ResolvedJob
-from runner.engines.kinds import model_kind
+from runner.engines.kinds import get_model_kind
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig
 from runner.options.remote.session import ApiSession
@@ -34,7 +32,9 @@ wrong: dict[str, ConfigError] = {}  # bases that were compared by this process, 
 
 
 class StartedEngine(ApiEngine):
-    """Starts the server on load, unless an earlier job with equal server settings left it running."""
+    """Engine that starts its server at loading, unless an earlier job with equal settings left the
+    server running.
+    """
 
     PROGRAM: ClassVar[str]  # as sentences name it
     NOTES: ClassVar[Mapping[str, Template]]
@@ -57,33 +57,35 @@ class StartedEngine(ApiEngine):
 
     @abstractmethod
     def _client_config(self, url: str) -> ApiConfig:
-        """Return the config of the remote engine's connection to the server."""
+        """Return the config with which the engine connects to the started server."""
 
     @abstractmethod
     def _start_server(self, folder: Path) -> StartedServer:
-        """Start the server. Reference results are computed first, before the server takes the memory."""
+        """Start the server. Reference results are computed first, because the server will use the memory."""
 
     @abstractmethod
     def _compare_with_reference(self, server: StartedServer) -> Note:
-        """Compare a new server with another program and return the difference as a note. A missing
-        comparison gives a warning, and a mismatch raises ConfigError.
+        """Compare a new server with a reference program. Returns a note (a warning if nothing was
+        compared), or raises ConfigError for a mismatch.
         """
 
     @abstractmethod
     def _format_flags(self) -> str:
-        """Return the server options as text for the run record."""
+        """Return the server's options as text for the run record."""
 
     @abstractmethod
     def _batch_invariance_note(self) -> Note:
-        """Return a note on whether other requests can affect an answer."""
+        """Return a note on whether an answer can depend on other requests in its batch."""
 
     @property
     def _served_name(self) -> str:
-        """The name of the model, or of its adapter, on the server."""
+        """Return the name on the server of the model, or of its adapter."""
         return self._client_config(NOWHERE).name
 
     def load(self) -> EngineReport:
-        """Start the server unless it is running, and report its version, flags and comparison."""
+        """Start the server unless it is running already. Reports its version, its flags and its comparison
+        with the reference.
+        """
         if self._report is not None and self.failure() is None:
             return self._report
         if self._server is None:
@@ -109,11 +111,13 @@ class StartedEngine(ApiEngine):
         return super().open(batch_size)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the rendered prompt and its token ids, from the same tokenizer as the server's."""
+        """Return the prompt after the chat template and its token ids, from the same tokenizer as the
+        server's.
+        """
         return self._encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids as part of a longer text."""
+        """Return the text of token ids within a longer text."""
         return self._encoder.decode(ids)
 
     @cached_property
@@ -123,11 +127,13 @@ class StartedEngine(ApiEngine):
         return create_tokenizer_only_encoder(self._resolved.model)
 
     def failure(self) -> RunnerError | None:
-        """Return how the server ended, or None while it runs."""
+        """Return an error on how the server has ended, or None while the server runs."""
         return None if self._server is None else self._server.exit_error()
 
     def provenance_notes(self) -> list[Note]:
-        """Return a warning if the server was not fully compared. Its files are local and hashed."""
+        """Return a warning if the server was not fully compared with the reference. The model's files are
+        local and hashed.
+        """
         compared = None if self._server is None else self._server.compared
         if compared is None or compared.level == "info":
             return []
@@ -135,14 +141,14 @@ class StartedEngine(ApiEngine):
         return [note("not_compared", "warning", program=self.PROGRAM, finding=finding)]
 
     def max_total_tokens(self, request: Request) -> int:
-        """Return the token budget of thinking plus answer, limited to the server's context length,
-        because it rejects larger values.
+        """Return the token budget for thinking and answer, at most the server's context length, because
+        the server rejects larger budgets.
         """
         most = super().max_total_tokens(request)
         return min(most, self._room) if self._room else most
 
     def close(self) -> None:
-        """Close the connections. Stop the server, unless the next job may use it."""
+        """Close the connections, and stop the server unless the next job may use it."""
         super().close()
         if self._server is not None and self._folder is not None:
             self._server.copy_log(self._folder, self._log_from)
@@ -156,7 +162,7 @@ class StartedEngine(ApiEngine):
 
     def _connect_server(self) -> None:
         assert self._folder is not None
-        base = model_kind(self.config.model).base_key(self.config)
+        base = get_model_kind(self.config.model).base_key(self.config)
         if base in wrong:
             raise copy(wrong[base])
         folder = self._folder

@@ -1,4 +1,4 @@
-"""Config keys of all models whose server the runner starts, and the server options that a user
+"""Config keys common to models whose server the runner starts, and the server options that users
 may set.
 """
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from runner_base import HASHED, NotInIdentity, check_value, config_field, greater_than, in_range
-from runner_engine import ModelConfig, to_local_config
+from runner_engine import ModelConfig, to_local_model_config
 
 
 @dataclass
 class StartedConfig(ModelConfig):
-    """A model on a server of another program that the runner starts. Its files are hashed like a
-    local model's.
+    """Base config of models on another program's server that the runner starts. The model files are
+    hashed like a local model's.
     """
 
     publishes_settings: ClassVar[bool] = True
@@ -40,10 +40,10 @@ class StartedConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        to_local_config(self)  # checks the keys that it shares with a local model
+        to_local_model_config(self)  # checks the keys that it shares with a local model
 
     def check_option(self, key: str, argument: str, option: str) -> None:
-        """Raise ConfigError for a server option that a config key sets, or that would make the run
+        """Raise ConfigError for a server option that a config key already sets, or that would make the run
         record wrong.
         """
         if option in self.OPTIONS_BY_KEY:

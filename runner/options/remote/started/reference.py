@@ -1,5 +1,5 @@
-"""Runs a subprocess for the reference results of a started server. It ends before the server
-starts.
+"""Runs the subprocess that computes reference results for a started server. The subprocess ends
+before the server starts.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ REFERENCE_S = 3600.0
 
 
 class ReferenceFailed(Exception):
-    """The reference process failed. The message is the last line that it wrote."""
+    """Raised if the reference subprocess failed. The message is the last line that it wrote."""
 
 
-def run_reference_process(module: str, request: dict[str, Any]) -> Any:
-    """Run a module with a JSON request on stdin and return its JSON result."""
+def run_reference_process(module_name: str, request: dict[str, Any]) -> Any:
+    """Run a Python module with a JSON request on stdin, and return its JSON result."""
     pipe = subprocess.PIPE
-    process = child_process.start_python("-m", module, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = child_process.start_python("-m", module_name, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
         out, err = process.communicate(json.dumps(request).encode(), REFERENCE_S)
     except BaseException:

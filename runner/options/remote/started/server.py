@@ -1,5 +1,5 @@
-"""A server of another program on this machine's loopback address: starts it, waits for it,
-stops it and quotes its last error.
+"""Another program's server on this machine's loopback address: starts it, waits until it is ready,
+stops it, quotes its last error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TAKEN = ("address already in use", "Address already in use", "EADDRINUSE")
 
 
 class StartedServer(ABC):
-    """A running server. It ends on `close`, and when this process ends."""
+    """A server process that the runner has started. It ends at `close`, or when this process ends."""
 
     LOG: ClassVar[str]  # the name of its log in the job's folder
     BEFORE: ClassVar[re.Pattern[str]]  # what a line of the log has before its message
@@ -43,9 +43,11 @@ class StartedServer(ABC):
     BAD_WORDS: ClassVar[tuple[str, ...]]  # signs of a command line that is not understood
     NO_MEMORY: ClassVar[tuple[str, ...]]  # signs of too little memory
 
-    def __init__(self, label: str, model_name: str, folder: Path, start_s: float, port: int | None) -> None:
-        """Start the server and wait until it answers. `label` is the program with its version."""
-        self.label, self.name, self.start_limit_s, self.wanted_port = label, model_name, start_s, port
+    def __init__(
+        self, label: str, model_name: str, folder: Path, start_timeout_s: float, port: int | None
+    ) -> None:
+        """Start the server and wait until it is ready. `label` is the program's name with its version."""
+        self.label, self.name, self.start_limit_s, self.wanted_port = label, model_name, start_timeout_s, port
         self.log = folder / self.LOG
         self.compared: Note | None = None  # with another program
         self.key = secrets.token_urlsafe(24)
@@ -74,33 +76,33 @@ class StartedServer(ABC):
 
     @abstractmethod
     def build_command(self) -> list[str]:
-        """Return the command that serves on `port` of the loopback address."""
+        """Return the command that starts the server on `port` of the loopback address."""
 
     @abstractmethod
     def variables(self) -> dict[str, str]:
-        """Return the server's environment variables, including the API key."""
+        """Return the server's environment variables, including its API key."""
 
     @abstractmethod
     def user_flags(self) -> tuple[str, list[str]]:
-        """Return the config key of the user's server flags, and the flags."""
+        """Return the config key in which users set server flags, and the flags set there."""
 
     @abstractmethod
     def memory_advice(self) -> str:
-        """Return advice on settings that need less memory, as a sentence without its full stop."""
+        """Return advice on settings that need less memory: a sentence without its full stop."""
 
     @property
     @abstractmethod
     def served_name(self) -> str:
-        """The model's name on the server."""
+        """Name of the model on the server."""
 
     def exit_error(self) -> RunnerError | None:
-        """Return why the server ended, or None while it runs."""
+        """Return an error that says why the server has ended, or None while the server runs."""
         if self._ended is None and (code := self._keeper.poll()) is not None:
             self._ended = JobFailed(self._describe_exit(code, after=f". {KEPT}"), code="failed")
         return self._ended
 
     def close(self) -> None:
-        """Stop the server and wait until all of its processes have ended."""
+        """Stop the server, and wait until all of its processes have ended."""
         started_keys.pop(self.url, None)
         self._ended = self._ended or JobFailed(f"the server of {self.label} ended", code="failed")
         pipe = self._keeper.stdin
@@ -114,15 +116,15 @@ class StartedServer(ABC):
             self._keeper.kill()  # the server has asked the system to be killed with it
             self._keeper.wait()
 
-    def copy_log(self, folder: Path, offset: int) -> None:
-        """Copy the server's log from an offset on into another job's folder."""
+    def copy_log(self, folder: Path, byte_offset: int) -> None:
+        """Copy the server's log, beginning at an offset, into the folder of another job."""
         if folder != self.log.parent and self.log.exists():
             with self.log.open("rb") as whole, (folder / self.LOG).open("wb") as part:
-                whole.seek(offset)
+                whole.seek(byte_offset)
                 shutil.copyfileobj(whole, part)
 
     def fetch_json(self, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> Any:
-        """Return the server's JSON response. Raises OSError or ValueError if there is none."""
+        """Return the server's JSON response to a path. Raises OSError or ValueError if there is none."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         root = self.url.removesuffix("/v1")
@@ -133,7 +135,9 @@ class StartedServer(ABC):
     # ---------------------------------------------------------------------------------------- start
 
     def _find_free_port(self) -> int:
-        """Return model.port, or a free port. Raises ConfigError if another program uses the port."""
+        """Return the configured port (model.port), or any free port. Raises ConfigError if another program
+        uses the configured port.
+        """
         wanted = self.wanted_port
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -175,8 +179,8 @@ class StartedServer(ABC):
         return process
 
     def _wait_until_ready(self) -> None:
-        """Wait until the server lists its models. Raises an error with the reason if the server ends
-        or is too late.
+        """Wait until the server lists its models. Raises an error with the reason if the server ends or
+        needs too long.
         """
         until = time.monotonic() + self.start_limit_s
         with Progress(None, f"{self.label} starts") as bar:
@@ -191,8 +195,8 @@ class StartedServer(ABC):
                 time.sleep(POLL_S)
 
     def _is_ready(self) -> bool:
-        """Whether the server lists its model for this API key. Another program at the port would not
-        know the key.
+        """Return whether the server lists its model for this API key, which another program at the port
+        would not know.
         """
         try:
             listed = self.fetch_json("v1/models").get("data", [])
@@ -216,7 +220,7 @@ class StartedServer(ABC):
     # ------------------------------------------------------------------------------------- messages
 
     def _describe_exit(self, exit_code: int, when: str = "", after: str = "") -> str:
-        """Return a message on how the server ended, with its last error."""
+        """Return a message on how the server ended, with the last error that it logged."""
         # negative: of a signal
         exit_code = (
             server_supervisor.KILLED - exit_code if exit_code > server_supervisor.KILLED else exit_code
@@ -228,7 +232,7 @@ class StartedServer(ABC):
         return how_it_ended + after + quoted
 
     def _quote_log(self, has_output: bool = True) -> str:
-        """Return the last error in the server's log, or its last lines, and the path of the log."""
+        """Return the last error in the server's log (otherwise its last lines), and the path of the log."""
         lines = [
             self.BEFORE.sub("", line).strip()
             for line in child_process.read_last_lines(self.log, 400, self.log_from)
@@ -243,4 +247,4 @@ class StartedServer(ABC):
 
 
 class _PortTaken(JobFailed):
-    """Another program took the port before the server could."""
+    """Raised if another program has taken the port before the server could use it."""

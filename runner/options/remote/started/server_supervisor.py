@@ -1,5 +1,5 @@
-"""Supervises a server process and ends it together with the process that started it, even
-after kill -9.
+"""Supervisor process of a server. It ends the server when the runner's process ends, even after
+kill -9.
 
 Runs as a separate process, started by its path, and imports only the standard library. It
 reads one line of JSON (command, environment, log, parent) from stdin. Further input, end of
@@ -27,7 +27,7 @@ KILLED = 128  # plus the signal: how a shell reports it
 
 
 def main() -> int:
-    """Start the server, wait for its end or a stop request, and return its exit code."""
+    """Start the server, wait until it ends or a stop is requested, and return its exit code."""
     order = json.loads(sys.stdin.buffer.readline())
     parent: int = order["parent"]
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -64,12 +64,12 @@ def main() -> int:
     return KILLED - code if code < 0 else code
 
 
-def terminate_server(server: subprocess.Popen[bytes], grace_s: float) -> None:
-    """End the server, its process group and all other child processes."""
-    if grace_s and server.poll() is None:
+def terminate_server(server: subprocess.Popen[bytes], grace_period_s: float) -> None:
+    """End the server process, its process group, and all its other child processes."""
+    if grace_period_s and server.poll() is None:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):
-            server.wait(grace_s)
+            server.wait(grace_period_s)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()
@@ -83,7 +83,7 @@ def terminate_server(server: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def list_child_processes() -> list[int]:
-    """Return the ids of this process's children."""
+    """Return the process ids of this process's children."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError, IndexError):

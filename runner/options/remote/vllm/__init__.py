@@ -1,1 +1,3 @@
-"""Starts a vLLM server, checks it and stops it. Requests are sent by runner/options/remote."""
+"""Starts a vLLM server, checks its results and stops it. The package runner/options/remote sends
+its requests.
+"""

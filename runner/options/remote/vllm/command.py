@@ -1,4 +1,4 @@
-"""Command line and environment variables of a job's vLLM server."""
+"""Builds the command line and environment variables of a job's vLLM server."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
-from runner.options.remote.vllm.environment import VllmEnvironment, find_environment
+from runner.options.remote.vllm.environment import VllmEnvironment, find_vllm_environment
 from runner.options.remote.vllm.gpus import is_batch_invariant
-from runner.options.remote.vllm.keys import VllmConfig, vllm_config
+from runner.options.remote.vllm.keys import VllmConfig, as_vllm_config
 from runner_base import load_json_object
-from runner_base.dtypes import dtype_for
+from runner_base.dtypes import resolve_dtype
 from runner_engine import ModelFiles
 
 ADAPTER = "adapter"  # the name under which the server has it
@@ -29,16 +29,14 @@ def served_model_name(model: VllmConfig) -> str:
 def job_dtype(resolved: ResolvedJob, environment: VllmEnvironment) -> str:
     """Return the dtype that model.dtype means on the device where vLLM runs."""
     device = "cpu" if environment.on_cpu else "cuda"
-    return dtype_for(vllm_config(resolved.config.model).dtype, resolved.model.files.settings, device)
+    return resolve_dtype(as_vllm_config(resolved.config.model).dtype, resolved.model.files.settings, device)
 
 
 def build_server_options(resolved: ResolvedJob) -> list[str]:
-    """Return the server options that affect the computation. Address and API key are added
-    elsewhere.
-    """
+    """Return vLLM's server options that can affect answers. Address and API key are not among them."""
     config, files = resolved.config, resolved.model.files
-    model = vllm_config(config.model)
-    options = ["--dtype", job_dtype(resolved, find_environment(model))]
+    model = as_vllm_config(config.model)
+    options = ["--dtype", job_dtype(resolved, find_vllm_environment(model))]
     for option, number in (
         ("--tensor-parallel-size", model.tensor_parallel),
         ("--pipeline-parallel-size", model.pipeline_parallel),
@@ -66,20 +64,22 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
 
 
 def server_environment(resolved: ResolvedJob, api_key: str) -> dict[str, str]:
-    """Return the user's environment variables plus the variables that the runner sets for vLLM."""
-    model = vllm_config(resolved.config.model)
+    """Return the server's environment variables: the user's own, and those that the runner sets for
+    vLLM.
+    """
+    model = as_vllm_config(resolved.config.model)
     variables = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": api_key, "HF_HUB_OFFLINE": "1"}
     variables.pop("PYTHONPATH", None)  # vLLM has packages of its own
     if is_batch_invariant():
         variables["VLLM_BATCH_INVARIANT"] = "1"
-    if find_environment(model).on_cpu and model.memory_share is None:
+    if find_vllm_environment(model).on_cpu and model.memory_share is None:
         variables.setdefault(KV_SPACE, str(CPU_KV_GIB))
     return variables
 
 
-def format_flags(resolved: ResolvedJob) -> str:
-    """Return the server options and the user's VLLM_* variables as text for the run record,
-    without paths of this machine.
+def format_server_options(resolved: ResolvedJob) -> str:
+    """Return the server's options and the user's VLLM_* variables as text for the run record, without
+    paths of this machine.
     """
     path = str(resolved.model.files.adapter)
     shown = [word.replace(path, Path(path).name) for word in build_server_options(resolved)]
@@ -89,7 +89,7 @@ def format_flags(resolved: ResolvedJob) -> str:
 
 
 def _max_lora_rank(files: ModelFiles) -> int:
-    """Return vLLM's smallest supported LoRA rank that fits the adapter."""
+    """Return the smallest LoRA rank limit of vLLM that is large enough for the adapter."""
     assert files.adapter is not None
     settings = load_json_object(files.adapter / "adapter_config.json")
     ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]

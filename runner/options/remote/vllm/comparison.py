@@ -1,5 +1,5 @@
-"""Checks that vLLM computes what the model's files define: its server and transformers score
-the same 32 texts.
+"""Checks that vLLM computes what the model's files define: vLLM and transformers score the same 32
+texts.
 
 Transformers' scores are stored in the user cache under the files' content hash, and each
 token's log-probabilities are compared. Correct programs differ by less than 0.0001 in
@@ -21,12 +21,12 @@ from runner.config.resolved import ResolvedJob
 from runner.datasets.word_problems import Split, generate_problems
 from runner.options.remote.started.reference import ReferenceFailed, run_reference_process
 from runner.options.remote.vllm.command import job_dtype
-from runner.options.remote.vllm.environment import find_environment
-from runner.options.remote.vllm.keys import vllm_config
+from runner.options.remote.vllm.environment import find_vllm_environment
+from runner.options.remote.vllm.keys import as_vllm_config
 from runner.options.remote.vllm.render.notes import describe_logprob_gap
 from runner_base import BYTES, MIB, ConfigError, announce, machine, report_step, user_cache
 from runner_base.notes import Note, note
-from runner_engine.checkpoints import count_weight_file_bytes
+from runner_engine.checkpoints import count_weight_file_nbytes
 
 TEXTS = 32
 REFERENCE = "runner.options.remote.vllm.reference"
@@ -40,7 +40,7 @@ SPARE = 1.3  # the weights, and what a forward pass takes beside them
 
 @dataclass(frozen=True)
 class ReferenceScores:
-    """Transformers' scores of the texts, or the reason why there are none."""
+    """transformers' scores of the comparison texts, or the reason why there are none."""
 
     missing: Note | None = None
     dtype: str = ""
@@ -51,17 +51,19 @@ class ReferenceScores:
     )
 
 
-def make_sample_texts() -> list[str]:
-    """Return the texts that are scored: word problems with answers, made of digits and words only."""
+def make_scored_texts() -> list[str]:
+    """Return the texts that vLLM and transformers score: word problems with answers, in digits and
+    words only.
+    """
     return [f"{problem.question}\n{problem.answer}" for problem in generate_problems(Split.TEST, TEXTS)]
 
 
 @report_step("computing reference values with transformers, to compare vLLM's results with them")
-def load_reference(resolved: ResolvedJob) -> ReferenceScores:
-    """Return transformers' scores, from the user cache or from a subprocess that ends before vLLM
+def load_reference_scores(resolved: ResolvedJob) -> ReferenceScores:
+    """Return transformers' scores from the user cache, or from a subprocess that ends before vLLM
     starts.
     """
-    model, files = vllm_config(resolved.config.model), resolved.model.files
+    model, files = as_vllm_config(resolved.config.model), resolved.model.files
     if not model.compare:
         return ReferenceScores(note("comparison_off"))
     if files.stored_format is not None:
@@ -69,9 +71,9 @@ def load_reference(resolved: ResolvedJob) -> ReferenceScores:
     stored_bytes = max(BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1)
     numbers = (
         sum(tensor.num_elements for tensor in files.tensors)
-        or count_weight_file_bytes(files.path) / stored_bytes
+        or count_weight_file_nbytes(files.path) / stored_bytes
     )
-    wanted = job_dtype(resolved, find_environment(model))
+    wanted = job_dtype(resolved, find_vllm_environment(model))
     dtypes = [
         name
         for name in ("float32", wanted)
@@ -85,7 +87,9 @@ def load_reference(resolved: ResolvedJob) -> ReferenceScores:
     )
     logprobs = [scores["logprobs"] for scores in found]
     gaps = [
-        gap for other in others for gap in _logprob_gaps([scores["logprobs"] for scores in other], logprobs)
+        gap
+        for other in others
+        for gap in _absolute_logprob_differences([scores["logprobs"] for scores in other], logprobs)
     ]
     rounding = sum(gaps) / len(gaps) if gaps else 0.0
     return ReferenceScores(None, dtypes[0], [scores["ids"] for scores in found], logprobs, rounding)
@@ -97,12 +101,12 @@ def compare_logprobs(
     """Return a note on the difference between vLLM's and transformers' log-probabilities. Raises
     ConfigError if rounding cannot explain it.
     """
-    model = vllm_config(resolved.config.model)
-    label = find_environment(model).label
-    gaps = _logprob_gaps(logprobs, reference.logprobs)
+    model = as_vllm_config(resolved.config.model)
+    label = find_vllm_environment(model).label
+    gaps = _absolute_logprob_differences(logprobs, reference.logprobs)
     mean, most = sum(gaps) / len(gaps), max(gaps)
     word = model.vllm_quantization(resolved.config.quantization) or model.kv_cache_dtype
-    dtype = job_dtype(resolved, find_environment(model))
+    dtype = job_dtype(resolved, find_vllm_environment(model))
     tolerance = TOLERANCE[dtype] if word is None else QUANTIZED
     if reference.rounding and word is None:
         tolerance = max(ROUNDINGS * reference.rounding, TOLERANCE["float32"])
@@ -126,15 +130,15 @@ def compare_logprobs(
 def check_same_tokens(
     resolved: ResolvedJob, reference: ReferenceScores, ids: Sequence[Sequence[int]]
 ) -> None:
-    """Raise ConfigError if the server tokenizes a text differently than transformers."""
+    """Raise ConfigError if the vLLM server tokenizes a text differently than transformers."""
     other = next(
         (at for at, pair in enumerate(zip(ids, reference.ids, strict=True)) if [*pair[0]] != [*pair[1]]), None
     )
     if other is not None:
-        model = vllm_config(resolved.config.model)
+        model = as_vllm_config(resolved.config.model)
         raise ConfigError(
             (
-                f"{find_environment(model).label} tokenizes {make_sample_texts()[other][:60]!r} "
+                f"{find_vllm_environment(model).label} tokenizes {make_scored_texts()[other][:60]!r} "
                 f"as {len(ids[other])} tokens {[*ids[other]][:8]} …, but transformers as "
                 f"{len(reference.ids[other])} {[*reference.ids[other]][:8]} …. Their versions may "
                 "differ too much; model.compare=false skips the comparison"
@@ -145,10 +149,10 @@ def check_same_tokens(
         )
 
 
-def _logprob_gaps(
+def _absolute_logprob_differences(
     logprobs: Sequence[Sequence[float]], other_logprobs: Sequence[Sequence[float]]
 ) -> list[float]:
-    """Return the absolute difference of log-probabilities for each token."""
+    """Return the absolute difference of two log-probabilities for each token of all texts."""
     return [
         abs(own - other)
         for pair in zip(logprobs, other_logprobs, strict=True)
@@ -157,7 +161,9 @@ def _logprob_gaps(
 
 
 def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
-    """Return transformers' scores in a dtype, from the user cache if possible."""
+    """Return transformers' scores of the comparison texts in a dtype, from the user cache if they are
+    there.
+    """
     file = _cache_file(resolved, dtype)
     found: list[dict[str, Any]] | None = (
         user_cache.read_cache_file(file).get("scores") if file is not None else None
@@ -167,7 +173,7 @@ def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int
             f"scoring {TEXTS} documents with transformers in {dtype}, to compare vLLM's "
             "results (model.compare=false skips this)"
         )
-        found = _run_reference(resolved, dtype, needed_bytes)
+        found = _run_reference_process(resolved, dtype, needed_bytes)
         if file is not None:
             user_cache.write_cache_file(file, {"scores": found})
     return found
@@ -175,17 +181,17 @@ def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int
 
 def _cache_file(resolved: ResolvedJob, dtype: str) -> Path | None:
     content, versions = resolved.model.files.hashes.get("model"), machine.library_versions()
-    key = [content, dtype, make_sample_texts(), versions["torch"], versions["transformers"]]
+    key = [content, dtype, make_scored_texts(), versions["torch"], versions["transformers"]]
     return None if content is None else user_cache.cache_file("scores", key)
 
 
-def _run_reference(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
-    model = vllm_config(resolved.config.model)
+def _run_reference_process(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
+    model = as_vllm_config(resolved.config.model)
     order = {
         "folder": str(resolved.model.files.path),
         "dtype": dtype,
         "trust_remote_code": model.trust_remote_code,
-        "texts": make_sample_texts(),
+        "texts": make_scored_texts(),
         "bytes": needed_bytes,
     }
     try:

@@ -1,4 +1,4 @@
-"""The engine of model=vllm: it starts a vLLM server and compares the server with transformers."""
+"""Engine of model=vllm, which starts a vLLM server and compares it with transformers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from runner.options.remote.started.engine import RETRIES, StartedEngine
 from runner.options.remote.started.server import StartedServer
 from runner.options.remote.thinking_budget import ThinkingBudget
 from runner.options.remote.vllm import comparison
-from runner.options.remote.vllm.command import ADAPTER, format_flags, served_model_name
+from runner.options.remote.vllm.command import ADAPTER, format_server_options, served_model_name
 from runner.options.remote.vllm.gpus import is_batch_invariant
-from runner.options.remote.vllm.keys import vllm_config
+from runner.options.remote.vllm.keys import as_vllm_config
 from runner.options.remote.vllm.render.notes import NOTES
 from runner.options.remote.vllm.server import VllmServer
 from runner_base import JobFailed
@@ -40,12 +40,14 @@ class VllmEngine(StartedEngine):
         bases: BaseModelCache | None = None,
         folder: Path | None = None,
     ) -> None:
-        self._keys = vllm_config(resolved.config.model)
+        self._keys = as_vllm_config(resolved.config.model)
         self._reference = comparison.ReferenceScores()
         super().__init__(resolved, capabilities, bases, folder)
 
     def request_parameters(self, request: Request) -> dict[str, Any]:
-        """Return the HTTP parameters for a request. Unwatched streams send 16 tokens per event."""
+        """Return the HTTP parameters of a request. If no listener reads the stream, the server sends 16
+        tokens per event.
+        """
         sent = super().request_parameters(request)
         if not (request.deltas or request.timed):
             sent["extra_body"] = sent.get("extra_body", {}) | {"stream_interval": EVENT_TOKENS}
@@ -70,24 +72,24 @@ class VllmEngine(StartedEngine):
 
     def _start_server(self, folder: Path) -> VllmServer:
         if Capability.logprobs in self.capabilities:
-            self._reference = comparison.load_reference(self._resolved)
+            self._reference = comparison.load_reference_scores(self._resolved)
         return VllmServer(self._resolved, folder)
 
     def _format_flags(self) -> str:
-        return format_flags(self._resolved)
+        return format_server_options(self._resolved)
 
     def _batch_invariance_note(self) -> Note:
         return note("batch_invariant") if is_batch_invariant() else note("not_batch_invariant")
 
     def _compare_with_reference(self, server: StartedServer) -> Note:
-        """Compare the server's base model with transformers."""
+        """Compare the base model on the vLLM server with transformers, and return a note."""
         reference = self._reference
         if Capability.logprobs not in self.capabilities:
             # the build 0.32 ends with an error in einsum()
             return note("not_compared", "warning", reason=note("no_scores"))
         if reference.missing is not None:
             return note("not_compared", "warning", reason=reference.missing)
-        texts = comparison.make_sample_texts()
+        texts = comparison.make_scored_texts()
         base = ApiEngine(
             replace(self.config), replace(self.model, name=served_model_name(self._keys)), self.capabilities
         )

@@ -1,4 +1,4 @@
-"""The Python environment that contains vLLM: path, version and device. vLLM itself is not
+"""Finds the Python environment that contains vLLM, and its version and device. vLLM itself is not
 imported.
 """
 
@@ -56,7 +56,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class VllmEnvironment:
-    """A Python environment with vLLM."""
+    """A Python environment with vLLM: interpreter path, version and device."""
 
     python: str
     version: str
@@ -69,19 +69,19 @@ class VllmEnvironment:
 
     @property
     def server_command(self) -> list[str]:
-        """The command that starts a server, without its options."""
+        """Command that starts a vLLM server, without its options."""
         module = "vllm.entrypoints.openai.api_server" if self.has_module else "vllm.entrypoints.cli.main"
         return [self.python, "-m", module, *([] if self.has_module else ["serve"])]
 
     @property
     def label(self) -> str:
-        """Version and device of vLLM, for facts and messages."""
+        """Version and device of vLLM as text, for facts and messages."""
         return f"vLLM {self.version}{' on the CPU' if self.on_cpu else ''}"
 
 
-def find_environment(model: VllmConfig) -> VllmEnvironment:
-    """Return the environment with vLLM. Raises ConfigError if there is none, or if its vLLM is too
-    old.
+def find_vllm_environment(model: VllmConfig) -> VllmEnvironment:
+    """Return the Python environment with vLLM. Raises ConfigError if there is none, or if its vLLM is
+    too old.
     """
     python = _find_python(model)
     where = f"model.python={python}"
@@ -105,7 +105,7 @@ def find_environment(model: VllmConfig) -> VllmEnvironment:
 
 
 def _find_python(model: VllmConfig) -> str:
-    """Return the Python of model.python, or of the first environment with vLLM."""
+    """Return the Python interpreter named by model.python, or that of the first environment with vLLM."""
     if model.python is not None:
         path = Path(model.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
@@ -135,11 +135,11 @@ def _find_python(model: VllmConfig) -> str:
 
 
 @cache
-def _probe_environment(python: str) -> VllmEnvironment | None:
-    """Return the vLLM of a Python, or None if it is not installed."""
+def _probe_environment(python_path: str) -> VllmEnvironment | None:
+    """Return the vLLM installation of a Python interpreter, or None if vLLM is not installed there."""
     try:
         done = subprocess.run(
-            [python, "-P", "-c", PROBE],
+            [python_path, "-P", "-c", PROBE],
             capture_output=True,
             text=True,
             timeout=PROBE_S,
@@ -149,13 +149,15 @@ def _probe_environment(python: str) -> VllmEnvironment | None:
         found = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise ConfigError(
-            f"model.python={python} does not run as a Python: {to_one_line(error)}", code="failed"
+            f"model.python={python_path} does not run as a Python: {to_one_line(error)}", code="failed"
         ) from None
     if found is None:
         raise ConfigError(
-            f"model.python={python} does not run as a Python: {to_one_line(done.stderr or done.returncode)}",
+            f"model.python={python_path} does not run as a Python: {to_one_line(done.stderr or done.returncode)}",
             code="failed",
         )
     return (
-        VllmEnvironment(python, **found | {"quantizations": tuple(found["quantizations"])}) if found else None
+        VllmEnvironment(python_path, **found | {"quantizations": tuple(found["quantizations"])})
+        if found
+        else None
     )

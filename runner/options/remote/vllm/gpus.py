@@ -1,5 +1,5 @@
-"""Properties of this machine's GPUs that vLLM depends on, from NVIDIA's driver. No library is
-imported.
+"""Properties of this machine's GPUs on which vLLM's behaviour depends, from NVIDIA's driver. No
+library is imported.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def gpu_memory_mib() -> list[float]:
 
 
 def is_batch_invariant() -> bool:
-    """Return whether vLLM computes each sequence independently of its batch: set by the user, or
-    by compute capability.
+    """Return whether vLLM computes each sequence independently of its batch, by the user's setting or
+    the GPUs' compute capability.
     """
     wanted = os.environ.get("VLLM_BATCH_INVARIANT", "")
     return wanted != "0" if wanted else _min_compute_capability() >= INVARIANT_FROM
@@ -30,7 +30,7 @@ def is_batch_invariant() -> bool:
 
 @cache
 def _min_compute_capability() -> float:
-    """Return the lowest compute capability of all GPUs on this machine, so that plan and workers
-    agree. 0 means unknown.
+    """Return the lowest compute capability of this machine's GPUs, so that plan and workers agree. 0
+    means unknown.
     """
     return min(visible_gpus.query_nvidia_smi("compute_cap").values(), default=0.0)

@@ -79,8 +79,8 @@ UNRECORDED = (  # the record would name other weights, prompts or numbers than t
 
 @dataclass
 class VllmConfig(StartedConfig):
-    """A causal language model that vLLM runs, from a local folder or a hub id. Its files are
-    hashed like a local model's.
+    """Config of model=vllm: a causal language model from a folder or hub id, run by vLLM. Its files
+    are hashed.
     """
 
     module: ClassVar[str] = "runner.options.remote.vllm.kind"
@@ -115,15 +115,17 @@ class VllmConfig(StartedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for word in self.args:
-            self._check_argument(word)
+            self._check_server_argument(word)
 
     @property
     def num_gpus(self) -> int:
-        """Number of GPUs used, on one or several machines."""
+        """Number of GPUs that the server uses, on one or several machines."""
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
     def vllm_quantization(self, quantization: QuantizationConfig) -> str | None:
-        """Return vLLM's name of the quantization applied at loading, or None."""
+        """Return vLLM's name for the quantization that is applied at loading, or None without such a
+        quantization.
+        """
         return self.quantization or WORDS.get(quantization.name)
 
     def check_compatibility(
@@ -133,7 +135,7 @@ class VllmConfig(StartedConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings that vLLM does not support or implements differently."""
+        """Raise ConfigError for settings that vLLM does not support or computes differently."""
         fix = "use model=auto, which runs on this machine"
         why = {
             "rope_2d": "vLLM has no second coordinate for a token",
@@ -199,9 +201,9 @@ class VllmConfig(StartedConfig):
             )
         check_thinking_budget("model", ThinkingBudget.vllm, generation)
 
-    def _check_argument(self, argument: str) -> None:
-        """Raise ConfigError for a server argument that a config key sets, or that would make the run
-        record wrong.
+    def _check_server_argument(self, argument: str) -> None:
+        """Raise ConfigError for a server argument that a config key already sets, or that would make the
+        run record wrong.
 
         vLLM's parser accepts abbreviations, `_` for `-`, `--no-…`, and `--option.key` for a key of
         a JSON option.
@@ -222,6 +224,6 @@ class VllmConfig(StartedConfig):
             self.check_option("model.args", argument, names[0])
 
 
-def vllm_config(model: ModelConfig) -> VllmConfig:
+def as_vllm_config(model: ModelConfig) -> VllmConfig:
     assert isinstance(model, VllmConfig)
     return model

@@ -1,5 +1,5 @@
-"""model=vllm: a model with local, hashed files on a vLLM server that the runner starts and
-stops.
+"""The model kind model=vllm: a model with local, hashed files on a vLLM server that the runner
+starts and stops.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ import math
 import os
 from pathlib import Path
 
-from runner.config.resolved import ResolvedJob, base_key
+from runner.config.resolved import ResolvedJob, base_model_key
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner.options.remote import api_kind as api
 from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, job_dtype
 from runner.options.remote.vllm.engine import VllmEngine
-from runner.options.remote.vllm.environment import VllmEnvironment, find_environment
+from runner.options.remote.vllm.environment import VllmEnvironment, find_vllm_environment
 from runner.options.remote.vllm.gpus import gpu_memory_mib, is_batch_invariant
-from runner.options.remote.vllm.keys import WORDS, VllmConfig, vllm_config
+from runner.options.remote.vllm.keys import WORDS, VllmConfig, as_vllm_config
 from runner.options.remote.vllm.render.notes import NOTES
 from runner_base import (
     BYTES,
@@ -31,7 +31,7 @@ from runner_base.dtypes import find_stored_dtype
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 from runner_engine import BaseModelCache, Capability, Engine, PositionLimits
-from runner_engine.checkpoints import adapter_shapes, chat_templates, count_weight_file_bytes
+from runner_engine.checkpoints import adapter_shapes, chat_templates, count_weight_file_nbytes
 
 GPU_SHARE = 0.9  # vLLM's own, or a little less
 
@@ -40,74 +40,78 @@ class Vllm(KindWithTokenizer):
     """Model kind whose answers depend on the model's files and on vLLM's version and flags."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return names and SHA-256 of the files, and the vLLM version. The flags are in the config."""
-        environment = find_environment(vllm_config(resolved.config.model))
+        """Return names and SHA-256 of the model's files, and vLLM's version. The flags are part of the
+        config.
+        """
+        environment = find_vllm_environment(as_vllm_config(resolved.config.model))
         hashes = resolved.model.files.hash_files(cache)
         if "dtype" in hashes:
             hashes["dtype"] = job_dtype(resolved, environment)
         return hashes | {"vllm": environment.label + (", batch-invariant" if is_batch_invariant() else "")}
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key that identifies the settings of a started server, including the adapter."""
-        return f"{base_key(config)} {config.model!r} {config.lora!r}"
+        """Return a key of all server settings including the adapter. Jobs with equal keys can share a
+        running server.
+        """
+        return f"{base_model_key(config)} {config.model!r} {config.lora!r}"
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        model = vllm_config(config.model)
+        model = as_vllm_config(config.model)
         further = {Capability.fixed_length} | (
             {Capability.thinking_budget} if model.reasoning_parser else set()
         )
-        environment = find_environment(model)
+        environment = find_vllm_environment(model)
         lacks = set() if environment.names_tokens else {Capability.token_scores}
         if config.lora.single_adapter is not None and environment.on_cpu:
             lacks |= {Capability.logprobs, Capability.token_scores}
         return (api.CAPABILITIES | further) - lacks
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for files or settings that vLLM cannot run. In a plan, also return a note
-        on memory.
+        """Raise ConfigError for files or settings that vLLM cannot run. For a plan, also return a note on
+        memory.
         """
-        model, files = vllm_config(resolved.config.model), resolved.model.files
-        environment = find_environment(model)
+        model, files = as_vllm_config(resolved.config.model), resolved.model.files
+        environment = find_vllm_environment(model)
         need = "vLLM reads folders of safetensors. For this file use model=local quantization=gguf"
         check_value(files.path.is_dir(), "model.name", model.name, need, code="unsupported")
         _check_quantization(resolved, environment)
         if resolved.config.task.uses_chat_template:
             chat_templates.check_has_chat_template(resolved.model.files)
         adapter_shapes.check_adapter_shapes(files)
-        memory = _predict_memory(resolved, environment)
+        memory = _memory_note(resolved, environment)
         return [render_note(memory, NOTES)] if resolved.config.plan else []
 
     def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return the server's memory, threads and GPUs. It uses all cores, or the configured number of
-        GPUs.
+        """Return the memory, threads and GPUs that the server needs: all cores, or the configured number
+        of GPUs.
         """
-        model = vllm_config(resolved.config.model)
+        model = as_vllm_config(resolved.config.model)
         gpus = (
             0
-            if find_environment(model).on_cpu
+            if find_vllm_environment(model).on_cpu
             else min(model.num_gpus, max(len(machine.visible_gpu_models()), 1))
         )
         return ResourceNeed(_weight_mib(resolved), machine.available_cores(), gpus)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the context length from config.json, and model.max_positions. vLLM accepts no longer
-        text.
+        """Return the context length in config.json and the configured one (model.max_positions), which
+        vLLM does not exceed.
         """
         own = resolved.model.position_limits.own
-        return PositionLimits(own, vllm_config(resolved.config.model).max_positions or own or math.inf)
+        return PositionLimits(own, as_vllm_config(resolved.config.model).max_positions or own or math.inf)
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return an engine that starts the server at its first use."""
+        """Return an engine that starts the vLLM server when it is first used."""
         return VllmEngine(resolved, self.capabilities(resolved.config), bases, folder)
 
 
 def _check_quantization(resolved: ResolvedJob, environment: VllmEnvironment) -> None:
-    """Raise ConfigError if this vLLM lacks the quantization, or if the checkpoint is already
+    """Raise ConfigError if the installed vLLM lacks the quantization, or if the checkpoint is already
     quantized.
     """
-    model, files = vllm_config(resolved.config.model), resolved.model.files
+    model, files = as_vllm_config(resolved.config.model), resolved.model.files
     word = model.vllm_quantization(resolved.config.quantization)
     key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
     is_stored = f"model.name={model.name} is already quantized ({files.stored_format}). Use {key}={without}"
@@ -126,12 +130,12 @@ def _check_quantization(resolved: ResolvedJob, environment: VllmEnvironment) -> 
 
 
 def _weight_mib(resolved: ResolvedJob) -> float:
-    """Return the size of the loaded weights in MiB, from the checkpoint's headers."""
-    model, files = vllm_config(resolved.config.model), resolved.model.files
-    own = count_weight_file_bytes(files.path)
+    """Return the size in MiB of the weights that vLLM loads, from the headers of the checkpoint."""
+    model, files = as_vllm_config(resolved.config.model), resolved.model.files
+    own = count_weight_file_nbytes(files.path)
     if files.stored_format is not None:
         return own / MIB
-    scale = BYTES[job_dtype(resolved, find_environment(model))] / BYTES.get(
+    scale = BYTES[job_dtype(resolved, find_vllm_environment(model))] / BYTES.get(
         find_stored_dtype(files.settings), 2
     )
     word = model.vllm_quantization(resolved.config.quantization)
@@ -139,9 +143,9 @@ def _weight_mib(resolved: ResolvedJob) -> float:
     return own * scale / MIB if word is None else own * scale / MIB / 2
 
 
-def _predict_memory(resolved: ResolvedJob, environment: VllmEnvironment) -> Note:
-    """Return a note on vLLM's memory by its own rules. Raises ConfigError if the model cannot fit."""
-    model = vllm_config(resolved.config.model)
+def _memory_note(resolved: ResolvedJob, environment: VllmEnvironment) -> Note:
+    """Return a note on the memory that vLLM will reserve. Raises ConfigError if the model cannot fit."""
+    model = as_vllm_config(resolved.config.model)
     weights, gpus = _weight_mib(resolved), [] if environment.on_cpu else gpu_memory_mib()
     if environment.on_cpu:
         share = None if model.memory_share is None else model.memory_share * machine.total_memory_mib()

@@ -1,5 +1,5 @@
-"""Subprocess that scores texts with transformers for the comparison with vLLM. Reads JSON from
-stdin and writes JSON to stdout.
+"""Subprocess that scores texts with transformers, as reference for vLLM. It reads JSON from stdin
+and writes JSON to stdout.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from runner_base import child_process
 
 
 def main() -> None:
-    """Read the request, score each text's tokens after the first, and write ids and
+    """Read a request, score every token of each text except the first, and write token ids and
     log-probabilities.
     """
     child_process.die_with_parent()

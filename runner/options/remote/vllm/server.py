@@ -1,4 +1,4 @@
-"""A vLLM server: its command line and the meaning of its error messages."""
+"""Runs a vLLM server: builds its command line and explains its errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import ClassVar
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.started.server import LOOPBACK, StartedServer
 from runner.options.remote.vllm.command import build_server_options, served_model_name, server_environment
-from runner.options.remote.vllm.environment import find_environment
-from runner.options.remote.vllm.keys import vllm_config
+from runner.options.remote.vllm.environment import find_vllm_environment
+from runner.options.remote.vllm.keys import as_vllm_config
 
 # what it answers, beside what it computes: scores of many tokens in each place (token_scores.py)
 SCORING = ["--enable-scale-out", "--max-logprobs", "1024"]
@@ -51,18 +51,18 @@ class VllmServer(StartedServer):
 
     def __init__(self, resolved: ResolvedJob, folder: Path) -> None:
         """Start the server and wait until it answers."""
-        self._resolved, self.model = resolved, vllm_config(resolved.config.model)
-        self.environment = find_environment(self.model)
+        self._resolved, self.model = resolved, as_vllm_config(resolved.config.model)
+        self.environment = find_vllm_environment(self.model)
         label, name = self.environment.label, self.model.name
         super().__init__(label, name, folder, self.model.start_s, self.model.port)
 
     @property
     def served_name(self) -> str:
-        """model.name, or the last folder of its path."""
+        """Name of the model on the server: model.name, or the last folder of its path."""
         return served_model_name(self.model)
 
     def build_command(self) -> list[str]:
-        """Return vLLM's command line."""
+        """Return the command line that starts the vLLM server."""
         model = ["--model", str(self._resolved.model.files.path), "--served-model-name", self.served_name]
         address = ["--disable-uvicorn-access-log", "--host", LOOPBACK, "--port", str(self.port)]
         scores = SCORING if self.environment.scores_in_one_pass else []
@@ -75,13 +75,15 @@ class VllmServer(StartedServer):
         ]
 
     def variables(self) -> dict[str, str]:
-        """Return the user's environment variables plus the variables that the runner sets for vLLM."""
+        """Return the server's environment variables: the user's own, and those that the runner sets for
+        vLLM.
+        """
         return server_environment(self._resolved, self.key)
 
     def user_flags(self) -> tuple[str, list[str]]:
         return "model.args", self.model.args
 
     def memory_advice(self) -> str:
-        """Return advice on settings that need less memory."""
+        """Return advice on settings with which vLLM needs less memory."""
         cpu = "model.memory_share (of main memory)" if self.environment.on_cpu else "model.tensor_parallel"
         return f"Use a smaller model.max_positions, another {cpu}, or free memory"

@@ -1,1 +1,1 @@
-"""Text of a server about itself: its interface, metrics and start message."""
+"""Texts that a server shows about itself: its API description, metrics and start message."""

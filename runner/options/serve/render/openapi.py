@@ -1,5 +1,5 @@
-"""The server's interface description: /openapi.json for programs and /docs for people. /docs
-loads nothing from other sites.
+"""Description of the server's HTTP API: /openapi.json for programs, /docs for people. /docs loads
+nothing from other sites.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ PAGE = (Path(__file__).parent / "docs.html").read_text(encoding="utf-8")
 
 
 def build_openapi(app: FastAPI, limits: ServerLimits) -> Schema:
-    """Return FastAPI's description of all paths, with the bodies that this server parses itself."""
+    """Return FastAPI's OpenAPI description of all paths, plus the request bodies that the server
+    parses without FastAPI.
+    """
     described: Schema = app.openapi()
     _, definitions = models_json_schema(
         [(body, "validation") for body in BODIES], ref_template="#/components/schemas/{model}"
@@ -67,17 +69,17 @@ def build_openapi(app: FastAPI, limits: ServerLimits) -> Schema:
 
 
 def describe_post_path(
-    path: str, body: type[BaseModel], limits: ServerLimits, example: Schema, can_time_out: bool = True
+    path: str, body_type: type[BaseModel], limits: ServerLimits, example: Schema, can_time_out: bool = True
 ) -> dict[str, Any]:
-    """Return FastAPI options for a path whose body this server parses itself. can_time_out: add
-    status 504.
+    """Return FastAPI options of a path whose body the server parses itself. can_time_out: document
+    HTTP status 504.
     """
     statuses = {200: ANSWERS.get(path, ANSWER)} | {
         status: meaning.format(task=limits.task)
         for status, meaning in STATUSES.items()
         if can_time_out or status != 504
     }
-    content = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}, "example": example}
+    content = {"schema": {"$ref": f"#/components/schemas/{body_type.__name__}"}, "example": example}
     return {
         "summary": SUMMARIES[path],
         "responses": {status: {"description": meaning} for status, meaning in statuses.items()},
@@ -85,31 +87,35 @@ def describe_post_path(
     }
 
 
-def _add_limits(schema: Schema, neutral: dict[str, tuple[Any, ...]], limits: ServerLimits) -> None:
-    """Add this server's limits, and parameters that are accepted only if they have no effect."""
+def _add_limits(schema: Schema, neutral_values: dict[str, tuple[Any, ...]], limits: ServerLimits) -> None:
+    """Add the server's limits to a schema, and the parameters that are accepted only if they have no
+    effect.
+    """
     properties: Schema = schema["properties"]
     for name, parameter in properties.items():
         parameter.pop("title", None)
         limits.add_schema_limits(name, parameter.get("anyOf", []))
-    if neutral:
+    if neutral_values:
         properties |= {
             name: {"enum": [*values, None], "description": NO_EFFECT}
-            for name, values in neutral.items()
+            for name, values in neutral_values.items()
             if name not in properties
         }
         properties |= {name: {"description": NOT_READ} for name in LABELS}
     schema["additionalProperties"] = False
 
 
-def render_docs_page(description: Schema) -> str:
-    """Return the interface description as an HTML page."""
+def render_docs_page(openapi_schema: Schema) -> str:
+    """Return the API description as an HTML page."""
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
-    schemas = description["components"]["schemas"]
-    return template.render(paths=description["paths"], schemas=schemas, kind=_describe_type, json=json.dumps)
+    schemas = openapi_schema["components"]["schemas"]
+    return template.render(
+        paths=openapi_schema["paths"], schemas=schemas, kind=_describe_type, json=json.dumps
+    )
 
 
 def _describe_type(schema: Schema) -> str:
-    """Return a type with its range as text."""
+    """Return the type and range in a JSON schema as text."""
     if "anyOf" in schema:
         return ", or ".join(_describe_type(one) for one in schema["anyOf"] if one.get("type") != "null")
     if "enum" in schema:

@@ -1,4 +1,4 @@
-"""Descriptions of paths and body parameters in /openapi.json."""
+"""Texts that describe paths and body parameters in /openapi.json."""
 
 from __future__ import annotations
 

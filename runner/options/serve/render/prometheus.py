@@ -1,4 +1,4 @@
-"""The text of /metrics in Prometheus' format."""
+"""Formats the server's metrics for /metrics in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from runner.options.serve.counters import SECONDS, SPEED_S, ServerCounters
 from runner_engine import EngineStats
 
 
-def format_prometheus_metrics(counters: ServerCounters, stats: EngineStats, num_open: int) -> str:
-    """Return counters and times. `num_open`: completions that are running or waiting."""
-    return "".join(line + "\n" for line in _metric_lines(counters, stats, num_open))
+def format_prometheus_metrics(counters: ServerCounters, stats: EngineStats, num_open_completions: int) -> str:
+    """Return the server's counters and times. `num_open` is the number of running and waiting
+    completions.
+    """
+    return "".join(line + "\n" for line in _metric_lines(counters, stats, num_open_completions))
 
 
 def _metric_lines(counters: ServerCounters, stats: EngineStats, num_open: int) -> Iterator[str]:

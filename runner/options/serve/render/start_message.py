@@ -1,4 +1,4 @@
-"""The message with a server's address."""
+"""Message that a server prints at its start, with its address."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 
 def format_start_message(
-    name: str, adapters: Sequence[str], host: str, port: int, key_variable: str | None
+    model_name: str, adapter_names: Sequence[str], host: str, port: int, key_variable: str | None
 ) -> str:
-    """Return the message with a server's address. key_variable is the environment variable with
-    the clients' API key.
+    """Return the message with the server's address. key_variable is the environment variable that
+    contains the API key.
     """
     address = f"[{host}]" if ":" in host else host
     with_key = f"; clients need the key in {key_variable}" if key_variable else ""
-    with_adapters = f" with {', '.join(adapters)}" if adapters else ""
-    return f"serving {name}{with_adapters} at http://{address}:{port}{with_key} (Ctrl-C stops the server)"
+    with_adapters = f" with {', '.join(adapter_names)}" if adapter_names else ""
+    return (
+        f"serving {model_name}{with_adapters} at http://{address}:{port}{with_key} (Ctrl-C stops the server)"
+    )

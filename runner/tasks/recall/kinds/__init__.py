@@ -1,4 +1,4 @@
-"""Registry of recall kinds: the function that draws each kind's cases, and its properties."""
+"""Registry of recall kinds: each kind's properties, and the function that draws its cases."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """A recall kind: the function that draws its cases, as MODULE:FUNCTION of this folder, and its
-    properties.
+    """A kind of recall question: its properties, and the function that draws its cases as
+    MODULE:FUNCTION.
     """
 
     drawn_by: str
@@ -46,8 +46,8 @@ KINDS = {
 }
 
 
-def has_depth(kind: str) -> bool:
-    """Return whether each case of a kind has one of task.depths."""
+def kind_has_depth(kind: str) -> bool:
+    """Return whether the cases of this recall kind have a needle at one of task.depths."""
     return KINDS[kind].has_depth
 
 
@@ -56,18 +56,18 @@ def is_ruler_kind(kind: str) -> bool:
     return KINDS[kind].drawn_by.startswith("ruler_")
 
 
-def shares_text(kind: str) -> bool:
-    """Return whether the cases of all depths use the same text."""
+def kind_shares_text(kind: str) -> bool:
+    """Return whether all needle depths of this recall kind use the same text."""
     return KINDS[kind].shares_text
 
 
 def shared_prefix_fraction(kind: str, depth: float) -> float:
-    """Return the fraction of a text that all cases of a kind share, up to the needle's depth."""
+    """Return the fraction of a text, up to the needle's depth, that all cases of this recall kind share."""
     return min(KINDS[kind].first, depth)
 
 
 def load_case_generator(kind: str) -> Callable[[CaseSettings], Iterator[Case]]:
-    """Return the function that draws the cases of a kind."""
+    """Return the function that draws the cases of this recall kind."""
     module, _, name = KINDS[kind].drawn_by.partition(":")
     function: Callable[[CaseSettings], Iterator[Case]] = getattr(import_module(f"{__name__}.{module}"), name)
     return function

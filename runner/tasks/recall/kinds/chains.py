@@ -1,4 +1,6 @@
-"""Recall kind chain: which variables have a value, in two chains of assignments through a text?"""
+"""Recall kind `chain`: find the variables with a given value among two chains of assignments in a
+text.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ from functools import partial
 from itertools import pairwise
 from string import ascii_uppercase
 
-from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase, ValueForm, even_depths, hide_needles
+from runner.tasks.recall.cases import (
+    Case,
+    CaseSettings,
+    RenderedCase,
+    ValueForm,
+    evenly_spaced_depths,
+    hide_needles,
+)
 
 BEFORE = "Memorize and track the chains of variable assignment hidden in the following text."
 QUESTION = "Find all variables that are assigned the value {value} in the text above."
@@ -16,7 +25,9 @@ LETTERS = 5
 
 
 def draw_chain_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw two chains, each of task.needles variables, from the beginning to the end of a text."""
+    """Draw cases with two chains of task.needles variables each, assigned one after another throughout
+    the text.
+    """
     for number in settings.case_numbers:
         random = settings.create_random(number)
         names: list[str] = []
@@ -31,7 +42,7 @@ def draw_chain_cases(settings: CaseSettings) -> Iterator[Case]:
             for both in zip(*map(_assignment_sentences, chains, values), strict=True)
             for sentence in both
         ]
-        places = even_depths(len(sentences))
+        places = evenly_spaced_depths(len(sentences))
         needles = list(zip(places, sentences, strict=True))
         yield Case(
             settings.kind, number, None, partial(_render_case, settings, needles, values[0], chains[0], names)

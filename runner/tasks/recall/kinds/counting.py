@@ -1,4 +1,4 @@
-"""Recall kind count: how often does an event occur in a text that also has similar events?"""
+"""Recall kind `count`: count an event in a text that also contains similar events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEWEST, MOST = 2, 9
 
 
 def draw_counting_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw how often the requested bell and another bell ring."""
+    """Draw cases that ask how often one of two bells rings in a text."""
     for number in settings.case_numbers:
         random = settings.create_random(number)
         asked, other = random.sample([random_word_pair(random) for _ in range(20)], 2)

@@ -1,4 +1,6 @@
-"""Needle kinds: names with values, hidden in filler. The wording is RULER's (arXiv 2404.06654)."""
+"""Recall kinds with needles: named values hidden in filler text, worded as in RULER (arXiv
+2404.06654).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from runner.tasks.recall.cases import (
     CaseSettings,
     RenderedCase,
     ValueForm,
-    even_depths,
+    evenly_spaced_depths,
     hide_needles,
     random_word_pair,
 )
@@ -37,32 +39,32 @@ Needle = tuple[float, str, str]  # depth, key, value
 
 
 def draw_single_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw one needle for each depth."""
+    """Draw cases with a single needle, one case for each depth."""
     for depth in settings.depths:
         for number in settings.case_numbers:
             random = settings.create_random(depth, number)
-            ((key, value),) = _draw_keys_and_values(random, settings, 1)
+            ((key, value),) = _draw_names_and_values(random, settings, 1)
             yield Case(
                 settings.kind, number, depth, partial(_render_case, settings, [(depth, key, value)], [key])
             )
 
 
 def draw_shared_text_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw one text with a needle at each depth, and ask for each needle separately."""
+    """Draw one text with a needle at each depth, and a separate question for each needle."""
     for number in settings.case_numbers:
-        drawn = _draw_keys_and_values(settings.create_random(number), settings, len(settings.depths))
+        drawn = _draw_names_and_values(settings.create_random(number), settings, len(settings.depths))
         needles = [(depth, key, value) for depth, (key, value) in zip(settings.depths, drawn, strict=True)]
         for depth, key, _ in needles:
             yield Case(settings.kind, number, depth, partial(_render_case, settings, needles, [key]))
 
 
 def draw_ask_all_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw several needles in one text, and ask for all of them at once."""
+    """Draw cases that ask for all of a text's several needles at once."""
     for number in settings.case_numbers:
-        drawn = _draw_keys_and_values(settings.create_random(number), settings, settings.needles)
+        drawn = _draw_names_and_values(settings.create_random(number), settings, settings.needles)
         needles = [
             (depth, key, value)
-            for depth, (key, value) in zip(even_depths(settings.needles), drawn, strict=True)
+            for depth, (key, value) in zip(evenly_spaced_depths(settings.needles), drawn, strict=True)
         ]
         yield Case(
             settings.kind,
@@ -73,11 +75,11 @@ def draw_ask_all_cases(settings: CaseSettings) -> Iterator[Case]:
 
 
 def draw_multikey_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw one needle for each depth, and distractor needles that share a word with its name."""
+    """Draw cases with one needle at each depth, and distractor needles with similar names."""
     for depth in settings.depths:
         for number in settings.case_numbers:
             random = settings.create_random(depth, number)
-            ((key, value),) = _draw_keys_and_values(random, settings, 1)
+            ((key, value),) = _draw_names_and_values(random, settings, 1)
             others = _draw_similar_names(random, key, settings.needles - 1)
             values = _draw_values(random, settings, len(others), {value})
             needles = [(depth, key, value)]
@@ -85,8 +87,8 @@ def draw_multikey_cases(settings: CaseSettings) -> Iterator[Case]:
             yield Case(settings.kind, number, depth, partial(_render_case, settings, needles, [key]))
 
 
-def random_value(random: Random, value_type: str) -> str:
-    """Draw a needle's value as RULER does."""
+def draw_needle_value(random: Random, value_type: str) -> str:
+    """Draw a random needle value of the given type, as RULER does."""
     if value_type == "numbers":
         return str(random.randint(10 ** (DIGITS - 1), 10**DIGITS - 1))
     if value_type == "uuids":
@@ -94,10 +96,16 @@ def random_value(random: Random, value_type: str) -> str:
     return random_word_pair(random)
 
 
-def format_prompt(value_type: str, keys: Sequence[str], is_single: bool) -> tuple[str, str, str]:
+def format_needle_prompt(
+    value_type: str, needle_names: Sequence[str], is_single_value: bool
+) -> tuple[str, str, str]:
     """Return the instructions before the text, the question, and the beginning of an answer."""
-    query = keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])}, and {keys[-1]}"
-    if is_single:
+    query = (
+        needle_names[0]
+        if len(needle_names) == 1
+        else f"{', '.join(needle_names[:-1])}, and {needle_names[-1]}"
+    )
+    if is_single_value:
         value = value_type.removesuffix("s")
         return (
             BEFORE_ONE.format(value=value),
@@ -119,7 +127,7 @@ def _render_case(
         (depth, NEEDLE.format(values=settings.values, key=key, value=value)) for depth, key, value in needles
     ]
     gold = tuple(value for _, key, value in needles if key in keys)
-    before, question, beginning = format_prompt(settings.values, keys, len(gold) == 1)
+    before, question, beginning = format_needle_prompt(settings.values, keys, len(gold) == 1)
     return RenderedCase(
         before,
         hide_needles(settings.filler, num_units, sentences),
@@ -130,7 +138,7 @@ def _render_case(
     )
 
 
-def _draw_keys_and_values(random: Random, settings: CaseSettings, count: int) -> list[tuple[str, str]]:
+def _draw_names_and_values(random: Random, settings: CaseSettings, count: int) -> list[tuple[str, str]]:
     keys: list[str] = []
     while len(keys) < count:
         key = random_word_pair(random)
@@ -139,20 +147,22 @@ def _draw_keys_and_values(random: Random, settings: CaseSettings, count: int) ->
     return list(zip(keys, _draw_values(random, settings, count, set(keys)), strict=True))
 
 
-def _draw_values(random: Random, settings: CaseSettings, count: int, taken: set[str]) -> list[str]:
-    """Draw different values that do not occur elsewhere in the text."""
+def _draw_values(random: Random, settings: CaseSettings, count: int, excluded_values: set[str]) -> list[str]:
+    """Draw distinct values that do not occur elsewhere in the text."""
     values: list[str] = []
     while len(values) < count:
-        value = random_value(random, settings.values)
-        if value not in values and value not in taken and value not in settings.filler:
+        value = draw_needle_value(random, settings.values)
+        if value not in values and value not in excluded_values and value not in settings.filler:
             values.append(value)
     return values
 
 
-def _draw_similar_names(random: Random, key: str, count: int) -> list[str]:
-    """Draw names that share alternately the first and the second word of a key."""
-    adjective, _, noun = key.partition("-")
+def _draw_similar_names(random: Random, needle_name: str, count: int) -> list[str]:
+    """Draw names that share either the first or the second word with the given needle name."""
+    adjective, _, noun = needle_name.partition("-")
     with_adjective = [f"{adjective}-{other}" for other in random.sample(NOUNS, count + 1) if other != noun]
     with_noun = [f"{other}-{noun}" for other in random.sample(ADJECTIVES, min(count + 1, len(ADJECTIVES)))]
-    by_turns = [name for both in zip(with_adjective, with_noun, strict=False) for name in both if name != key]
+    by_turns = [
+        name for both in zip(with_adjective, with_noun, strict=False) for name in both if name != needle_name
+    ]
     return [*by_turns, *with_adjective[len(with_noun) :]][:count]

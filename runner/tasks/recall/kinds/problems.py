@@ -1,4 +1,4 @@
-"""Recall kind problem: the story of a word problem is hidden in a text, and its question asked at
+"""Recall kind `problem`: hides a word problem's story in a text and asks the problem's question at
 the end.
 """
 
@@ -18,7 +18,7 @@ INSTRUCTION = "Solve it step by step. End with '#### ' and the number."
 
 
 def draw_problem_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw a problem of the test split for each depth."""
+    """Draw cases with a word problem of the test split at each depth."""
     for depth in settings.depths:
         for number in settings.case_numbers:
             index = settings.create_random(depth, number).randrange(DISTINCT)

@@ -1,5 +1,5 @@
-"""RULER's variable tracking, with the strings of lm-evaluation-harness 0.4.13 for the same random
-numbers.
+"""RULER's variable tracking task, with exactly the strings of lm-evaluation-harness 0.4.13 for equal
+random numbers.
 """
 
 from __future__ import annotations
@@ -27,31 +27,38 @@ Draw = Callable[[int, int], int]  # of a number from the first one on, below the
 
 
 def draw_tracking_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw a chain of variables, with a worked example before the text."""
+    """Draw cases with one chain of variable assignments, and a worked example before the text."""
     for number in range(settings.cases):
         yield Case(
-            settings.kind, number, None, partial(_render_case, settings, number), HOPS + 2, has_own_size=True
+            settings.kind,
+            number,
+            None,
+            partial(_render_numbered_case, settings, number),
+            HOPS + 2,
+            has_own_size=True,
         )
 
 
-def _render_case(settings: CaseSettings, number: int, num_lines: int) -> RenderedCase:
-    """Return the case with `num_lines` lines of noise."""
+def _render_numbered_case(settings: CaseSettings, number: int, num_lines: int) -> RenderedCase:
+    """Render a case with its own random numbers and `num_lines` lines of noise."""
     random = settings.create_random(number)
-    example = render_example(random, random.randrange, EXAMPLE_SIZE)
-    return render_tracking(random, random.randrange, num_lines, example)
+    example = render_tracking_example(random, random.randrange, EXAMPLE_SIZE)
+    return render_tracking_case(random, random.randrange, num_lines, example)
 
 
-def render_example(random: Random, draw: Draw, num_lines: int) -> str:
-    """Return a worked example, whose variables have other names in each case."""
-    context, value, names = _text_with_chain(random, draw, num_lines, LETTERS_OF_EXAMPLE)
+def render_tracking_example(random: Random, draw_number: Draw, num_lines: int) -> str:
+    """Render a worked example of variable tracking, with different variable names in each case."""
+    context, value, names = _draw_text_with_chain(random, draw_number, num_lines, LETTERS_OF_EXAMPLE)
     beginning = BEGINNING.format(count=HOPS + 1, value=value)
     question = QUESTION.format(value=value)
     return f"{BEFORE}\n\n{context}\n{question} {beginning} {' '.join(names)}\n\n"
 
 
-def render_tracking(random: Random, draw: Draw, num_lines: int, example: str) -> RenderedCase:
-    """Return the case that the random generator draws for `num_lines` lines of noise."""
-    context, value, names = _text_with_chain(random, draw, num_lines, LETTERS)
+def render_tracking_case(random: Random, draw_number: Draw, num_lines: int, example: str) -> RenderedCase:
+    """Render a variable tracking case with `num_lines` lines of noise, drawn from the given random
+    generator.
+    """
+    context, value, names = _draw_text_with_chain(random, draw_number, num_lines, LETTERS)
     for name in example.partition(BEGINNING[-10:])[2].split():
         example = example.replace(name, "".join(random.choices(ascii_uppercase, k=len(name))))
     beginning = BEGINNING.format(count=HOPS + 1, value=value).strip()
@@ -67,15 +74,17 @@ def render_tracking(random: Random, draw: Draw, num_lines: int, example: str) ->
     )
 
 
-def _text_with_chain(
-    random: Random, draw: Draw, num_lines: int, name_length: int
+def _draw_text_with_chain(
+    random: Random, draw_number: Draw, num_lines: int, name_length: int
 ) -> tuple[str, str, list[str]]:
-    """Return noise with a chain of assignments, its value, and its variables."""
+    """Return a noise text that contains a chain of assignments, the assigned value, and the variable
+    names.
+    """
     names = ["".join(random.choices(ascii_uppercase, k=name_length)) for _ in range(HOPS + 1)]
     while len(set(names)) < HOPS + 1:
         names.append("".join(random.choices(ascii_uppercase, k=name_length)))
     names = [*dict.fromkeys(names)]
-    value = str(draw(10_000, 99_999))
+    value = str(draw_number(10_000, 99_999))
     chain = [f"VAR {names[0]} = {value}"]
     chain += [f"VAR {later} = VAR {earlier} " for earlier, later in pairwise(names)]
     sentences = [NOISE] * num_lines

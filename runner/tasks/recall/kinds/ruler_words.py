@@ -1,5 +1,5 @@
-"""RULER's word lists and their most common words, with the strings of lm-evaluation-harness
-0.4.13.
+"""RULER's tasks on the most common words of a list or text, with the strings of
+lm-evaluation-harness 0.4.13.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ WORDS = sorted({*ADJECTIVES, *NOUNS, *PAIRS})
 
 
 def draw_common_word_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw lists in which ten words appear more often than the others."""
+    """Draw cases with word lists in which ten words occur more often than all others."""
     for number in range(settings.cases):
         most = len(WORDS)
         yield Case(
             settings.kind,
             number,
             None,
-            partial(_render_common_words, settings, number),
+            partial(_render_numbered_word_list, settings, number),
             COMMON + 2,
             most,
             has_own_size=True,
@@ -59,33 +59,35 @@ def draw_common_word_cases(settings: CaseSettings) -> Iterator[Case]:
 
 
 def draw_frequent_word_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw texts of coded words, whose frequencies fall with the square of their rank."""
+    """Draw cases with texts of coded words, whose frequencies fall with the square of their rank."""
     for number in range(settings.cases):
         yield Case(
             settings.kind,
             number,
             None,
-            partial(_render_frequent_words, settings, number),
+            partial(_render_numbered_coded_text, settings, number),
             60,
             has_own_size=True,
         )
 
 
-def _render_common_words(settings: CaseSettings, number: int, num_words: int) -> RenderedCase:
+def _render_numbered_word_list(settings: CaseSettings, number: int, num_words: int) -> RenderedCase:
     random = settings.create_random(number)
-    return render_common_words(random, random, num_words, settings.length)
+    return render_common_words_case(random, random, num_words, settings.length)
 
 
-def render_common_words(
-    random: Random, order: Random, num_words: int, length: int, words: Sequence[str] = WORDS
+def render_common_words_case(
+    random: Random, shuffle_random: Random, num_words: int, length: int, words: Sequence[str] = WORDS
 ) -> RenderedCase:
-    """Return the case for `num_words` words. The harness draws an example first, but does not send it."""
+    """Render a common-words case with `num_words` different words. An unsent example is drawn first, as
+    in the harness.
+    """
     if length < LONG:
-        _draw_word_list(random, order, 20, 3, 1, words)
-        listed, common = _draw_word_list(random, order, num_words, 6, 1, words)
+        _draw_word_list(random, shuffle_random, 20, 3, 1, words)
+        listed, common = _draw_word_list(random, shuffle_random, num_words, 6, 1, words)
     else:
-        _draw_word_list(random, order, 40, 10, 3, words)
-        listed, common = _draw_word_list(random, order, num_words, 30, 3, words)
+        _draw_word_list(random, shuffle_random, 40, 10, 3, words)
+        listed, common = _draw_word_list(random, shuffle_random, num_words, 30, 3, words)
     context = " ".join(f"{place}. {word}" for place, word in enumerate(listed, 1))
     return RenderedCase(
         BEFORE, context, QUESTION, BEGINNING, tuple(common), ValueForm.known, frozenset(listed)
@@ -93,21 +95,28 @@ def render_common_words(
 
 
 def _draw_word_list(
-    random: Random, order: Random, num_words: int, of_common: int, of_others: int, words: Sequence[str]
+    random: Random,
+    shuffle_random: Random,
+    num_words: int,
+    common_repeats: int,
+    other_repeats: int,
+    words: Sequence[str],
 ) -> tuple[list[str], list[str]]:
     drawn = random.sample(words, num_words)
     common, others = drawn[:COMMON], drawn[COMMON:]
-    listed = common * of_common + others * of_others
-    order.shuffle(listed)
+    listed = common * common_repeats + others * other_repeats
+    shuffle_random.shuffle(listed)
     return listed, common
 
 
-def _render_frequent_words(settings: CaseSettings, number: int, num_words: int) -> RenderedCase:
-    return render_frequent_words(settings.create_random(number), num_words, settings.length)
+def _render_numbered_coded_text(settings: CaseSettings, number: int, num_words: int) -> RenderedCase:
+    return render_frequent_words_case(settings.create_random(number), num_words, settings.length)
 
 
-def render_frequent_words(random: Random, num_words: int, length: int) -> RenderedCase:
-    """Return the case that the random generator draws for about `num_words` coded words."""
+def render_frequent_words_case(random: Random, num_words: int, length: int) -> RenderedCase:
+    """Render a frequent-words case with about `num_words` coded words, drawn from the given random
+    generator.
+    """
     count = length // TOKENS_A_CODED_WORD
     drawn = ["".join(random.choices(ascii_lowercase, k=CODED_LETTERS)) for _ in range(count)]
     while len(set(drawn)) < count:

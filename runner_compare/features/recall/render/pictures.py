@@ -1,4 +1,4 @@
-"""Draw recall: a curve over lengths per setting, and heat maps of length and depth."""
+"""Pictures of recall: a curve over text lengths per setting, and heat maps of length and depth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_LETTERS = 36  # of a value in a name
 
 @dataclass(frozen=True)
 class RecallPlotData:
-    """Plot data of one setting in percent: recall curve with intervals, and heat map."""
+    """Plot data of one setting, in percent: recall by length with intervals, and a heat map."""
 
     name: str
     lengths: Sequence[int]
@@ -41,13 +41,13 @@ class RecallPlotData:
 
 
 def job_recall_pictures(plot_data: dict[str, Any]) -> list[Picture]:
-    """Return the pictures of one job, from its stored plot data."""
+    """Return the recall pictures of one job, from its stored plot data."""
     drawn = RecallPlotData(**plot_data)
     return create_recall_pictures([drawn], drawn.name)
 
 
 def create_recall_pictures(plot_data: Sequence[RecallPlotData], subject: str = "") -> list[Picture]:
-    """Return the pictures of several settings."""
+    """Return the recall pictures of several settings."""
     of = f": {subject}" if subject else ""
     pictures = []
     if any(len(setting.lengths) > 1 for setting in plot_data):
@@ -60,7 +60,7 @@ def create_recall_pictures(plot_data: Sequence[RecallPlotData], subject: str = "
 
 
 def to_plot_data(findings: RecallFindings, name: str, is_baseline: bool = False) -> RecallPlotData:
-    """Convert the findings of one setting to plot data."""
+    """Convert the recall findings of one setting to plot data."""
     lengths = findings.length_recalls
     cells = [[findings.recall_at(length.length, depth) for length in lengths] for depth in findings.depths]
     found = findings.effective_length
@@ -76,7 +76,7 @@ def to_plot_data(findings: RecallFindings, name: str, is_baseline: bool = False)
 
 
 def draw_recall_curves(plot_data: Sequence[RecallPlotData]) -> Figure:
-    """Draw recall over lengths, one line per setting."""
+    """Draw recall over text length, one line per setting."""
     from matplotlib.figure import Figure
 
     shown = plot_data[:MAX_LINES]
@@ -97,10 +97,10 @@ def draw_recall_curves(plot_data: Sequence[RecallPlotData]) -> Figure:
     return figure
 
 
-def _draw_curve(pane: Axes, setting: RecallPlotData, number: int, aside: float) -> None:
-    """Draw a setting's recall with its intervals, thick up to the length shown to be reached."""
+def _draw_curve(pane: Axes, setting: RecallPlotData, number: int, x_offset: float) -> None:
+    """Draw a setting's recall with intervals, as a thick line up to the length shown to be reached."""
     points = [
-        (length * aside, *recall) for length, recall in zip(setting.lengths, setting.recall, strict=True)
+        (length * x_offset, *recall) for length, recall in zip(setting.lengths, setting.recall, strict=True)
     ]
     colour = draw_line_with_intervals(pane, number, escape_text(setting.name), points, setting.is_baseline)
     if setting.effective is not None:
@@ -110,7 +110,7 @@ def _draw_curve(pane: Axes, setting: RecallPlotData, number: int, aside: float) 
 
 
 def draw_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
-    """Draw a heat map of length and depth per setting."""
+    """Draw a heat map of recall by text length and depth for each setting."""
     from matplotlib.figure import Figure
 
     every = [setting for setting in plot_data if setting.depths]
@@ -131,9 +131,7 @@ def draw_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
 
 
 def _draw_heat_map(pane: Axes, setting: RecallPlotData) -> None:
-    """Draw the cells of one setting: the beginning of the text at the top, the shortest length on
-    the left.
-    """
+    """Draw one setting's heat map: the text's beginning at the top, the shortest length on the left."""
     from matplotlib.patches import Rectangle
 
     for line, of_depth in enumerate(setting.cells):
@@ -163,14 +161,16 @@ def _draw_heat_map(pane: Axes, setting: RecallPlotData) -> None:
         _mark_effective_length(pane, setting.lengths, *setting.effective)
 
 
-def _mark_effective_length(pane: Axes, lengths: Sequence[int], at_least: int, below: int | None) -> None:
-    """Mark the length shown to be reached by a solid line, and the first lost one by a dashed
-    line.
-    """
+def _mark_effective_length(
+    pane: Axes, lengths: Sequence[int], at_least: int, first_lost_length: int | None
+) -> None:
+    """Mark the length shown to be reached (solid line) and the first lost length (dashed line)."""
     if lengths[0] < at_least < lengths[-1]:
         pane.axvline(list(lengths).index(at_least) + 0.5, color=GOOD, linewidth=1.6)
-    if below is not None:
-        pane.axvline(list(lengths).index(below) - 0.5, color=BAD, linewidth=1.6, linestyle=(0, (3, 2)))
+    if first_lost_length is not None:
+        pane.axvline(
+            list(lengths).index(first_lost_length) - 0.5, color=BAD, linewidth=1.6, linestyle=(0, (3, 2))
+        )
 
 
 def _format_length_axis(pane: Axes, lengths: Sequence[int]) -> None:
@@ -183,12 +183,12 @@ def _format_length_axis(pane: Axes, lengths: Sequence[int]) -> None:
 
 
 def _format_length(length: int) -> str:
-    """Format a length as in keys: 4k, or 1,500."""
+    """Format a text length as config keys do: 4k, or 1,500."""
     return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
 
 
 def recall_pictures(rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]) -> list[Picture]:
-    """Return the pictures of some rows; [] with a single length."""
+    """Return the recall pictures of some table rows; [] with a single length."""
     names = short_row_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
     drawn = [
         to_plot_data(findings, name, row.is_baseline)

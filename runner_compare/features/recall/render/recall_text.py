@@ -1,4 +1,4 @@
-"""Texts about recall in long texts, for jobs and comparisons."""
+"""Texts about recall in long texts, for reports of jobs and comparisons."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ IN_SEVERAL_PLACES = "several"  # depths, of what is asked for
 
 
 def format_percent(fraction: float) -> str:
-    """Format a recall for a table, e.g. `97`."""
+    """Format a recall in percent without unit for a table, e.g. `97`."""
     return f"{100 * fraction:.0f}"
 
 
 def format_reached(effective_length: EffectiveLength | None) -> str:
-    """Format the lower end of an effective length for a table cell."""
+    """Format the lower end of an effective context length for a table cell."""
     return ABSENT if effective_length is None else f"{effective_length.at_least:,}"
 
 
-def format_below(effective_length: EffectiveLength | None) -> str:
-    """Format the first length that is shown not to be reached, for a table cell."""
+def format_first_lost_length(effective_length: EffectiveLength | None) -> str:
+    """Format the first length at which recall is shown to be lost, for a table cell."""
     return (
         ABSENT
         if effective_length is None or effective_length.first_lost_length is None
@@ -63,7 +63,7 @@ def describe_effective_length(effective_length: EffectiveLength) -> str:
 
 
 def effective_length_sentence(findings: RecallFindings) -> str:
-    """Return the sentence about the effective length, or why there is none."""
+    """Return a sentence on the effective context length, or on the reason why there is none."""
     lengths, margin = findings.length_recalls, format_margin_points(findings.margin)
     shortest = lengths[0]
     interval = f"{100 * shortest.share:.1f} % [{100 * shortest.low:.1f}, {100 * shortest.high:.1f}]"
@@ -94,8 +94,8 @@ def effective_length_sentence(findings: RecallFindings) -> str:
     )
 
 
-def short_effective_sentence(findings: RecallFindings) -> str:
-    """Say why the table has no effective length, or what would decide it; empty where it is decided."""
+def short_effective_length_sentence(findings: RecallFindings) -> str:
+    """Return why the effective length is missing or what would decide it; "" if it is decided."""
     found = findings.effective_length
     if findings.is_too_low:
         return "recall at the shortest length is too low for an effective length."
@@ -109,7 +109,7 @@ def short_effective_sentence(findings: RecallFindings) -> str:
 
 
 def short_depth_sentences(findings: RecallFindings) -> list[str]:
-    """Return where in the texts recall is shown to be below the rest; none if it is not."""
+    """Return a sentence on the text lengths and depths with significantly lower recall; [] if none."""
     shown = [lost for lost in findings.lost_depths if lost.is_significant]
     places = [
         f"{lost.length:,} tokens (depth {lost.first:g} to {lost.last:g})".replace(
@@ -121,7 +121,7 @@ def short_depth_sentences(findings: RecallFindings) -> list[str]:
 
 
 def lost_depth_sentences(findings: RecallFindings) -> list[str]:
-    """Return a sentence on depths at which recall is significantly below the rest, or []."""
+    """Return sentences on depths with significantly lower recall; [] if none."""
     shown = [lost for lost in findings.lost_depths if lost.is_significant]
     if not shown:
         return []
@@ -130,7 +130,7 @@ def lost_depth_sentences(findings: RecallFindings) -> list[str]:
 
 
 def describe_lost_depths(lost_depths: LostDepths) -> str:
-    """Describe at which depths recall is below the rest, in texts of one length."""
+    """Describe at which depths of texts of one length recall is lower than elsewhere."""
     at = (
         f"depth {lost_depths.first:g}"
         if lost_depths.first == lost_depths.last
@@ -142,7 +142,7 @@ def describe_lost_depths(lost_depths: LostDepths) -> str:
 
 
 def length_depth_rows(findings: RecallFindings) -> list[dict[str, Any]]:
-    """Return the table of recall by length and depth, in percent, one line per length."""
+    """Return the table of recall in percent by length and depth, one line per length."""
     depths: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in findings.depths]
     if any(findings.recall_at(length.length, None) for length in findings.length_recalls):
         depths.append((IN_SEVERAL_PLACES, None))
@@ -168,7 +168,7 @@ def format_cell(cell: CellRecall | None) -> str:
 
 
 def effective_length_rows(findings: RecallFindings) -> list[dict[str, Any]]:
-    """Return the table of effective lengths by kind of question; [] for one kind."""
+    """Return the table of effective lengths by kind of question; [] with one kind."""
     lengths = [length.length for length in findings.length_recalls]
     rows = []
     for kind, found in findings.effective_length_by_kind.items():

@@ -1,4 +1,4 @@
-"""Render recall in a comparison as columns, sentences and JSON data."""
+"""Columns, sentences and JSON data of recall in a comparison."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from runner_compare.features.recall.compute import (
 from runner_compare.features.recall.render.recall_text import (
     IN_SEVERAL_PLACES,
     effective_length_sentence,
-    format_below,
     format_cell,
+    format_first_lost_length,
     format_percent,
     format_reached,
     lost_depth_sentences,
     short_depth_sentences,
-    short_effective_sentence,
+    short_effective_length_sentence,
 )
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.render.columns import naming_columns_of_rows
 from runner_compare.render.compared_parts import (
-    short_part_sentences,
+    short_subset_sentences,
     subset_columns,
     subset_sentences,
-    undecided_sentence,
+    undecided_sentences,
 )
 from runner_compare.render.error_families import error_sentences
 from runner_compare.render.labels import MAX_NAMES, row_name
@@ -38,7 +38,9 @@ BY_DEPTH = "recall by length and depth, %"
 
 
 def recall_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the tables of lengths, of depths, and of comparisons at each length, by title."""
+    """Return the tables of lengths, of depths and of comparisons at each length, as columns by
+    title.
+    """
     compared = table.get_section_data(TableRecall).compared
     shown = {effective_length_title(table_margin(table)): recall_length_columns(table)}
     if lines := depth_columns(table):
@@ -51,22 +53,22 @@ def recall_tables(table: Table) -> dict[str, list[Column]]:
 
 
 def short_recall_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of lengths."""
+    """Return the table of lengths, for the default output."""
     return {effective_length_title(table_margin(table)): recall_length_columns(table)}
 
 
 def short_recall_sentences(table: Table) -> list[str]:
-    """Say where rows differ from their baselines, and what keeps an effective length from being decided."""
+    """Return lines on rows that differ from their baselines, and on undecided effective lengths."""
     kept = table.get_section_data(TableRecall)
     shown = [(row_name(row, table.keys), kept.findings[row.run.run_id]) for row in recall_rows(table)]
     return [
         *_group_sentences(
-            [(name, text) for name, findings in shown if (text := short_effective_sentence(findings))]
+            [(name, text) for name, findings in shown if (text := short_effective_length_sentence(findings))]
         ),
         *_group_sentences(
             [(name, text) for name, findings in shown for text in short_depth_sentences(findings)]
         ),
-        *short_part_sentences("recall", table, kept.compared, "at {:,} tokens".format),
+        *short_subset_sentences("recall", table, kept.compared, "at {:,} tokens".format),
     ]
 
 
@@ -75,7 +77,7 @@ def effective_length_title(margin: float, reference: str = "of the shortest") ->
 
 
 def recall_length_columns(table: Table) -> list[Column]:
-    """Return the columns of effective lengths, and of recall at each length."""
+    """Return the columns of effective context lengths, and of recall at each length."""
     rows = recall_rows(table)
     findings = [table.get_section_data(TableRecall).findings[row.run.run_id] for row in rows]
     columns = [
@@ -84,7 +86,9 @@ def recall_length_columns(table: Table) -> list[Column]:
             "reaches", [format_reached(of_row.effective_length) for of_row in findings], use=ColumnUse.result
         ),
         Column(
-            "less\nthan", [format_below(of_row.effective_length) for of_row in findings], use=ColumnUse.result
+            "less\nthan",
+            [format_first_lost_length(of_row.effective_length) for of_row in findings],
+            use=ColumnUse.result,
         ),
     ]
     shares = [{length.length: length.share for length in of_row.length_recalls} for of_row in findings]
@@ -95,7 +99,7 @@ def recall_length_columns(table: Table) -> list[Column]:
 
 
 def depth_columns(table: Table) -> list[Column]:
-    """Return the columns of recall at each depth, one line per length and row; [] if too many."""
+    """Return the columns of recall by depth, one line per length and row; [] if there are too many."""
     kept = table.get_section_data(TableRecall).findings
     lines = [(row, length) for row in recall_rows(table) for length in kept[row.run.run_id].length_recalls]
     depths = sorted({depth for findings in kept.values() for depth in findings.depths})
@@ -118,7 +122,9 @@ def depth_columns(table: Table) -> list[Column]:
 
 
 def recall_sentences(table: Table) -> list[str]:
-    """Return sentences on each row's effective length, depths with lost recall, and differences."""
+    """Return sentences on each row's effective length, lost depths, and differences from the
+    baseline.
+    """
     kept = table.get_section_data(TableRecall)
     shown = [(row_name(row, table.keys), kept.findings[row.run.run_id]) for row in recall_rows(table)]
     return [
@@ -126,15 +132,15 @@ def recall_sentences(table: Table) -> list[str]:
         *_group_sentences(
             [(name, text) for name, findings in shown for text in lost_depth_sentences(findings)]
         ),
-        *furthest_length_sentence(table),
+        *longest_effective_length_sentence(table),
         *subset_sentences("recall", table, kept.compared, "at {:,}".format),
-        *undecided_sentence("recall at each length", kept.compared),
+        *undecided_sentences("recall at each length", kept.compared),
         *error_sentences(recall_error_families(table)),
     ]
 
 
 def recall_legend(table: Table) -> str:
-    """Return the explanation of the effective length."""
+    """Explain the effective context length in a legend."""
     about_texts = (
         "each text is a cluster, so the lengths hold for further texts of this filler"
         if all(own.is_clustered_by_haystack for own in table.get_section_data(TableRecall).findings.values())
@@ -150,7 +156,7 @@ def recall_legend(table: Table) -> str:
 
 
 def _group_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
-    """Group rows with the same sentence; only the first sentences are returned."""
+    """Merge equal sentences of several rows. Only the first sentences are returned."""
     names: dict[str, list[str]] = {}
     for name, sentence in named_sentences:
         names.setdefault(sentence, []).append(name)
@@ -160,8 +166,10 @@ def _group_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
     ]
 
 
-def furthest_length_sentence(table: Table) -> list[str]:
-    """Return a sentence with the rows that reach furthest; [] if all do, or if one row is known."""
+def longest_effective_length_sentence(table: Table) -> list[str]:
+    """Return a sentence on the rows with the longest effective length; [] if all share it, or with
+    one row.
+    """
     kept = table.get_section_data(TableRecall).findings
     reached = [
         (found.at_least, row)

@@ -1,4 +1,4 @@
-"""Draw each model's KL to the reference, with its interval, over the size of its weights."""
+"""Picture of each model's KL divergence from the reference over the size of its weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BESIDE = "  "  # between a bar and the name beside it
 
 @dataclass
 class KlPoint:
-    """A model with its size and its KL to the reference."""
+    """A model in the picture, with its size and its KL divergence from the reference."""
 
     name: str
     size_mib: float
@@ -47,7 +47,7 @@ class KlPoint:
 
 
 def divergence_pictures(table: Table) -> list[Picture]:
-    """Return the picture of rows that have a KL to a reference, or []."""
+    """Return the picture of rows with a KL divergence from a reference, or []."""
     rows = [row for row in table.rows if KL in row.run.metrics and row.run.metrics.get(WEIGHTS)]
     drawn = [row for row in rows if row.run.metrics[KL] > 0]
     if not drawn:
@@ -61,7 +61,7 @@ def divergence_pictures(table: Table) -> list[Picture]:
 
 
 def draw_kl_over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
-    """Draw the KL of rows over their weights, with a pane per set of texts."""
+    """Draw the rows' KL divergence over the size of their weights, one pane per set of texts."""
     from matplotlib.figure import Figure
 
     all_panels = list(dict.fromkeys(row.panel for row in rows))
@@ -91,7 +91,9 @@ def draw_kl_over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figur
 
 
 def draw_kl_points(pane: Axes, points: Sequence[KlPoint], size_label: str) -> list[Annotation]:
-    """Draw KLs above 0, on a logarithmic axis, over sizes. Returns the labels, which may overlap."""
+    """Draw KL divergences above 0 on a logarithmic axis over sizes. Returns labels, which may
+    overlap.
+    """
     labels: list[Annotation] = []
     sizes = [point.size_mib for point in points]
     middle = (min(sizes) + max(sizes)) / 2 if len({*sizes}) > 1 else max(sizes, default=0.0)
@@ -116,7 +118,7 @@ def draw_kl_points(pane: Axes, points: Sequence[KlPoint], size_label: str) -> li
 
 
 def _label_interval(pane: Axes, point: KlPoint, is_right: bool) -> Annotation:
-    """Write a point's name next to its interval, towards the middle of the pane."""
+    """Write a point's name next to its interval, on the side of the pane's middle."""
     name = f"{point.name}{BESIDE}" if is_right else f"{BESIDE}{point.name}"
     side = "right" if is_right else "left"
     return annotate_point(pane, name, (point.size_mib, point.kl), point.colour, ha=side)

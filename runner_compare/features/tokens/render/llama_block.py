@@ -1,4 +1,4 @@
-"""Print the same text block as llama-perplexity --kl-divergence, digit for digit, from a job's
+"""Reproduce the text block of llama-perplexity --kl-divergence, digit for digit, from a job's
 tokens.
 
 The arithmetic is llama.cpp's: float32 where it has float, a standard error as if tokens
@@ -41,9 +41,10 @@ DELTA_P = (
 
 
 def format_llama_block(
-    kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], num_agreed: int
+    kl: Sequence[float], logprobs: Sequence[float], reference_logprobs: Sequence[float], num_agreed: int
 ) -> str:
-    """Format the block from each token's KL and its log-probabilities under both models.
+    """Format llama-perplexity's block from each token's KL divergence and both models'
+    log-probabilities.
 
     `num_agreed` counts tokens at which both models have the same first choice.
     """
@@ -52,7 +53,7 @@ def format_llama_block(
     count = len(kl)
     if count < LEAST:
         return TOO_FEW
-    nll, base = (-np.asarray(some, dtype=np.float32) for some in (logprobs, reference))
+    nll, base = (-np.asarray(some, dtype=np.float32) for some in (logprobs, reference_logprobs))
     change = np.exp(-nll) - np.exp(-base)
     squares = (change * change).astype(np.float64)
     divergence = np.asarray(kl, dtype=np.float64)
@@ -105,7 +106,7 @@ def _sum_float64(values: Any) -> float:
 
 
 def _mean_and_error(values: Any, squares: Any) -> tuple[float, float]:
-    """Return the mean and its standard error from values and their squares.
+    """Return the mean and its standard error from values and squared values.
 
     The squares may be rounded to float32.
     """
@@ -120,7 +121,7 @@ def _safe_sqrt(value: float) -> float:
 
 
 def _percentile(ordered: Any, fraction: float | None) -> float:
-    """Return a percentile of sorted float32 numbers; None: the median."""
+    """Return a percentile of sorted float32 values; `fraction=None` means the median."""
     import numpy as np
 
     count = len(ordered)

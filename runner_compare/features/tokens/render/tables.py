@@ -1,6 +1,4 @@
-"""Render token-level results: KL percentiles, llama.cpp's block, and the worst tokens in
-context.
-"""
+"""Tables of token-level results: KL percentiles, llama-perplexity's block, and the worst tokens."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ LEGEND = (
 
 
 def token_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of tokens and that of text categories, by title."""
+    """Return the tables of token statistics and of text categories, as columns by title."""
     if not any(CHIEF in row.run.metrics for row in table.rows):
         return {}
     titled = {TITLE: token_columns(table), BY_CATEGORY: category_columns(table)}
@@ -57,7 +55,7 @@ def token_tables(table: Table) -> dict[str, list[Column]]:
 
 
 def token_columns(table: Table) -> list[Column]:
-    """Return the columns of the statistics that llama-perplexity prints.
+    """Return columns for the token statistics that llama-perplexity prints.
 
     Rows without token metrics, such as the reference itself, are omitted.
     """
@@ -72,8 +70,8 @@ def token_columns(table: Table) -> list[Column]:
 
 
 def category_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of categories, one line per row and category; [] without
-    any.
+    """Return the columns of token statistics by category, one line per row and category; []
+    without any.
     """
     lines = [(row, name) for row in table.rows for name in list_categories(row.run.metrics)]
     if not lines:
@@ -92,20 +90,20 @@ def _format_cell(run: Run, key: str, suffix: str = "") -> str:
 
 
 def write_llama_blocks(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
-    """Write llama-perplexity's block for each run that was compared with whole distributions."""
+    """Write llama-perplexity's block for each run compared with the reference's full distributions."""
     blocks = [
         (row_name(row, table.keys) or row.run.job_id, found)
         for table in tables
         for row in table.rows
-        if (found := run_llama_block(row.run, reader)) is not None
+        if (found := format_run_llama_block(row.run, reader)) is not None
     ]
     if not blocks:
         raise ConfigError(NO_BLOCK, key="--format", value="llama", code="empty")
     out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
 
 
-def run_llama_block(run: Run, reader: Reader) -> str | None:
-    """Return a run's llama-perplexity block, or None."""
+def format_run_llama_block(run: Run, reader: Reader) -> str | None:
+    """Return llama-perplexity's block for a run, or None."""
     if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
         return None
     texts = reader.load_text_tokens(run)
@@ -121,14 +119,14 @@ def run_llama_block(run: Run, reader: Reader) -> str | None:
 
 @dataclass
 class WorstTokens:
-    """The tokens of a run with the largest divergence, formatted for a page."""
+    """A run's tokens with the largest divergence from the reference, formatted for HTML."""
 
     name: str
     tokens: list[dict[str, str]]
 
 
 def find_worst_tokens(table: Table, reader: Reader) -> list[WorstTokens]:
-    """Return the worst tokens of each run that stored them."""
+    """Return the tokens with the largest divergence, for each run that stored them."""
     found = []
     for row in table.rows:
         tokens = reader.load_worst_tokens(row.run) if CHIEF in row.run.metrics else []
@@ -154,7 +152,7 @@ def _format_probability(logprob: float | None) -> str:
 
 
 def render_worst_tokens(worst_tokens_of_run: WorstTokens) -> str:
-    """Render a run's tokens with the largest divergence as HTML, each marked in its text."""
+    """Render a run's tokens with the largest divergence as HTML, each marked in its context."""
     title = f"{len(worst_tokens_of_run.tokens)} worst tokens: {worst_tokens_of_run.name}"
     out = StringIO()
     out.write(f'<details><summary>{escape_html(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')

@@ -22,12 +22,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner_base import MIB
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.kv_cache.prefix_tree import PrefixTree
 from runner_engine.local.preload_checks import check_files
 from runner_engine.models.adapter_lifecycle import detach_adapter
 from runner_engine.models.lora.multi_adapter import TokenAdapters
-from runner_engine.plan.footprint import predict
+from runner_engine.plan.footprint import predict_footprint
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import MissingCapability, Request
@@ -258,7 +258,9 @@ def test_the_base_is_as_before_and_the_memory_is_as_predicted(case: Case) -> Non
     base = load_base(spec)
     before = logits(base.model)
     adapted = adapt(base, spec)
-    predicted, without = (predict(resolve(one), (1, 16, 12)) for one in (spec, make_spec(**plain(case.base))))
+    predicted, without = (
+        predict_footprint(resolve_model(one), (1, 16, 12)) for one in (spec, make_spec(**plain(case.base)))
+    )
     assert predicted is not None
     assert without is not None
     own = adapted.metrics["weight_mib"] - sum(base.bytes_by_dtype.values()) / MIB
@@ -307,7 +309,7 @@ def test_what_cannot_stand_beside_others_is_refused_before_the_load(
     other = save_adapter(tmp_path / "other", case.base, **({"target_modules": ["q_proj"]} | keys))
     lora = MultiAdapterConfig({"math": str(case.places["math"]), "other": str(other)})
     with pytest.raises(ConfigError) as raised:
-        check_files(resolve(make_spec(**plain(case.base), lora=lora)))
+        check_files(resolve_model(make_spec(**plain(case.base), lora=lora)))
     assert raised.value.code == "unsupported"
     assert str(raised.value).startswith(f"lora.adapters.other={other}")
     assert named in raised.value.reason
@@ -320,7 +322,7 @@ def test_another_base_and_another_name_are_refused(
     other = save_adapter(tmp_path / "other", wide, target_modules=["q_proj"])
     lora = MultiAdapterConfig({"math": str(case.places["math"]), "other": str(other)})
     with raises(ConfigError, "mismatch", f"lora.adapters.other={other} does not fit model.name={case.base}"):
-        check_files(resolve(make_spec(**plain(case.base), lora=lora)))
+        check_files(resolve_model(make_spec(**plain(case.base), lora=lora)))
     with raises(ConfigError, "bad_value", "lora.adapters"):
         MultiAdapterConfig({"a b": "x"})
     with raises(ConfigError, "missing", "lora.adapters.math"):

@@ -19,7 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
 from runner_engine.models.base_loading import LoadedModel
-from runner_engine.models.rope.rope_application import configure_rope, max_positions, set_rope_scaling
+from runner_engine.models.rope.rope_application import get_max_positions, set_rope_scaling, write_rope_config
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
@@ -125,7 +125,7 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
     own = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     own |= {"original_max_position_embeddings": 16, "rope_theta": 500_000.0}
     config = settings("llama", **SMALL | {"rope_parameters": dict(own)})
-    assert max_positions(config) == 64, (
+    assert get_max_positions(config) == 64, (
         "with a shorter original length, the scaling is in the model's own number"
     )
     set_rope_scaling(config, RopeYarnConfig(factor=4))
@@ -136,7 +136,7 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
         "rope_theta": 500_000.0,
     }
     assert config.rope_parameters == expected, "the model knows how long its pretraining was"
-    assert max_positions(config) == 64
+    assert get_max_positions(config) == 64
     set_rope_scaling(config, RopeLinearConfig(factor=2))
     assert config.rope_parameters == {"rope_type": "linear", "factor": 2.0, "rope_theta": 500_000.0}
 
@@ -177,7 +177,7 @@ def test_parameters_by_layer_type_are_refused() -> None:
 
     config = Gemma3TextConfig(num_hidden_layers=2, architectures=["Gemma3ForCausalLM"])
     with raises(ConfigError, "unsupported", "rope"):
-        configure_rope(config, RopeLinearConfig(factor=2))
+        write_rope_config(config, RopeLinearConfig(factor=2))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_the_table_shows_what_turns_with_what(runner: Callable[..., Any]) -> Non
 
 def test_settings_read_for_scaling_are_the_models_own(folders: dict[str, Path]) -> None:
     settings = AutoConfig.from_pretrained(folders["qwen3"])
-    configure_rope(settings, Rope2dConfig())
+    write_rope_config(settings, Rope2dConfig())
     assert settings.rope_parameters == {"rope_type": "default", "rope_theta": 50_000.0}
 
 

@@ -23,8 +23,8 @@ from runner_engine import (
     open_engine,
 )
 from runner_engine.checkpoints.architectures import rope
-from runner_engine.models.load_checks import load_config
-from runner_engine.models.loading.gguf import load_gguf
+from runner_engine.models.load_checks import load_transformers_config
+from runner_engine.models.loading.gguf import load_gguf_model
 
 # longer than the pretraining of the LongRoPE, 256
 IDS = torch.arange(3, 603).view(2, 300) * 5 % 262
@@ -39,7 +39,7 @@ def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
 
 
 def read(path: Path) -> Any:
-    model, report = load_gguf(path, load_config(path), torch.float32, None)
+    model, report = load_gguf_model(path, load_transformers_config(path), torch.float32, None)
     assert report == {"missing_keys": [], "unexpected_keys": []}
     return model
 
@@ -95,7 +95,7 @@ def test_without_it_the_file_is_another_model(
 def test_a_llama3_scaling_is_found_in_its_divisors(factor: float, trained: int) -> None:
     own = {**LLAMA3, "rope_theta": 500000.0, "factor": factor, "original_max_position_embeddings": trained}
     divisors = np.array(llama3_divisors(config_of("llama_llama3", head_dim=64), own), dtype=np.float32)
-    found = rope._match_llama3(divisors.astype(np.float64), 500000.0)
+    found = rope._fit_llama3_scaling(divisors.astype(np.float64), 500000.0)
     assert found == {key: value for key, value in own.items() if key != "rope_theta"}
 
 
@@ -119,16 +119,20 @@ def test_the_scalings_of_keys(tmp_path: Path) -> None:
     ):
         own: dict[str, Any] = {f"rope.scaling.{key}": value for key, value in keys.items()}
         path = write_gguf(tmp_path / "model.gguf", "llama_yarn", tiny("llama_yarn"), **own)
-        found = load_config(path).rope_parameters.get("attention_factor")
+        found = load_transformers_config(path).rope_parameters.get("attention_factor")
         assert found == (None if attention is None else pytest.approx(attention))
     own = {"rope.scaling.yarn_beta_fast": 16.0, "rope.scaling.yarn_beta_slow": 2.0}
     path = write_gguf(tmp_path / "model.gguf", "llama_yarn", tiny("llama_yarn"), **own)
-    found = load_config(path).rope_parameters
+    found = load_transformers_config(path).rope_parameters
     assert found == {**YARN, "beta_fast": 16.0, "beta_slow": 2.0}
     plain = tiny("llama_linear", rope_parameters=ROPE)
     older: dict[str, Any] = {"rope.scale_linear": 4.0}
     path = write_gguf(tmp_path / "model.gguf", "llama_linear", plain, **older)
-    assert load_config(path).rope_parameters == {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    assert load_transformers_config(path).rope_parameters == {
+        "rope_type": "linear",
+        "factor": 4.0,
+        "rope_theta": 10000.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -150,4 +154,4 @@ def test_what_cannot_be_read_is_said(
     model = tiny("llama_linear", rope_parameters=ROPE)
     path = write_gguf(tmp_path / "model.gguf", "llama_linear", model, rope_tensors=tensors, **keys)
     with pytest.raises(DataError, match=message):
-        load_config(path)
+        load_transformers_config(path)

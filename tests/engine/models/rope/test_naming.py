@@ -18,7 +18,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_engine import CHOICES
-from runner_engine.checkpoints.positions import check_scaling_factor, note_replaced_scaling
+from runner_engine.checkpoints.positions import check_rope_scaling_factor, note_replaced_scaling
 from runner_engine.models.rope.rope_application import set_rope_scaling
 from runner_engine.models.rope.rope_description import describe_rope_config
 from runner_engine.settings.model import LocalModelConfig
@@ -83,12 +83,12 @@ OWN = {"max_position_embeddings": 131072, "rope_parameters": {
 def test_a_factor_beyond_the_models_own_scaling_is_one_message() -> None:
     for rope in (RopeLlama3Config(factor=32), RopeYarnConfig(factor=32)):
         with raises(ConfigError, "too_large", "rope.factor") as raised:
-            check_scaling_factor(OWN, rope)
+            check_rope_scaling_factor(OWN, rope)
         assert "131,072 positions of 8,192" in raised.value.reason
         assert "rope.factor=16 or less" in raised.value.reason
     for fine in (RopeYarnConfig(factor=16), RopeYarnConfig(factor=32, beyond_trained=True), RopeConfig()):
-        check_scaling_factor(OWN, fine)
-    check_scaling_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=32))
+        check_rope_scaling_factor(OWN, fine)
+    check_rope_scaling_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=32))
 
 
 def test_what_takes_the_place_of_the_models_own_is_said() -> None:

@@ -104,11 +104,11 @@ def test_a_single_stream_is_branch_0_at_the_time_of_its_position(ratio: float) -
 
 
 def test_which_pairs_are_patched() -> None:
-    assert list(rope_2d.patched_pairs(32, 0.5)) == list(range(17, 33))
-    assert list(rope_2d.patched_pairs(32, 0)) == [32], "one pair at least"
-    assert list(rope_2d.patched_pairs(8, 1)) == list(range(1, 9))
-    assert len(rope_2d.patched_pairs(5, 0.5)) == 2, "2.5 is rounded to even, as Python does"
-    assert len(rope_2d.patched_pairs(7, 0.5)) == 4, "and 3.5 too"
+    assert list(rope_2d.list_patched_pairs(32, 0.5)) == list(range(17, 33))
+    assert list(rope_2d.list_patched_pairs(32, 0)) == [32], "one pair at least"
+    assert list(rope_2d.list_patched_pairs(8, 1)) == list(range(1, 9))
+    assert len(rope_2d.list_patched_pairs(5, 0.5)) == 2, "2.5 is rounded to even, as Python does"
+    assert len(rope_2d.list_patched_pairs(7, 0.5)) == 4, "and 3.5 too"
     rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=1))
     described = rope_2d.Rope2dEmbedding(rotary, Rope2dConfig()).describe()
     assert described == "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128"
@@ -142,7 +142,7 @@ class Reference(torch.nn.Module):
 def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: int, attention: str) -> None:
     model = tiny(family, head_dim, attention)
     native, rotary = logits(model), model.model.rotary_emb
-    patch = rope_2d.patch_model(model, Rope2dConfig())
+    patch = rope_2d.patch_rope_2d(model, Rope2dConfig())
     assert patch.pairs == head_dim // 2
     whole = logits(model)
     assert (whole - native).abs().max() > 1e-2, "branch pairs have stopped turning"
@@ -170,8 +170,8 @@ def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: in
         alone = logits(model, IDS[:, :length])[0]
         torch.testing.assert_close(batch[row, 37 - length :], alone, atol=1e-5, rtol=0)
 
-    assert rope_2d.unpatch_model(model)
-    assert not rope_2d.unpatch_model(model)
+    assert rope_2d.unpatch_rope_2d(model)
+    assert not rope_2d.unpatch_rope_2d(model)
     assert torch.equal(logits(model), native), "bit for bit"
 
 
@@ -180,7 +180,7 @@ def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: in
 def test_plain_generate_needs_no_help(family: str) -> None:
     """Left-padded and batched, cached and uncached, each row as if it were alone."""
     model = tiny(family)
-    rope_2d.patch_model(model, Rope2dConfig())
+    rope_2d.patch_rope_2d(model, Rope2dConfig())
     prompts = [IDS[0, :11], IDS[0, 7:11]]
     padded = torch.stack([torch.nn.functional.pad(prompt, (11 - len(prompt), 0)) for prompt in prompts])
     settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
@@ -196,7 +196,7 @@ def test_over_a_scaling_the_frequencies_are_the_scaled_ones() -> None:
     linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
     model = tiny("llama", rope_parameters=linear)
     native = model.model.rotary_emb
-    patch = rope_2d.patch_model(model, Rope2dConfig(ratio=0))
+    patch = rope_2d.patch_rope_2d(model, Rope2dConfig(ratio=0))
     cos, _ = patch(torch.zeros(1, 9, 1), torch.arange(9)[None])
     expected, _ = native(torch.zeros(1, 9, 1), torch.arange(9)[None])
     assert torch.equal(cos[..., :31], expected[..., :31])
@@ -206,7 +206,7 @@ def test_over_a_scaling_the_frequencies_are_the_scaled_ones() -> None:
 def test_over_dynamic_scaling_the_frequencies_still_grow() -> None:
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
     model = tiny("llama", rope_parameters=dynamic)
-    patch = rope_2d.patch_model(model, Rope2dConfig())
+    patch = rope_2d.patch_rope_2d(model, Rope2dConfig())
     before = patch.native.inv_freq.clone()
     patch(torch.zeros(1, 300, 1), torch.arange(300)[None])
     assert not torch.equal(patch.native.inv_freq, before)
@@ -270,7 +270,7 @@ def test_native_then_rope_2d_then_native(
         assert torch.isfinite(last).all()
 
     assert detach_adapter(loaded, turned)
-    assert rope_2d.unpatch_model(base.model)
+    assert rope_2d.unpatch_rope_2d(base.model)
     after = adapt(base, plain)
     assert torch.equal(logits(after.model), before), "bit for bit"
 
@@ -379,12 +379,12 @@ def test_wrapped_models_are_searched_breadth_first(folder: Path, adapter: Path) 
     ddp = torch.nn.Module()
     ddp.module = wrapped
     for outer in (plain.model, plain, wrapped, ddp):
-        patch = rope_2d.patch_model(outer, Rope2dConfig())
+        patch = rope_2d.patch_rope_2d(outer, Rope2dConfig())
         assert patch.native is inner
         assert plain.model.rotary_emb is patch
         with raises(ConfigError, "conflict", "rope"):
-            rope_2d.patch_model(outer, Rope2dConfig())
-        assert rope_2d.unpatch_model(outer)
+            rope_2d.patch_rope_2d(outer, Rope2dConfig())
+        assert rope_2d.unpatch_rope_2d(outer)
         assert plain.model.rotary_emb is inner
 
 
@@ -409,7 +409,7 @@ def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(model_config: L
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
 def test_the_engine_answers_as_generate_does_whatever_the_batch(folder: Path, attention: Attention) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention.value).eval()
-    rope_2d.patch_model(model, Rope2dConfig(ratio=0.25, stride=16))
+    rope_2d.patch_rope_2d(model, Rope2dConfig(ratio=0.25, stride=16))
     spec = make_spec(
         model=LocalModelConfig(name=str(folder), device="cpu", attention=attention),
         rope=Rope2dConfig(ratio=0.25, stride=16),
@@ -429,14 +429,14 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(folder: Path, at
 
 def test_reached_without_coordinates() -> None:
     model = tiny("llama")
-    patch = rope_2d.patch_model(model, Rope2dConfig())
+    patch = rope_2d.patch_rope_2d(model, Rope2dConfig())
     with pytest.raises(RuntimeError, match=r"extra_pos2d is not set.*Pass position_ids.*rope_2d.at\(model"):
         patch(torch.zeros(1, 3, 1))
     with rope_2d.require_coordinates(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
         model(IDS)
     two = torch.zeros(1, 2, dtype=torch.long)
     with (
-        rope_2d.token_coordinates(model, two, two),
+        rope_2d.set_token_coordinates(model, two, two),
         pytest.raises(RuntimeError, match="coordinates of 2 tokens, .* has 37"),
     ):
         model(IDS)
@@ -446,7 +446,7 @@ def test_reached_without_coordinates() -> None:
 
 def test_coordinates_need_the_patch() -> None:
     two = torch.zeros(1, 2, dtype=torch.long)
-    with raises(ConfigError, "missing", "rope"), rope_2d.token_coordinates(tiny("llama"), two, two):
+    with raises(ConfigError, "missing", "rope"), rope_2d.set_token_coordinates(tiny("llama"), two, two):
         pass
 
 
@@ -465,5 +465,5 @@ def test_another_layout_of_the_pairs_is_refused() -> None:
     )
     model = CohereForCausalLM(config)
     with raises(ConfigError, "unsupported", "rope"):
-        rope_2d.patch_model(model, Rope2dConfig())
-    assert rope_2d.find_patch(model) is None
+        rope_2d.patch_rope_2d(model, Rope2dConfig())
+    assert rope_2d.find_rope_2d(model) is None

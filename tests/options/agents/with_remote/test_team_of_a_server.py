@@ -15,7 +15,7 @@ from api_standin import Api
 from runner.config.root import RunnerConfig
 from runner.options.agents.keys import AgentsConfig
 from runner.options.remote.keys import ApiConfig, ApiExtensions, HybridConfig, StudentConfig, TeacherConfig
-from runner.report import headline_metrics
+from runner.report import format_headline_metrics
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
@@ -53,7 +53,7 @@ def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path
         assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
         assert metrics["cost_usd"] > 0
         assert set(record.result.facts["answered_by"].replace(",", "").split()) >= {"student", "teacher"}
-        assert {"student", "teacher", "cost"} <= headline_metrics(metrics).keys()
+        assert {"student", "teacher", "cost"} <= format_headline_metrics(metrics).keys()
         folder = tmp_path / "outputs" / "jobs" / record.job_id
         (folder / "result.json").unlink()
         lines = (folder / "calls.jsonl").read_text().splitlines(keepends=True)

@@ -20,7 +20,7 @@ from stages import save_family, split_into
 from transformers import AutoTokenizer
 
 from runner.options.parts.pipeline import machines
-from runner.options.parts.pipeline.machines import SILENT_S, exchange_heartbeats, find_interface
+from runner.options.parts.pipeline.machines import SILENT_S, exchange_heartbeats, find_network_interface
 from runner.records.jobs import read_samples
 
 WAIT_S = 200
@@ -252,8 +252,8 @@ def test_a_model_too_large_for_one_host_runs_on_two(
 
 
 def test_the_interface_of_an_address() -> None:
-    assert find_interface("127.0.0.1") == "lo"
-    assert find_interface("192.0.2.1") is None, "an address for documentation"
+    assert find_network_interface("127.0.0.1") == "lo"
+    assert find_network_interface("192.0.2.1") is None, "an address for documentation"
 
 
 @pytest.fixture

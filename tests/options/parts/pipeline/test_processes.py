@@ -20,7 +20,7 @@ import pytest
 from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, whole
 from raising import raises
 
-from runner.options.parts.pipeline.engine import PipelineEngine, blame_dead_process
+from runner.options.parts.pipeline.engine import PipelineEngine, name_dead_process
 from runner.options.parts.pipeline.processes import PeerProcesses
 from runner.options.parts.pipeline.transport import Packet, PacketType, Transport
 from runner.records.jobs import read_samples
@@ -295,7 +295,7 @@ def test_a_signal_of_torchrun_that_waits_for_a_step_is_told_by_what_has_ended(
             raise JobFailed("process 1 of 2 ended without a message", code="failed")
 
     monkeypatch.setattr("runner.options.parts.pipeline.processes.terminated_at", time.monotonic())
-    step = signals.defer_until_step_ends(), blame_dead_process(cast(PeerProcesses, Peers()), None)
+    step = signals.defer_until_step_ends(), name_dead_process(cast(PeerProcesses, Peers()), None)
     with (
         signals.deferred_signals(),
         signals.interruptible_block(),

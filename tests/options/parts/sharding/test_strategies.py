@@ -16,7 +16,12 @@ from raising import raises
 from runner.options.parts.keys import ExplainTarget, SplitConfig, SplitStrategy
 from runner.options.parts.sharding import strategies
 from runner.options.parts.sharding.layout import ModelLayout
-from runner.options.parts.sharding.strategies import PlannedPart, balance_cuts, plan_parts, proportional_cuts
+from runner.options.parts.sharding.strategies import (
+    PlannedPart,
+    find_balanced_cuts,
+    find_proportional_cuts,
+    plan_parts,
+)
 from runner_base.errors import Code, ConfigError
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, TensorLocation
 
@@ -129,7 +134,7 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.data())
 def test_cuts_make_the_largest_run_as_small_as_can_be(costs: list[int], data: st.DataObject) -> None:
     num_parts = data.draw(st.integers(1, len(costs)))
-    cuts = balance_cuts(costs, num_parts)
+    cuts = find_balanced_cuts(costs, num_parts)
     runs = list(itertools.pairwise(cuts))
     assert (cuts[0], cuts[-1], len(runs)) == (0, len(costs), num_parts)
     assert all(begin < end for begin, end in runs)
@@ -149,19 +154,19 @@ def test_ratios_are_kept_to_as_well_as_any_cut_can(costs: list[int], data: st.Da
         )
 
     inner = itertools.combinations(range(1, len(costs)), len(ratios) - 1)
-    assert worst(tuple(proportional_cuts(costs, ratios))) == pytest.approx(
+    assert worst(tuple(find_proportional_cuts(costs, ratios))) == pytest.approx(
         min(worst((0, *cuts, len(costs))) for cuts in inner)
     )
 
 
 def test_taking_all_that_fits_would_not_keep_to_these_ratios() -> None:
-    assert proportional_cuts([1, 1, 50, 1], [10 / 111, 1 / 111, 100 / 111]) == [0, 1, 2, 4]
+    assert find_proportional_cuts([1, 1, 50, 1], [10 / 111, 1 / 111, 100 / 111]) == [0, 1, 2, 4]
 
 
 def test_embedding_and_head_enter_the_balance() -> None:
     """A tied 1B model, 16 layers of 122 MB and an embedding of 525 MB, goes 0/2/8/14/16."""
-    assert balance_cuts([525 + 122, *[122] * 14, 122 + 525], 4) == [0, 2, 8, 14, 16]
-    assert balance_cuts([1] * 9, 4) == [0, 2, 4, 6, 9]
+    assert find_balanced_cuts([525 + 122, *[122] * 14, 122 + 525], 4) == [0, 2, 8, 14, 16]
+    assert find_balanced_cuts([1] * 9, 4) == [0, 2, 4, 6, 9]
 
 
 # ------------------------------------------------------------------------------------- one model,

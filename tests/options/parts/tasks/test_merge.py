@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 ) -> None:
     trip.split(sources["shards"], 2)
     # somebody else takes the room meanwhile
-    monkeypatch.setattr("runner_engine.checkpoints.file_io.check_disk_space", lambda *_: None)
+    monkeypatch.setattr("runner_engine.checkpoints.file_io.require_disk_space", lambda *_: None)
     with raises(JobFailed, "too_large"):
         trip.merge(into=small_disk)
     whole, there = contents(sources["shards"]), contents(small_disk)

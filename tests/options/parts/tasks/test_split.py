@@ -545,7 +545,7 @@ def test_a_disk_that_fills_up_keeps_whole_parts_only(
         run_split(source, 2, output_dir=str(parts))
     assert not parts.exists()
     # another program may fill the disk meanwhile
-    monkeypatch.setattr(file_io, "check_disk_space", lambda *_: None)
+    monkeypatch.setattr(file_io, "require_disk_space", lambda *_: None)
     with raises(JobFailed, "too_large"):
         run_split(source, 2, output_dir=str(parts))
     assert sorted(path.name for path in parts.iterdir() if path.is_file()) == [

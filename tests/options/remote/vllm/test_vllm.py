@@ -251,7 +251,7 @@ def test_a_vllm_that_computes_something_else_is_refused(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # which would refuse the words that make it wrong
-    monkeypatch.setattr(VllmConfig, "_check_argument", lambda *_: None)
+    monkeypatch.setattr(VllmConfig, "_check_server_argument", lambda *_: None)
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     wrong = '--hf-overrides={"rope_parameters":{"rope_type":"default","rope_theta":2000.0}}'
     own = (

@@ -1,1 +1,1 @@
-"""Text output about models that llama.cpp runs."""
+"""Texts about models that run on a llama.cpp server."""

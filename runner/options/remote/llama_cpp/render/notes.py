@@ -1,4 +1,4 @@
-"""Message texts of notes about a model that llama.cpp runs."""
+"""Message texts of notes about models that run on a llama.cpp server."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from runner_base.render.notes import Template
 
 
-def describe_logprob_gap(num_same: int, num_positions: int, mean: float, max_gap: float) -> str:
-    """Return a sentence on how much the log-probabilities of llama.cpp and the runner's engine
-    differ.
+def describe_logprob_gap(num_same: int, num_positions: int, mean_gap: float, max_gap: float) -> str:
+    """Return a sentence on how much log-probabilities differ between llama.cpp and the runner's
+    engine.
     """
     return (
         f"{num_same} of {num_positions} most likely tokens are equal, and "
-        f"log-probabilities differ by {mean:.2g} nats per token "
+        f"log-probabilities differ by {mean_gap:.2g} nats per token "
         f"on average, {max_gap:.2g} at most"
     )
 

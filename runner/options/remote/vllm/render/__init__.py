@@ -1,1 +1,1 @@
-"""Text output about models that vLLM runs."""
+"""Texts about models that run on a vLLM server."""

@@ -1,4 +1,4 @@
-"""Message texts of notes about a model that vLLM runs."""
+"""Message texts of notes about models that run on a vLLM server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner_base.render.notes import Template
 
 
 def describe_logprob_gap(mean: float, most: float, tokens: int, texts: int) -> str:
-    """Return a sentence on how much the log-probabilities of vLLM and transformers differ."""
+    """Return a sentence on how much log-probabilities differ between vLLM and transformers."""
     return f"{mean:.2g} nats per token on average, {most:.2g} at most, over {tokens:,} tokens of {texts} documents"
 
 
