@@ -43,7 +43,7 @@ class QuestionsConfig(TaskConfig):
     )
     cluster: str | None = config_field(
         None,
-        NotInIdentity("names families of questions; the SHA-256 of the families counts instead"),
+        NotInIdentity("names clusters of questions; their SHA-256 counts instead"),
         not_blank("give a key of the records, or null for no clusters"),
     )
     split: str = "test"

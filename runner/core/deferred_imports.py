@@ -179,7 +179,7 @@ class _DeferringFinder(MetaPathFinder, Loader):
 
 
 @contextmanager
-def defer_imports_of(*modules: str) -> Iterator[None]:
+def defer_imports(*modules: str) -> Iterator[None]:
     """Defer imports of these modules by libraries that are imported in this block, until the first use
     after the block.
     """

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from runner.core.deferred_imports import defer_imports_of
+from runner.core.deferred_imports import defer_imports
 from runner.records.jobs import Job
 from runner.tracking import job_runs
 from runner.tracking.connection import import_mlflow, require_reachable_store
@@ -148,7 +148,7 @@ def _run_tracking_process(
             signal.signal(number, signal.SIG_IGN)  # the parent says how the job ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         child_process.die_with_parent(parent_pid)
-        with defer_imports_of(*UNUSED):
+        with defer_imports(*UNUSED):
             import_mlflow(store)
         run = job_runs.start_job_run(store, job, record, is_resumed)
         connection.send(run.run_id)

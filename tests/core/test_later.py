@@ -92,9 +92,9 @@ def test_what_is_used_while_it_is_put_off_is_imported_whole(printed: object) -> 
 
 
 def test_what_is_not_installed_is_not_put_off() -> None:
-    from runner.core.deferred_imports import defer_imports_of
+    from runner.core.deferred_imports import defer_imports
 
-    with defer_imports_of("no_such_package.inner"), pytest.raises(ModuleNotFoundError):
+    with defer_imports("no_such_package.inner"), pytest.raises(ModuleNotFoundError):
         import no_such_package.inner  # type: ignore[import-not-found]  # noqa: F401
 
 
@@ -108,7 +108,7 @@ def noted(module, name):
     names.append((module.__name__, name))
     return own(module, name)
 deferred_imports.DeferredModule.__getattr__ = noted
-with deferred_imports.defer_imports_of(*local.UNUSED):
+with deferred_imports.defer_imports(*local.UNUSED):
     import transformers.models.llama.modeling_llama
 deferred_imports.DeferredModule.__getattr__ = own
 assert not [name for name in local.UNUSED if name in sys.modules], "nothing was used while it was imported"

@@ -52,9 +52,9 @@ except KeyboardInterrupt: printed.append('interrupted')
 
 CLOSING = """
 try:
-    with signals.deferred():
+    with signals.deferred_signals():
         try:
-            with signals.interruptible():
+            with signals.interruptible_block():
                 {first}
                 printed.append('work')
         except KeyboardInterrupt: printed.append('stopped')
@@ -76,12 +76,12 @@ def test_what_is_begun_is_closed_before_a_signal_acts(tmp_path: Path, first: str
 
 def test_one_that_comes_before_the_work_stops_it(tmp_path: Path) -> None:
     body = """
-with signals.deferred():
+with signals.deferred_signals():
     send()
     try:
-        with signals.interruptible(): printed.append('work')
+        with signals.interruptible_block(): printed.append('work')
     except KeyboardInterrupt: printed.append('stopped')
-with signals.redirected_to(lambda: printed.append('redirected')): send()
+with signals.redirected_signals(lambda: printed.append('redirected')): send()
 """
     assert printed(tmp_path, body) == "stopped redirected"
 
@@ -89,9 +89,9 @@ with signals.redirected_to(lambda: printed.append('redirected')): send()
 SLOWLY = """
 signals.SAME_S = 0.0
 try:
-    with signals.deferred():
+    with signals.deferred_signals():
         try:
-            with signals.interruptible():
+            with signals.interruptible_block():
                 {work}
                 printed.append('whole')
         except KeyboardInterrupt as stop:
@@ -100,8 +100,8 @@ try:
             printed.append('closed')
 except KeyboardInterrupt: printed.append('interrupted')
 """
-STEP = "with signals.finishing(): send(); printed.append('step')"
-TWICE = "with signals.finishing(): send(); time.sleep(0.01); send(signal.SIGTERM); printed.append('step')"
+STEP = "with signals.defer_until_step_ends(): send(); printed.append('step')"
+TWICE = "with signals.defer_until_step_ends(): send(); time.sleep(0.01); send(signal.SIGTERM); printed.append('step')"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_one_wish_that_is_sent_twice_is_one(tmp_path: Path) -> None:
 
 
 def test_a_step_that_lasts_is_left_where_it_asks(tmp_path: Path) -> None:
-    work = "with signals.finishing(): send(); signals.pause(60)"
+    work = "with signals.defer_until_step_ends(): send(); signals.interruptible_sleep(60)"
     assert printed(tmp_path, SLOWLY.format(work=work, cleanup="pass")) == "Interrupted closed"
 
 
@@ -139,7 +139,7 @@ def test_the_next_work_of_a_process_begins_with_a_first_signal(tmp_path: Path) -
 
 WHILE_A_CLASS_IS_MADE = """
 from runner_base.entry import run_command
-run_command("error", lambda: exec("send()", globals()), when_interrupted="try again")
+run_command("error", lambda: exec("send()", globals()), interrupt_message="try again")
 """
 
 
@@ -184,7 +184,7 @@ def test_a_signal_is_not_lost_where_python_ignores_exceptions(tmp_path: Path, wi
             "__del__": "Late()",
             "busy": "Late()",
             "callback": "del one",
-            "deferred": "\n    with signals.deferred(), signals.interruptible(): Late(); time.sleep(30)",
+            "deferred": "\n    with signals.deferred_signals(), signals.interruptible_block(): Late(); time.sleep(30)",
         }[within],
     )
     assert printed(tmp_path, body) == "interrupted"
@@ -201,7 +201,7 @@ except KeyboardInterrupt as stop: {library}
     [
         ("raise ValueError('no usable tokenizer')", "Interrupted interrupted"),
         ("raise SystemError('half a module') from None", "Interrupted interrupted"),
-        ("signals.answer()", "whole"),
+        ("signals.mark_interrupt_handled()", "whole"),
     ],
     ids=["an error", "another error", "answered"],
 )
@@ -209,7 +209,7 @@ def test_what_a_library_makes_of_an_interrupt_is_the_interrupt(
     tmp_path: Path, library: str, words: str
 ) -> None:
     work = f"\n{CONVERTED.format(library=library)}".replace("\n", "\n" + 16 * " ")
-    cleanup = "signals.interrupt_if_dropped(); raise"
+    cleanup = "signals.raise_if_interrupt_dropped(); raise"
     shown = printed(tmp_path, SLOWLY.replace("printed.append('closed')", "pass").format(work=work, cleanup=cleanup))  # fmt: skip
     assert shown == words
 
@@ -219,9 +219,9 @@ def test_an_interrupt_that_a_library_drops_acts_at_the_next_work(tmp_path: Path)
 try: send()
 except BaseException: printed.append('dropped')
 try:
-    with signals.deferred(), signals.interruptible(): printed.append('work')
+    with signals.deferred_signals(), signals.interruptible_block(): printed.append('work')
 except KeyboardInterrupt: printed.append('interrupted')
-with signals.deferred(), signals.interruptible(): printed.append('the next work')
+with signals.deferred_signals(), signals.interruptible_block(): printed.append('the next work')
 """
     assert printed(tmp_path, body) == "dropped interrupted the next work"
 
@@ -233,7 +233,7 @@ from runner_base import ConfigError
 def work():
     try: send()
     except BaseException: raise ConfigError('no usable tokenizer') from None
-run_command("error", work, when_interrupted="try again")
+run_command("error", work, interrupt_message="try again")
 """
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(body))
@@ -245,11 +245,11 @@ run_command("error", work, when_interrupted="try again")
 def test_the_user_is_told_that_a_step_is_waited_for(tmp_path: Path) -> None:
     body = """
 import time
-signals.install_signal_handlers(tell=lambda: printed.append('told'))
+signals.install_signal_handlers(on_waiting=lambda: printed.append('told'))
 signals.WAITING_S = 0.05
 try:
-    with signals.deferred(), signals.interruptible():
-        with signals.finishing():
+    with signals.deferred_signals(), signals.interruptible_block():
+        with signals.defer_until_step_ends():
             send()
             for _ in range(30): time.sleep(0.01)
             printed.append('step')
@@ -261,7 +261,7 @@ except KeyboardInterrupt: printed.append('interrupted')
 def test_before_the_work_a_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text(
-        "import os, signal\nfrom runner_base import signals\nsignals.exit_at_signals()\n"
+        "import os, signal\nfrom runner_base import signals\nsignals.exit_on_signals()\n"
         "try: os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException: print('a library')\n"
     )
     done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=200, check=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from runner.config.profiles import profile_device_notes as profile_device_notes
 from runner.config.resolved import ResolvedJob, base_model_key, build_model_spec
 from runner.config.root import RunnerConfig
-from runner.core.deferred_imports import defer_imports_of, pause_garbage_collection
+from runner.core.deferred_imports import defer_imports, pause_garbage_collection
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner_base import machine, report_step, signals
 from runner_engine import (
@@ -121,7 +121,7 @@ class LocalKind(KindWithTokenizer):
             # that are no model's
             import_torch_compiler()
             signals.raise_if_signal_waits()
-            with defer_imports_of(*UNUSED), cached_import_structure():
+            with defer_imports(*UNUSED), cached_import_structure():
                 transformers = importlib.import_module("transformers")
                 signals.raise_if_signal_waits()
                 own = files.settings.get("architectures") or ()
