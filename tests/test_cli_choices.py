@@ -79,7 +79,7 @@ def test_likelihood_of_choices_says_first_how_many_are_right(runner: Run, tmp_pa
     assert labels[:3] == ["accuracy", "normalized", "log-likelihood"]
     accuracy = next(line for line in done.out.splitlines() if line.startswith("  accuracy"))
     assert "95 % interval" in accuracy
-    assert "n = 2" in accuracy
+    assert "2 questions" in accuracy
     assert "  prompt " in done.out
     assert record(tmp_path)["result"]["facts"]["prompt"].startswith("chat · form ")
     assert "prompt 0 as the model sees it:\nWhich colour has grass?" in done.err
@@ -92,5 +92,5 @@ def test_a_text_without_a_question_has_no_prompt_to_show(runner: Run, tmp_path: 
     (tmp_path / "a.txt").write_text("one two three four")
     plan = runner("task=likelihood", "task.data=a.txt", "task.show_prompt=1", "plan=quick", "tracking=none")
     assert plan.code == 0, plan.err
-    assert "text 0 has no prompt: it is scored in windows of 1024 tokens" in plan.out
+    assert "scored in windows of 1024 tokens" in plan.out
     assert runner("task=likelihood", "task.data=a.txt", "task.show_prompt=-1").code == 2

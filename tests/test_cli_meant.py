@@ -26,7 +26,7 @@ def test_hydras_folders_are_refused_where_nothing_is_written(runner: Run, tmp_pa
     )
     assert not [*tmp_path.iterdir()]
     grid = runner("-m", *STUB, "seed=1,2", "tracking=none", f"{key}=elsewhere")
-    assert (grid.code, "use output_dir=elsewhere" in grid.err) == (2, True)
+    assert (grid.code, "Use output_dir=elsewhere" in grid.err) == (2, True)
 
 
 @pytest.mark.thorough
@@ -74,7 +74,7 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
         ("+purpose=hi", "For a key of your own use +notes.purpose=hi"),
         ("notes.why=hi", "notes.why: a new note needs a plus: +notes.why=hi"),
         ("+notes={a b: 1}", "notes: 'a b' is not a valid name. Use letters, digits, _ and -"),
-        ("~lora", "~lora: a job has a choice of every group: use lora=none."),
+        ("~lora", "~lora: a job needs a choice of every group: use lora=none."),
         ("~model", "~model: a job needs a choice of every group: omit it for the default, or name a choice."),
         ("lora=./own/folder", "lora=./own/folder: not a choice but an adapter's name. Use lora=peft lora.path=./own/folder"),
         ("lora=/x/a.pth", "lora=/x/a.pth: not a choice but an adapter file. Use lora=pth lora.path=/x/a.pth"),
@@ -82,7 +82,7 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
         ("model=/x/a.gguf", "model=/x/a.gguf: not a choice but a file. Use model=auto model.name=/x/a.gguf"),
         ("task=perplexity", "task=perplexity: use task=likelihood"),
         ("task=gpqa_diamond", "task=gpqa_diamond: not a choice but a data set. Use task=gsm8k task.data=gpqa_diamond"),
-        ("quantization=int4", "quantization=int4: with 4 bits there are nf4, fp4, hqq with quantization.bits=4, "),
+        ("quantization=int4", "quantization=int4: formats with 4 bits: nf4, fp4, hqq with quantization.bits=4, "),
         ("quantization=q4_k_m", "quantization=q4_k_m: a type of .gguf files. Use model=auto model.name=FILE.gguf"),
     ],
 )  # fmt: skip

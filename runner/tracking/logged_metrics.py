@@ -43,9 +43,8 @@ def select_logged_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics that MLflow receives, without rarely used ones."""
     if LOG_LIKELIHOOD not in metrics or len(metrics) <= MOST:
         return dict(metrics)
-    chosen = {
-        *sorted(metrics, key=_metric_priority)[:MOST]
-    }  # sorting keeps the task's own order among equals
+    # sorting keeps the task's own order among equals
+    chosen = {*sorted(metrics, key=_metric_priority)[:MOST]}
     return {key: value for key, value in metrics.items() if key in chosen}
 
 

@@ -68,7 +68,7 @@ def test_without_proc_what_is_not_known_is_not_recorded(tmp_path: Path) -> None:
     assert metrics["load_peak_rss_mib"] > 200, "the peak is known from getrusage"
     refused = within(NO_PROC, tmp_path, "task=memory", *JOB[1:])
     assert refused.returncode == 2
-    assert "does not say how much memory a process has" in refused.stderr
+    assert "does not report a process's memory" in refused.stderr
 
 
 @pytest.mark.thorough

@@ -114,7 +114,7 @@ def test_a_hostile_answer_is_no_match_and_says_why(text: str, reason: str | None
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import runner.scorers.expressions_child as child; child.MEMORY_MIB = 300; child.CPU_S = child.CLOCK_S = 20.0\n"
-        "import runner.scorers.expression_equality as rules; rules.is_equal = lambda gold, answer: bytes(10**9) == gold\n"
+        "import runner.scorers.expression_equality as rules; rules.are_expressions_equal = lambda gold, answer: bytes(10**9) == gold\n"
         "rules.WARMING = (); child.main()"
     )
     start = child_process.start_python

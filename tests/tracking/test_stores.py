@@ -95,18 +95,18 @@ TRACEBACK = """
 import logging, sys, traceback
 from mlflow.exceptions import MlflowException
 from runner_base.entry import run_command
-from runner.records.job_records import log_file
+from runner.records.job_records import job_log_file
 from runner.tracking.connection import simplify_store_errors
 from runner.tracking.stores import Store
 from pathlib import Path
 
 def work():
-    with log_file(Path("log.txt")):
+    with job_log_file(Path("log.txt")):
         with simplify_store_errors(Store("http://T0KEN@host", "runner", Path())):
             raise MlflowException("API request to http://T0KEN@host/api failed")
 
 def bug():
-    with log_file(Path("log.txt")):
+    with job_log_file(Path("log.txt")):
         raise ValueError("http://T0KEN@host/#T0KEN")
 
 run_command("error", {"work": work, "bug": bug}[sys.argv[1]], lambda error: None)

@@ -236,9 +236,8 @@ def write_completions(
     """Write task.output, and add a table of completions to the job's result."""
     path = resolve_output_path(task)
     if path is not None:
-        reject_unsafe_output_file(
-            task, prompts, samples, known_content
-        )  # the file may have appeared meanwhile
+        # the file may have appeared meanwhile
+        reject_unsafe_output_file(task, prompts, samples, known_content)
         write_text_atomically(path, completions_to_jsonl(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
         result.text = format_completion(prompts[0], samples[0], show_thinking)
