@@ -92,4 +92,4 @@ def test_a_wrong_kernel_is_noticed_and_not_used(
     right = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *arguments: right(*arguments).roll(1, dims=1))
     monkeypatch.setattr(module, "_tried", {})
-    assert module.find_problem(of.layer(kind, 64, 256), KERNELS).code == "outputs_off"
+    assert module.find_kernel_problem(of.layer(kind, 64, 256), KERNELS).code == "outputs_off"
