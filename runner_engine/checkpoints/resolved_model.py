@@ -62,7 +62,7 @@ class ModelFiles:
     def __init__(self, spec: ModelSpec) -> None:
         self.model = spec.model
         self.lora, self.adapts = spec.lora.single_adapter, spec.lora.adapts
-        self.hashes: dict[str, str] = {}  # the last `fingerprint`
+        self.hashes: dict[str, str] = {}  # the last result of `hash_files`
 
     @property
     def shape(self) -> dict[str, int]:

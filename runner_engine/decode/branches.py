@@ -62,7 +62,7 @@ def branch_support_error(model: Any) -> ConfigError | None:
     if name in ("sdpa", "eager"):
         return None
     return ConfigError(
-        f"model.attention={name} takes no mask of its own, which branches need: use sdpa or eager",
+        f"model.attention={name} supports no attention mask, which branches need: use sdpa or eager",
         code="unsupported",
     )
 

@@ -154,7 +154,7 @@ def _find_quantized_class_name(module: torch.nn.Module, library_modules: tuple[s
     """
     held = (module, module._parameters.get("weight"))
     names = (
-        getattr(one, "class_name", type(one).__name__)
+        getattr(one, "report_name", type(one).__name__)
         for one in held
         if type(one).__module__.startswith(library_modules)
     )

@@ -112,7 +112,9 @@ def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
     (note,) = [
         note for note in get_model_kind(huge.model).check_job(resolve_job(huge)) if "max_new_tokens" in note
     ]
-    assert note.startswith(f"generation.max_new_tokens=100000: the model has room for {room:,} tokens")
+    assert note.startswith(
+        f"generation.max_new_tokens=100000: prompt and answer have room for {room:,} tokens"
+    )
 
 
 def test_texts_that_are_scored_are_in_memory_for_one_pass_only(make_config: Make) -> None:

@@ -60,7 +60,8 @@ def ends(found: Estimate | None) -> tuple[float, float]:
 
 def work(task: Any, pair_share: float) -> float:
     return sum(
-        amount.computed_prompt_tokens + pair_share * amount.pairs for amount in task.requested_work(ROWS)
+        amount.computed_prompt_tokens + pair_share * amount.attention_pairs
+        for amount in task.requested_work(ROWS)
     )
 
 

@@ -185,7 +185,7 @@ from runner_engine.settings.model import LocalModelConfig
 for trust in (False, True):
     found = ModelFiles.__new__(ModelFiles)
     found.model, found.lora = LocalModelConfig(name={str(folder)!r}, trust_remote_code=trust), None
-    print(sorted(found.fingerprint(Path({str(tmp_path / "h.json")!r})).items())[:1])
+    print(sorted(found.hash_files(Path({str(tmp_path / "h.json")!r})).items())[:1])
 """
     with Hub(
         {"modeling_x.py": b"class Model: ...", "sub/part.py": b"x", "model.safetensors": b"w" * 100}

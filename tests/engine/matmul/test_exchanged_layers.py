@@ -88,8 +88,8 @@ def test_a_wrong_kernel_is_noticed_and_not_used(
     monkeypatch: pytest.MonkeyPatch, of: Packing, kind: str
 ) -> None:
     module: Any = of.module
-    name = "pack_blocks" if module is blocks else "pack_groups"
+    name = "pack_gguf_blocks" if module is blocks else "pack_grouped_weights"
     right = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *arguments: right(*arguments).roll(1, dims=1))
     monkeypatch.setattr(module, "_tried", {})
-    assert module.find_problem(of.layer(kind, 64, 256), KERNELS).code == "outputs_off"
+    assert module.find_kernel_problem(of.layer(kind, 64, 256), KERNELS).code == "outputs_off"

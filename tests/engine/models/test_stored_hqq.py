@@ -102,7 +102,7 @@ def test_each_kind_of_layer_may_have_settings_of_its_own() -> None:
         ({"nbits": 1}, "nbits=1: the runner supports only 2, 3, 4, 5, 6, 8"),
         ({"nbits": 10**30}, "nbits=10+: the runner supports only"),
         ({"nbits": "4"}, "nbits='4': the runner supports only"),
-        ({"group_size": -64}, "group_size=-64: a whole number from 1"),
+        ({"group_size": -64}, "group_size=-64 must be null or an integer of at least 1"),
         ({"view_as_float": True}, "the runner does not support view_as_float, nor channel_wise=false"),
     ],
 )

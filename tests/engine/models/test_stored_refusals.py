@@ -50,7 +50,7 @@ def at(place: Any, value: float) -> Callable[[Any], torch.Tensor]:
         ("fp8", with_one(f"{UP}.weight", lambda one: one[:-1]), r"up_proj\.weight: \[191, 128\], and a layer of 128 inputs, 192 outputs has \[192, 128\]"),
         ("fp8", with_one(f"{UP}.weight", lambda one: one.view(torch.uint8)), r"up_proj\.weight: U8, and F8_E4M3 expected"),
         ("fp8", with_one(f"{UP}.weight", lambda one: one.float().to(torch.float8_e5m2)), r"up_proj\.weight: F8_E5M2, and F8_E4M3 expected"),
-        ("fp8", with_one(f"{UP}.weight", with_nan), r"up_proj\.weight: a weight is not a number"),
+        ("fp8", with_one(f"{UP}.weight", with_nan), r"up_proj\.weight: a weight is NaN"),
         ("fp8", with_one(f"{UP}.weight_scale_inv", lambda one: one.T), r"up_proj\.weight_scale_inv: \[4, 3\], .* has \[3, 4\]"),
         ("fp8", with_one(f"{UP}.weight_scale_inv", lambda one: one * float("nan")), ("weight_scale_inv: a "
             "scale is not finite")),
@@ -75,15 +75,15 @@ def at(place: Any, value: float) -> Callable[[Any], torch.Tensor]:
             "a dequantized weight would not be finite")),
         ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * 0 + 1e-40), ("weight_global_scale: "
             "a dequantized weight would not be finite")),
-        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: (one.view(torch.uint8) | 127).view(torch.float8_e4m3fn)), r"weight_scale: a scale is not a finite"),
+        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: (one.view(torch.uint8) | 127).view(torch.float8_e4m3fn)), r"weight_scale: a scale is not finite"),
         ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * 0), ("weight_global_scale: "
             "the layer's scale is not a finite number above 0")),
-        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * float("nan")), r"weight_global_scale: the scale of the layer is not a finite"),
+        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * float("nan")), r"weight_global_scale: the layer's scale is not a finite number above 0"),
         ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one.repeat(192)), r"weight_global_scale: \[192\], .* has \[\] or \[1\]"),
         ("nvfp4_pack_quantized", without(f"{UP}.weight_global_scale"), r"up_proj\.weight_packed: the checkpoint lacks its weight_global_scale"),
         ("nvfp4_pack_quantized", without(f"{UP}.weight_packed"), r"up_proj\.weight_global_scale.* belong to no layer: the checkpoint lacks the weight_packed"),
         ("nvfp4_pack_quantized_rows", without(f"{UP}.input_global_scale"), r"up_proj\.weight_packed: the checkpoint lacks its input_global_scale"),
-        ("bitnet", with_one(f"{UP}.weight", lambda one: one | 3), r"up_proj\.weight: a code of 3 stands for no weight"),
+        ("bitnet", with_one(f"{UP}.weight", lambda one: one | 3), r"up_proj\.weight: a code is 3, but only 0, 1 and 2 are valid"),
         ("bitnet", with_one(f"{UP}.weight", lambda one: one[1:]), r"up_proj\.weight: \[47, 128\], .* has \[48, 128\]"),
         ("bitnet", with_one(f"{UP}.weight_scale", lambda one: -one), ("up_proj\\.weight_scale: the layer's "
             "scale is not a finite number above 0")),
@@ -106,7 +106,7 @@ def at(place: Any, value: float) -> Callable[[Any], torch.Tensor]:
             "symmetric weights must have zero points of 0")),
         ("int8_static", without(f"{UP}.input_scale"), r"up_proj\.weight: the checkpoint lacks its input_scale"),
         ("int8_static", with_one(f"{UP}.input_scale", lambda one: one * 0), r"up_proj\.input_scale: a scale is not above 0"),
-        ("int8_static", with_one(f"{UP}.input_scale", lambda one: one * float("inf")), r"up_proj\.input_scale: a scale is not a finite"),
+        ("int8_static", with_one(f"{UP}.input_scale", lambda one: one * float("inf")), r"up_proj\.input_scale: a scale is not finite"),
         ("int8_static", with_one(f"{UP}.input_scale", lambda one: one.repeat(128)), r"up_proj\.input_scale: \[128\], .* has \[\] or \[1\]"),
         ("int8_static_zeros", with_one(f"{UP}.input_zero_point", lambda one: one.float()), r"up_proj\.input_zero_point: F32, and I8 expected"),
         ("int8_weights_only", with_one("model.layers.9.mlp.up_proj.weight_scale", lambda _: torch.ones(1)), r"layers\.9\.mlp\.up_proj\.weight_scale: LlamaForCausalLM has no linear layer of this name"),
@@ -123,7 +123,7 @@ def at(place: Any, value: float) -> Callable[[Any], torch.Tensor]:
         ("awq", with_one(f"{UP}.scales", at((0, 3), float("inf"))), "up_proj\\.scales: a scale is not finite"),
         ("gptq_order", with_one(f"{UP}.g_idx", at(5, 4)), ("up_proj\\.g_idx: an input refers to group 4, but "
             "there are only 4 groups")),
-        ("gptq_order", with_one(f"{UP}.g_idx", at(5, -7)), r"up_proj\.g_idx: an input is in group -7"),
+        ("gptq_order", with_one(f"{UP}.g_idx", at(5, -7)), r"up_proj\.g_idx: an input refers to group -7, but there are only 4 groups"),
         ("gptq_order", with_one(f"{UP}.g_idx", lambda one: one[:-1]), r"up_proj\.g_idx: \[127\]"),
         ("gptq_order", with_one(f"{UP}.g_idx", lambda one: one.float()), r"up_proj\.g_idx: F32, and I32 or I64 expected"),
         ("gptq", without(f"{UP}.qzeros"), r"up_proj\.qweight: the checkpoint lacks its qzeros"),
@@ -137,7 +137,7 @@ def at(place: Any, value: float) -> Callable[[Any], torch.Tensor]:
             "\\[192, 1099511627776\\], but the layer needs \\[192, 128\\]")),
         ("pack_quantized", with_one(f"{UP}.weight_scale", at((0, 0), float("-inf"))), r"up_proj\.weight_scale: a scale is not"),
         ("pack_quantized_zeros", with_one(f"{UP}.weight_zero_point", lambda one: one[1:]), r"up_proj\.weight_zero_point: \[23, 4\]"),
-        ("pack_quantized_order", with_one(f"{UP}.weight_g_idx", at(0, 99)), r"up_proj\.weight_g_idx: an input is in group 99"),
+        ("pack_quantized_order", with_one(f"{UP}.weight_g_idx", at(0, 99)), r"up_proj\.weight_g_idx: an input refers to group 99, but there are only 4 groups"),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_refused_by_name(
@@ -216,28 +216,28 @@ def check_refused_before_weights(saved_format: Saved, to: Path, stored: Any, mes
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        (coded.BLOCKS | {"weight_block_size": [0, 128]}, ("weight_block_size=fp8 .* weight_block_size=[0, "
-            "128] must be null or two integers from 1 to")),
-        (coded.BLOCKS | {"weight_block_size": [128]}, ("weight_block_size=fp8 .* weight_block_size=[128] must "
+        (coded.BLOCKS | {"weight_block_size": [0, 128]}, ("fp8 .* weight_block_size=\\[0, "
+            "128\\] must be null or two integers from 1 to")),
+        (coded.BLOCKS | {"weight_block_size": [128]}, ("fp8 .* weight_block_size=\\[128\\] must "
             "be null or two integers from 1 to")),
-        (coded.BLOCKS | {"weight_block_size": [128, 10**12]}, r"fp8 .* weight_block_size=\[128, 1000000000000\]: two"),
-        (coded.BLOCKS | {"weight_block_size": "big"}, ("weight_block_size=fp8 .* weight_block_size='big' must "
+        (coded.BLOCKS | {"weight_block_size": [128, 10**12]}, r"fp8 .* weight_block_size=\[128, 1000000000000\] must be null or two integers"),
+        (coded.BLOCKS | {"weight_block_size": "big"}, ("fp8 .* weight_block_size='big' must "
             "be null or two integers from 1 to")),
-        (coded.BLOCKS | {"weight_block_size": 128}, ("weight_block_size=fp8 .* weight_block_size=128 must be "
+        (coded.BLOCKS | {"weight_block_size": 128}, ("fp8 .* weight_block_size=128 must be "
             "null or two integers from 1 to")),
         (coded.BLOCKS | {"expert_dtype": "fp4"}, "fp8 .* expert_dtype='fp4': the runner supports only fp8"),
-        (coded.scheme(coded.TOKEN | {"num_bits": 4}), "float_quantized .* its rows are num_bits=4 type=float dynamic=True"),
-        (coded.scheme(coded.TOKEN | {"dynamic": "local"}), "float_quantized .* its rows are .* dynamic=local"),
-        (coded.scheme(coded.GROUP | {"group_size": 0}), "float_quantized .* its rows are .* group_size=0"),
-        (coded.scheme(coded.STATIC | {"strategy": "token"}), "float_quantized .* its rows are .* dynamic=False"),
+        (coded.scheme(coded.TOKEN | {"num_bits": 4}), "float_quantized .* its rows use num_bits=4 type=float dynamic=True"),
+        (coded.scheme(coded.TOKEN | {"dynamic": "local"}), "float_quantized .* its rows use .* dynamic=local"),
+        (coded.scheme(coded.GROUP | {"group_size": 0}), "float_quantized .* its rows use .* group_size=0"),
+        (coded.scheme(coded.STATIC | {"strategy": "token"}), "float_quantized .* its rows use .* dynamic=False"),
         (coded.scheme([8]), "float_quantized .* input_activations=\\[8\\] must be a JSON object"),
-        (coded.scheme(None, "token"), "float_quantized .* its weights are num_bits=8 type=float symmetric=True strategy=token"),
+        (coded.scheme(None, "token"), "float_quantized .* its weights use num_bits=8 type=float symmetric=True strategy=token"),
         (coded.scheme(None, "group", group_size="x"), "float_quantized .* its weights have group_size=x"),
         (coded.scheme(None, "block", block_structure=[-1, 2]), r"float_quantized .* block_structure=\[-1, 2\]"),
-        (coded.scheme(None, kv_cache_scheme={"num_bits": 8}), "float_quantized .* it has a kv_cache_scheme"),
-        (coded.float4_scheme("mxfp4-pack-quantized", 10**9), "mxfp4_pack_quantized .* its weights are .* group_size=1000000000"),
-        (coded.float4_scheme("mxfp4-pack-quantized", 32, coded.LOCAL), "mxfp4_pack_quantized .* its rows are quantized, too"),
-        (coded.float4_scheme("nvfp4-pack-quantized", 16, coded.TOKEN), "nvfp4_pack_quantized .* its rows are num_bits=8"),
+        (coded.scheme(None, kv_cache_scheme={"num_bits": 8}), "float_quantized .* it sets kv_cache_scheme, which the runner does not support"),
+        (coded.float4_scheme("mxfp4-pack-quantized", 10**9), "mxfp4_pack_quantized .* its weights use .* group_size=1000000000"),
+        (coded.float4_scheme("mxfp4-pack-quantized", 32, coded.LOCAL), "mxfp4_pack_quantized .* its activations are quantized, but the runner supports this format only for weights"),
+        (coded.float4_scheme("nvfp4-pack-quantized", 16, coded.TOKEN), "nvfp4_pack_quantized .* its rows use num_bits=8"),
         (coded.float4_scheme("nvfp4-pack-quantized", 16, [4]), r"nvfp4_pack_quantized .* input_activations=\[4\]"),
         ({"quant_method": "bitnet", "linear_class": "mine"}, ("bitnet .* linear_class='mine': the runner "
             "supports only bitlinear")),
@@ -246,25 +246,25 @@ def check_refused_before_weights(saved_format: Saved, to: Path, stored: Any, mes
         (coded.scheme(None, config_groups={
             str(number): coded.scheme(rows)["config_groups"]["group_0"] for number, rows in enumerate((None, coded.STATIC))
         }), "float_quantized .* its groups of layers have different settings"),
-        (int8.scheme(int8.DYNAMIC | {"num_bits": 4}), "int_quantized .* its rows are num_bits=4 type=int dynamic=True strategy=token"),
-        (int8.scheme(int8.DYNAMIC | {"symmetric": False}), ("its int_quantized .* its rows use .* "
+        (int8.scheme(int8.DYNAMIC | {"num_bits": 4}), "int_quantized .* its rows use num_bits=4 type=int dynamic=True strategy=token"),
+        (int8.scheme(int8.DYNAMIC | {"symmetric": False}), ("int_quantized .* its rows use .* "
             "symmetric=False, but the runner supports only")),
-        (int8.scheme(int8.DYNAMIC | {"dynamic": "local"}), "int_quantized .* its rows are .* dynamic=local"),
-        (int8.scheme(int8.DYNAMIC | {"strategy": ["x"]}), r"int_quantized .* its rows are .* strategy=\['x'\]"),
-        (int8.scheme(int8.STATIC | {"strategy": "token"}), "int_quantized .* its rows are .* dynamic=False strategy=token"),
+        (int8.scheme(int8.DYNAMIC | {"dynamic": "local"}), "int_quantized .* its rows use .* dynamic=local"),
+        (int8.scheme(int8.DYNAMIC | {"strategy": ["x"]}), r"int_quantized .* its rows use .* strategy=\['x'\]"),
+        (int8.scheme(int8.STATIC | {"strategy": "token"}), "int_quantized .* its rows use .* dynamic=False strategy=token"),
         (int8.scheme([8]), "int_quantized .* input_activations=\\[8\\] must be a JSON object"),
-        (int8.scheme(None, "group"), "int_quantized .* its weights are num_bits=8 type=int symmetric=True strategy=group"),
+        (int8.scheme(None, "group"), "int_quantized .* its weights use num_bits=8 type=int symmetric=True strategy=group"),
         (int8.scheme(None, kv_cache_scheme={"num_bits": 8}), ("int_quantized .* it sets kv_cache_scheme, "
             "which the runner does not support")),
-        (int8.scheme(None, transform_config={"config_groups": {"R1": {}}}), "int_quantized .* it has a transform_config"),
-        (int8.scheme(None, sparsity_config={"format": "sparse-24-bitmask"}), "int_quantized .* it has a sparsity_config"),
+        (int8.scheme(None, transform_config={"config_groups": {"R1": {}}}), "int_quantized .* it sets transform_config, which the runner does not support"),
+        (int8.scheme(None, sparsity_config={"format": "sparse-24-bitmask"}), "int_quantized .* it sets sparsity_config, which the runner does not support"),
         (int8.scheme(None, config_groups={"a": {"weights": 3}}), "int_quantized .* each of its config_groups needs `weights`"),
         (int8.scheme(None, config_groups={"a": 3}), "int_quantized .* each of its config_groups needs `weights`"),
         (
             int8.scheme(None, config_groups={
                 str(number): int8.scheme(rows)["config_groups"]["group_0"] for number, rows in enumerate((None, int8.STATIC))
             }),
-            "int_quantized .* its groups of layers quantize rows in different ways",
+            "int_quantized .* its groups of layers quantize activations differently",
         ),
     ],
 )  # fmt: skip
