@@ -70,7 +70,7 @@ def create_lazy_engine(
 ) -> Engine:
     """Return the engine for a job's config. It is built at its first use.
 
-    `bases` keeps the loaded model for the next job; an engine that starts processes writes
+    `base_models` keeps the loaded model for the next job; an engine that starts processes writes
     their logs to `folder`; `before_loading` is called after the libraries are imported: it may
     raise errors of other components before a long load.
     """

@@ -59,7 +59,7 @@ def entry() -> NoReturn:
 
 
 def create_parser() -> argparse.ArgumentParser:
-    arguments = CommandParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
+    arguments = CommandParser("runner-convert-lora", description=(__doc__ or "").split("` ", 1)[1])
     arguments.add_argument(
         "source",
         metavar="IN",
