@@ -232,7 +232,7 @@ def test_records_are_read_without_torch(
         ),
         ([SEVEN, "--machine", "gpu_80gb", "--run"], "jobs run on this machine only"),
         ([SEVEN, "--memory-gib", "0"], "--memory-gib 0: must be more than 0"),
-        (["qwen"], "qwen: not a valid override: write KEY=VALUE"),
+        (["qwen"], "qwen: not a valid override. Write KEY=VALUE"),
         (["model=qwen3_8"], "model=qwen3_8: no choice for model 'qwen3_8'. Did you mean qwen3_8b?"),
     ],
 )

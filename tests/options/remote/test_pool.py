@@ -243,7 +243,7 @@ def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tup
     # other is still out
     sent = sum(len(api.seen) for api in two)
     assert sent in (7, 8)
-    assert str(first.error).endswith(f"answered 500: boom; tried {sent} times")
+    assert str(first.error).endswith(f"answered 500: boom; the runner tried {sent} times")
 
 
 def test_servers_with_different_models_are_refused(opened: Any, two: tuple[Api, Api]) -> None:
