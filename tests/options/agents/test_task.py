@@ -122,8 +122,8 @@ def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(make_config: 
     assert not [note for note in taught.notes if "programs failed" in note]
     assert base.metrics["code_failed"] == 3
     assert (
-        "3 of 3 programs failed, most often (3): it assigns nothing to `answer`. The embedded model knows a team's roles "
-        "with lora=embedded_team only" in base.notes
+        "3 of 3 programs failed, most often (3): it assigns nothing to `answer`. The embedded model knows the roles of a "
+        "team only with lora=embedded_team" in base.notes
     )
 
 
