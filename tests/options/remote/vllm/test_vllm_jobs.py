@@ -145,7 +145,7 @@ def test_an_environment_without_vllm_or_with_an_old_one_is_named(runner: Run, tm
     assert "has no vLLM" in found.err
     found = runner(*here, "model=vllm", "model.name=embedded", "model.python=./nowhere")
     assert found.code == 2
-    assert "model.python=./nowhere: " in found.err
+    assert "/nowhere does not exist. For an environment with vLLM" in found.err
     assert "make vllm" in found.err
 
 
