@@ -129,7 +129,9 @@ def serving(folder: Path, *overrides: str, **environment: str) -> Iterator[Servi
         )
     try:
         end = time.monotonic() + WAIT_S
-        while not (match := re.search(r"^serving .* at (http://\S+?),? ", stderr_of(folder), re.MULTILINE)):
+        while not (
+            match := re.search(r"^serving .* at (http://\S+?)[,;]? ", stderr_of(folder), re.MULTILINE)
+        ):
             assert process.poll() is None, stderr_of(folder)
             assert time.monotonic() < end, stderr_of(folder)
             time.sleep(0.05)

@@ -113,7 +113,7 @@ def test_what_cannot_be_mixed_is_refused_before_anything_runs(capsys: pytest.Cap
     for words, message in [
         (["model=stub"], "this model has no weights on this machine"),
         (["quantization=nf4,int9"], "int9"),
-        (["--memory-gib", "1"], "leave --memory-gib out"),
+        (["--memory-gib", "1"], "Omit --memory-gib"),
     ]:
         assert advise.main(["--mix", "weight_mib<2", *words]) == 2
         assert message in capsys.readouterr().err

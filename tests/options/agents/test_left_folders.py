@@ -13,7 +13,7 @@ import pytest
 
 from runner.options.agents import code_folders
 
-RUNS = "from runner.options.agents.sandbox import Sandbox, SandboxLimits\nSandbox(SandboxLimits(seconds=60)).run(%r)"
+RUNS = "from runner.options.agents.sandbox import Sandbox, SandboxLimits\nSandbox(SandboxLimits(seconds=60)).run_program(%r)"
 ENDLESS = "while True:\n    pass"
 
 

@@ -339,4 +339,4 @@ def test_where_answers_are_letters_a_program_names_a_choice(sandbox: Sandbox) ->
     ):
         outcome = letters.run_program(f"answer = {code}")
         assert (outcome.answer, outcome.why) == (None, why)
-    assert sandbox.run_program("answer = 'B'").why == "`answer` is 'B' and no number"
+    assert sandbox.run_program("answer = 'B'").why == "`answer` is 'B', not a number"

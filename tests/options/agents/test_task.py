@@ -122,8 +122,8 @@ def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(make_config: 
     assert not [note for note in taught.notes if "programs failed" in note]
     assert base.metrics["code_failed"] == 3
     assert (
-        "3 of 3 programs failed, most often (3): it assigns nothing to `answer`. The embedded model knows a team's roles "
-        "with lora=embedded_team only" in base.notes
+        "3 of 3 programs failed, most often (3): it assigns nothing to `answer`. The embedded model knows the roles of a "
+        "team only with lora=embedded_team" in base.notes
     )
 
 
@@ -139,7 +139,7 @@ def test_programs_of_another_model_that_mostly_fail_are_named(make_config: Make,
         model=LocalModelConfig(name="embedded"), task=team(domain=PromptStyle.gsm8k, roles=None, limit=1)
     )
     notes = work(agents, lengthy, again(), Team(lambda *_: "no program")).notes
-    assert any(note.endswith("with task.domain=brief lora=embedded_team only") for note in notes), notes
+    assert any(note.endswith("only with task.domain=brief lora=embedded_team") for note in notes), notes
 
 
 def test_an_error_is_no_answer_and_asked_again(make_config: Make, again: Starts) -> None:
@@ -147,8 +147,9 @@ def test_an_error_is_no_answer_and_asked_again(make_config: Make, again: Starts)
     say, trouble = right(config), {"test/1/0/2": "error: gone"}
     first = work(agents, config, again(), Team(lambda key, prompt: trouble.get(key) or say(key, prompt)))
     assert first.metrics["errors"] == 1
-    assert "1 of 3 prompts ended in an error, number 1 first: Inspector, call test/1/0/2: error: gone" in str(
-        first.problem_message
+    assert (
+        "1 of 3 prompts ended in an error. The first is number 1: Inspector, call test/1/0/2: error: gone"
+        in str(first.problem_message)
     )
     engine = Team(say)
     second = work(agents, config, again(), engine)
@@ -191,7 +192,9 @@ def test_samples_that_are_not_what_their_calls_say_are_refused(make_config: Make
 def test_an_engine_without_chat_is_refused_before_it_loads(make_config: Make, again: Starts) -> None:
     engine = Team(lambda *_: "")
     engine.capabilities = frozenset({Capability.deltas})
-    with pytest.raises(ConfigError, match="task=agents needs chat prompts, which this engine does not offer"):
+    with pytest.raises(
+        ConfigError, match="task=agents needs chat prompts, which this engine does not support"
+    ):
         work(agents, make_config(task=team()), again(), engine)
     assert engine.loads == 0
 

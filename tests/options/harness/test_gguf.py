@@ -196,10 +196,13 @@ def test_tokens_are_those_of_hf_and_a_context_is_read_once(folder: Path) -> None
         ),
         (
             "pretrained={0},gguf_file=four_bits.gguf",
-            "gguf_file=.*: name the file itself, pretrained=FOLDER/FILE.gguf",
+            "gguf_file=.*: not a key of --model runner. name the file itself, pretrained=FOLDER/FILE.gguf",
         ),
         ("pretrained={0}/four_bits.gguf,tokenizer=a/b", "tokenizer=a/b: .* a .gguf file already contains it"),
-        ("base_url=http://localhost:1", "base_url=.*: the model runs in this process, pretrained=FILE.gguf"),
+        (
+            "base_url=http://localhost:1",
+            "base_url=.*: not a key of --model runner. the model runs in this process. Give pretrained=FILE.gguf",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_before_weights_are_read(

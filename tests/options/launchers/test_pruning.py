@@ -164,7 +164,7 @@ def test_how_a_trial_is_compared() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("task=likelihood",), "hydra.sweeper.prune=true: task=likelihood: it needs task=gsm8k"),
+        (("task=likelihood",), "hydra.sweeper.prune=true: task=likelihood: needs task=gsm8k"),
         (("hydra.sweeper.direction=minimize",), "pruning works only for direction=maximize"),
         (("task.shots=0,1",), "hydra.sweeper.prune=true: task.shots is searched over"),
         (

@@ -174,14 +174,17 @@ def test_a_job_on_texts_of_its_evaluation_ends_before_anything_starts(runner: Ru
     keys = ("task=quantize", "task.recipe=gptq", "task.group_size=64", "tracking=none", "plan=true")
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"text": max(texts_that_ship(), key=len).upper()}) + "\n")
-    for texts, shared in ((own, "1 of its texts are texts"), (SHIPPED, "200 of its texts are")):
+    for texts, shared in (
+        (own, "1 calibration documents are also in the evaluation"),
+        (SHIPPED, "200 calibration documents are also in the evaluation"),
+    ):
         done = runner(*keys, f"task.calibration={texts}", cwd=tmp_path)
         assert done.code == 2
         assert f"task.calibration={texts}: {shared}" in done.err + done.out
     done = runner(*keys, "task.calibration=embedded", cwd=tmp_path)
-    assert "texts of the evaluation" not in done.err + done.out
+    assert "also in the evaluation" not in done.err + done.out
     done = runner(*keys, f"task.calibration={own}", "task.evaluation=[]", cwd=tmp_path)
-    assert "texts of the evaluation" not in done.err + done.out
+    assert "also in the evaluation" not in done.err + done.out
 
 
 @pytest.mark.sampled(1)

@@ -202,7 +202,7 @@ def test_an_interrupted_job_resumes(runner: Run, tmp_path: Path) -> None:
         assert sorted(line["index"] for line in lines(tmp_path)) == list(range(40))
     recorded = runner(*QUICK, f"model.base_url={url}", "task.limit=40", "print=json")
     assert recorded.code == 0, "a recorded result needs no server"
-    assert "is already done" in recorded.err
+    assert "is already complete" in recorded.err
 
 
 @pytest.mark.thorough

@@ -275,7 +275,7 @@ def test_what_stays_without_an_answer_is_an_error_of_its_own(ask: Ask, api: Api)
     api.troubles.extend([Trouble("status", 500)] * 4)
     first, second = ask(Request(0, HI), Request(1, HI), concurrency=1)
     assert first.answer.finish_reason is FinishReason.error
-    assert str(first.error).endswith("answered 500: boom; tried 4 times")
+    assert str(first.error).endswith("answered 500: boom; the runner tried 4 times")
     assert second.answer.text == "I heard Hi"
 
 
@@ -318,7 +318,7 @@ def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
     (one,) = complete_requests(engine, [Request(0, HI)])
     assert (one.answer.text, one.answer.new_tokens) == ("I heard Hi", 0)
     assert engine.stats.notes == [
-        text_note("the server did not count the tokens of 1 answer: they count as 0")
+        text_note("the server reported no token count for 1 answer: 0 tokens are recorded")
     ]
     engine.close()
 

@@ -349,7 +349,7 @@ def test_a_server_that_does_not_stream_is_asked_once_and_one_that_did_before_aga
         asked["all"] += 1
         return sends(plain)({}) if asked["all"] in (1, 3, 4) else hostile_server.sound(body)
 
-    said = "application/json instead of an event stream.*; tried once"
+    said = "application/json instead of an event stream.*; the runner tried once"
     with Hostile(attack) as server, pytest.raises(JobFailed, match=said):
         run(job(make_config, server, tmp_path, retries=6))
     assert asked["all"] == 1

@@ -144,7 +144,7 @@ def test_reviews_that_are_not_json_count_as_bad(ask: Ask, review: str) -> None:
         one, notes = ask(teacher)
     assert (one.answer.text, one.by) == ("four", "teacher")
     assert notes == [
-        'a review was not JSON {"score", "feedback"} and counted as below the threshold: 2 times'
+        'a review was not valid JSON {"score", "feedback"}, so its score counts as below the threshold: 2 times'
     ]
 
 
@@ -260,7 +260,7 @@ def test_without_a_student_the_teacher_answers_alone(make_config: Make, name: st
     assert record.result.metrics["teacher_answers"] == 1
     assert record.result.facts["student"].startswith("none: model.")
     assert any(
-        note.startswith("the student cannot be loaded, so the teacher answers alone")
+        note.startswith("the student cannot be loaded, so only the teacher answers")
         for note in record.result.notes
     )
 

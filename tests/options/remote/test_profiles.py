@@ -33,7 +33,8 @@ def test_teacher_only_has_no_model_here() -> None:
 
 def test_a_profile_for_weights_is_blamed_itself_where_a_server_answers() -> None:
     with pytest.raises(
-        ConfigError, match=r"^profile=low_memory: it is for weights on this machine .quantization=nf4.,"
+        ConfigError,
+        match=r"^profile=low_memory: this profile needs weights on this machine .quantization=nf4.,",
     ):
         composed("profile=low_memory", "model=api", *SERVER)
     assert (

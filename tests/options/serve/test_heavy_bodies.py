@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow  # as a group
 SOON_S, TRIES = 0.5, 3
 TEXT, CHAT, TOKENS = "/v1/completions", "/v1/chat/completions", "/tokenize"
 USER = {"role": "user", "content": "x"}
-ROWS = "this server takes 256 (task.max_open)"
+ROWS = "completions in one request: the limit is 256 (task.max_open)"
 ROOM = "the model has room for 1024"
 BODIES: dict[str, tuple[str, Any, int, str]] = {
     "many prompts": (TEXT, {"prompt": ["a"] * 100_000, "max_tokens": 1}, 400, ROWS),

@@ -187,11 +187,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name='a b'"),
     ({"tools": [PING] * 129}, "tools: 129 are too many, the limit is 128"),
     ({"logprobs": True}, "logprobs: log-probabilities are not available together with tools"),
-    ({"tool_choice": "required", "stop": ["x"]}, "stop: goes without tool_choice"),
-    ({"tool_choice": "required", "extra_body": {"ignore_eos": True}}, "ignore_eos: goes without tool_choice"),
+    ({"tool_choice": "required", "stop": ["x"]}, "stop: not possible with tool_choice"),
+    ({"tool_choice": "required", "extra_body": {"ignore_eos": True}}, "ignore_eos: not possible with tool_choice"),
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}], "tool_choice": "required"}, 'no answer can be held to this: failed to compile JSON schema: Unimplemented keys: ["not"]'),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id: give the id of the tool call that produced this result"),
-    ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id: goes with role tool, not user"),
+    ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id: only a message of role tool may have it, not user"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "[1"}}]}]}, "messages[0].tool_calls[0].function.arguments: give a JSON object as a string"),
 ]  # fmt: skip
 

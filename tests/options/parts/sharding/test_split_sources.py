@@ -135,7 +135,7 @@ def test_bin_files(family: str, tied: bool, shards: int, tmp_path: Path, run_spl
     assert not [entry for entry in manifest["companions"] if "index" in entry["file"]]
     # two names of one storage; in two files it is written twice anyway
     shared = tied and shards == 1
-    assert any("share their bytes" in note for note in result.notes) == shared
+    assert any("share storage with another tensor" in note for note in result.notes) == shared
 
 
 def test_a_bin_with_tensors_in_no_plain_order(tmp_path: Path, run_split: Split) -> None:

@@ -311,7 +311,7 @@ def test_a_result_that_is_asked_for_from_another_folder_is_there_and_a_damaged_o
         assert done.code == 0, done.err
         assert contents(folder / "whole") == contents(sources["one"])
     again = runner(*asked, cwd=there)
-    assert "is already done" in again.err
+    assert "is already complete" in again.err
     (there / "whole" / "model.safetensors").write_bytes(b"")
     refused = runner(*asked, cwd=there)
     assert refused.code == 2

@@ -462,7 +462,7 @@ def test_a_done_split_is_looked_after_when_asked_for_again(
     before = states(parts)
     again = runner(*asked)
     assert again.code == 0, again.err
-    assert "is already done" in again.err
+    assert "is already complete" in again.err
     assert states(parts) == before
     target = parts / "part_0.safetensors"
     whole = target.read_bytes()

@@ -124,7 +124,7 @@ def test_swapped_parts(sources: dict[str, Path], trip: Trip) -> None:
     second.write_bytes(contents[0])
     first.write_bytes(contents[1])
     result = trip.verify()
-    one(result.problems, f"part_1.safetensors: tensor {EMBEDDING}: not in partition_1.json")
+    one(result.problems, f"part_1.safetensors: tensor {EMBEDDING}: not listed in partition_1.json")
     one(
         result.problems,
         f"part_0.safetensors: tensor {EMBEDDING}: missing, although partition_0.json lists it",

@@ -179,9 +179,9 @@ def test_the_prompt_cache_counts_where_it_changes_answers(runner: Run, tmp_path:
         (("generation.kv_cache=int8",), "llama.cpp keeps keys and values itself"),
         (("generation.frequency_penalty=0.5",), "llama.cpp also penalizes the prompt's tokens"),
         (("generation.batch_size=9",), "model.parallel=4 is the limit of concurrent requests"),
-        (("task=memory",), "memory on this machine, which this engine does not offer"),
+        (("task=memory",), "memory on this machine, which this engine does not support"),
         (("task=likelihood", "task.keep_top_k=4"), "log-probabilities of the tokens that are named, which this engine does"),
-        (("task=tools",), "functions in the chat template, which this engine does not offer"),
+        (("task=tools",), "functions in the chat template, which this engine does not support"),
         (("model.kv_keys=q3_0",), "model.kv_keys"),
         (("model.kv_values=q4_0", "model.flash_attention=off"), "llama.cpp rejects model.kv_values=q4_0"),
         (("model.draft_tokens=3",), "model.draft_tokens=3: only a draft model uses this key"),
@@ -253,7 +253,7 @@ def test_a_program_that_is_none_is_named(
     for keys, message in (
         (("model.executable=./nowhere",), "model.executable=./nowhere: this program does not exist"),
         (("model.executable=/bin/true",), "this program is no llama-server: its --version prints true"),
-        (("model.python=./nowhere",), "model.python=./nowhere: there is no"),
+        (("model.python=./nowhere",), "/nowhere does not exist. For an environment with xllamacpp"),
         ((f"model.python={sys.executable}",), "has no xllamacpp"),
     ):
         found = runner(*here, *keys)

@@ -56,13 +56,16 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
             ("quantization=fp8", "model.quantization=mxfp8"),
             "model.quantization=mxfp8: quantization=fp8 says it, too",
         ),
-        (("model.quantization=nf4",), "model.quantization=nf4: vLLM 0.32.0 on the CPU has awq, fp8, mxfp8"),
+        (
+            ("model.quantization=nf4",),
+            "model.quantization=nf4: vLLM 0.32.0 on the CPU supports awq, fp8, mxfp8",
+        ),
         (("generation.kv_cache=int8",), "vLLM keeps keys and values itself"),
         (("generation.thinking_tokens=9",), "give model.reasoning_parser=WORD"),
-        (("task=memory",), "memory on this machine, which this engine does not offer"),
+        (("task=memory",), "memory on this machine, which this engine does not support"),
         (
             ("task=likelihood", "task.keep_top_k=4"),
-            "log-probabilities of the tokens that are named, which this engine does not offer",
+            "log-probabilities of the tokens that are named, which this engine does not support",
         ),
         (("model.args=[--dtype=float16]",), "model.args=--dtype=float16: model.dtype says it"),
         (("model.args=[--kv-cache-dtype,fp8]",), "model.args=--kv-cache-dtype: model.kv_cache_dtype says it"),
@@ -136,13 +139,13 @@ def test_an_environment_without_vllm_or_with_an_old_one_is_named(runner: Run, tm
     here = ("tracking=none", *JOB[2:])
     found = runner(*here, *vllm_keys(old))
     assert found.code == 2
-    assert "has vLLM 0.9.2, and model=vllm needs 0.14 or newer" in found.err
+    assert "has vLLM 0.9.2, but model=vllm needs 0.14 or newer" in found.err
     found = runner(*here, *vllm_keys(none))
     assert found.code == 2
     assert "has no vLLM" in found.err
     found = runner(*here, "model=vllm", "model.name=embedded", "model.python=./nowhere")
     assert found.code == 2
-    assert "model.python=./nowhere: there is no" in found.err
+    assert "/nowhere does not exist. For an environment with vLLM" in found.err
     assert "make vllm" in found.err
 
 
@@ -163,6 +166,6 @@ def test_a_port_that_another_program_has_is_refused(runner: Run, tmp_path: Path)
 def test_a_plan_says_what_vllm_takes(runner: Run, tmp_path: Path) -> None:
     done = runner("-m", *JOB, *vllm_keys(VllmStandIn(tmp_path / "env")), "plan=true")
     assert done.code == 0, done.err
-    assert "memory: 12 MiB of weights, and 4,096 MiB of main memory for keys and values" in done.out
+    assert "memory: 12 MiB of weights, and 4,096 MiB of main memory for the KV cache" in done.out
     done = runner("-m", *JOB, *vllm_keys(VllmStandIn(tmp_path / "env2"), "model.memory_share=1"), "plan=true")
     assert "MiB of main memory are available. Use a larger" in done.out

@@ -73,4 +73,4 @@ def test_a_server_that_is_killed_costs_no_answer(runner: Run, tmp_path: Path) ->
     assert sum("gets no requests until it answers again" in line for line in said) == 1
     assert len(said) == len(set(said)), "a cause for which it tries again is said once"
     assert again.json()["job_id"] == done.json()["job_id"] != control.json()["job_id"]
-    assert "is already done" in again.err
+    assert "is already complete" in again.err
