@@ -236,7 +236,7 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(saved_famil
     ]
     done = {one.id: one for one in contract.complete_requests(engine, asked)}
     assert done[0].error == "the continuation has no tokens to score. Give a continuation that is not empty"
-    assert "the prompt is empty" in str(done[1].error)
+    assert "the prompt has no tokens" in str(done[1].error)
     assert done[2].error == (
         "the prompt and its continuation have 66 tokens, but the model has room for 64: "
         "rope.beyond_trained=true reads on"
