@@ -37,7 +37,7 @@ class LazyEngine:
     @property
     def stats(self) -> EngineStats:
         """Statistics of the engine so far. All are zero before the first use."""
-        return self._built_engine.stats if "_real" in vars(self) else EngineStats()
+        return self._built_engine.stats if "_built_engine" in vars(self) else EngineStats()
 
     def load(self) -> EngineReport:
         """Build the engine and load the model."""
@@ -57,7 +57,7 @@ class LazyEngine:
 
     def close(self) -> None:
         """Free the model's weights if the engine has been built."""
-        if "_real" in vars(self):
+        if "_built_engine" in vars(self):
             self._built_engine.close()
             del self._built_engine
 
@@ -70,7 +70,7 @@ def create_lazy_engine(
 ) -> Engine:
     """Return the engine for a job's config. It is built at its first use.
 
-    `bases` keeps the loaded model for the next job; an engine that starts processes writes
+    `base_models` keeps the loaded model for the next job; an engine that starts processes writes
     their logs to `folder`; `before_loading` is called after the libraries are imported: it may
     raise errors of other components before a long load.
     """

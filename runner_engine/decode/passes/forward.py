@@ -159,7 +159,7 @@ class Forward:
             self.hidden_reader.receive_prefix(prefix, before, self.hidden)
         prefix.partial, prefix.read = into, before + count
         into.store.set_filled(0, prefix.read)  # whatever continues it begins at its end
-        prefix.freed = into.store.freed(0)
+        prefix.freed = into.store.freed_tokens(0)
         if prefix.read == len(prefix.tokens):
             prefix.kv, prefix.partial = into, None
         return count
