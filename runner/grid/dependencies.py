@@ -64,8 +64,8 @@ def require_dependency_done(planned: PlannedJob) -> None:
     job = _sibling_job(planned, planned.after)
     if job.read_finished_record() is None and not is_locked(job.folder / LOCK):
         command = equivalent_grid_command() if planned.after_overrides else None
-        first = "this command runs that job first, then this one"
-        fix = "run it first" if command is None else f"{first}: {command}"
+        first = "This command runs that job first, then this one"
+        fix = "Run it first" if command is None else f"{first}: {command}"
         raise ConfigError(
             f"{planned.job_id} needs {job.job_id}, which is not complete in {job.folder.parent}. {fix}",
             code="not_found",

@@ -145,7 +145,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
                 planned.notes.append(lines.replace("\n", "\n    "))
     except DownloadRequired as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = PlanState.todo, [str(absent)]
-        planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
+        planned.is_compared = hasattr(task, "names_baseline") and task.names_baseline(config)
     except RunnerError as error:
         # nothing will be loaded
         planned.error, planned.exit_code, planned.base = (
@@ -245,7 +245,7 @@ def would_be_compared(config: RunnerConfig) -> bool:
     """
     try:
         task = import_task_module(config)
-        return hasattr(task, "is_compared") and task.is_compared(config)
+        return hasattr(task, "names_baseline") and task.names_baseline(config)
     except RunnerError:  # the words for the other job are the mistake
         return False
 

@@ -78,7 +78,7 @@ class Task(Protocol):
     are not part of the job id. questions_left(inputs, job): number of questions without an answer
     on disk, for a plan. check_lengths(inputs, resolved): reject prompts that exceed the context
     length before loading; returns notes. preview(inputs, resolved): return lines for a plan without
-    loading weights. is_compared(config): `Inputs.is_compared` before the inputs are available, from
+    loading weights. names_baseline(config): `Inputs.is_compared` before the inputs are available, from
     the keys alone.
     """
 

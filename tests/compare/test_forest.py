@@ -4,6 +4,7 @@ width."""
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from compared import KEYS, rows_of
@@ -68,5 +69,5 @@ def test_it_stands_between_the_table_and_the_sentences(
     monkeypatch.setenv("COLUMNS", "120")
     table = Table("gsm8k", KEYS, rows_of(McNemarTest(1, 90, 1000)), {KEYS[0]: "none"})
     FORMATS["table"](Comparison([table], View(explain=True, plot=True)), out)
-    text = out.getvalue()
+    text = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())  # without the styles of a terminal
     assert text.index("\nquantization") < text.index("├") < text.index("• q0 vs none")

@@ -51,7 +51,7 @@ def test_the_job_is_that_of_the_given_choice(runner: Run, file: Path) -> None:
     job = ("model=auto", f"model.name={file}", "task.limit=1", "generation.max_new_tokens=2", "print=json")
     first, again = runner(*job).json(), runner(*job, "quantization=gguf")
     assert first["job_id"] == again.json()["job_id"]
-    assert "is already done" in again.err
+    assert "is already complete" in again.err
     grid = runner("-m", *job, "seed=0,1", "plan=true")
     assert grid.code == 0
     assert first["job_id"] in grid.out

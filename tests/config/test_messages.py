@@ -14,7 +14,7 @@ from runner_base.errors import ConfigError
     [
         (
             ["task=pipeline"],
-            "^task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages",
+            r"^task=pipeline is now task=generate model=parts model.name=FOLDER\. model\.stages, ",
         ),
         (["task.until=nf4"], "^task.until is now task.early_stop_vs$"),
         (["task=memory", "task.context=[64]"], "^task.context is now task.context_lengths$"),
@@ -34,7 +34,7 @@ def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message:
         ("memory", "^task.repeat: this task has task.repeats"),
         (
             "generate",
-            "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it: with another seed",
+            "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it. For this task, another seed",
         ),
     ],
 )

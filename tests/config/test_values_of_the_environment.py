@@ -24,7 +24,7 @@ def test_one_value_where_several_belong_is_one_message(
     assert done.code == 2
     assert "Traceback" not in done.err
     if needed:
-        assert f"{key}=/somewhere: needs {needed}" in done.err
+        assert f"{key}=/somewhere: must be {needed}, not a single value" in done.err
 
 
 @pytest.mark.thorough
@@ -45,7 +45,10 @@ def test_a_secret_is_refused_where_it_would_be_recorded(
 ) -> None:
     done = runner(*STUB, *keys, cwd=tmp_path, database=False, OPENAI_API_KEY=SECRET)
     assert done.code == 2, done.err
-    assert "=***: the value of the environment variable OPENAI_API_KEY would be recorded" in done.err
+    assert (
+        "=***: the value of the environment variable OPENAI_API_KEY would be written to the run record"
+        in done.err
+    )
     assert SECRET not in done.err + done.out
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -220,7 +220,7 @@ from runner.engines.kinds import ResourceNeed, stub
 
 needs = dict(one.split("=") for one in os.environ.get("NEEDS", "").split(",") if one)
 lost = os.environ.get("LOST", "").split(",")
-begin, answer = stub.StubEngine.__init__, stub.StubSession._answer
+begin, answer = stub.StubEngine.__init__, stub.StubSession._answer_request
 
 def need(self, resolved):
     words = needs.get(str(resolved.config.seed), "1")
@@ -246,7 +246,7 @@ def fail(self, request):
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
     return answer(self, request)
 
-stub.StubKind.need, stub.StubEngine.__init__, stub.StubSession._answer = need, start, fail
+stub.StubKind.predict_need, stub.StubEngine.__init__, stub.StubSession._answer_request = need, start, fail
 stub.StubKind.base_key = lambda self, config: os.environ.get("BASE", "")
 from runner.tasks import gsm8k
 """
@@ -305,7 +305,7 @@ def test_a_worker_ends_that_has_lost_its_gpu_and_its_job_is_repeated_once_elsewh
     why = "AcceleratorError: CUDA error: device-side assert triggered"
     assert f"REPEATED seed=1: the worker cannot use GPU 0 any more: {why}" in ended.err
     assert ended.err.count("REPEATED") == 1
-    assert f"repeated on GPU 1, because GPU 0 had failed: {why}" in ended.err
+    assert f"repeated on GPU 1, because GPU 0 failed: {why}" in ended.err
     status = {int(result["params"]["seed"]): result["status"] for result in results(started.folder).values()}
     assert status == {seed: "FAILED" if seed == times - 1 == 1 else "FINISHED" for seed in range(5)}
     begun = [
@@ -326,15 +326,15 @@ from dataclasses import replace
 from runner.engines.kinds import ResourceNeed, local
 from runner.grid.worker_process import Worker
 
-local.LocalKind.need = lambda *_: ResourceNeed(0.0, 1, 1)
-note_progress = Worker.note_progress
+local.LocalKind.predict_need = lambda *_: ResourceNeed(0.0, 1, 1)
+update_times = Worker.update_times
 
-def note_given_durations(self, step, cost):
+def update_given_times(self, step, cost):
     if step.left_s is not None:
         self.since, step = time.monotonic() - {load_s}, replace(step, left_s={work_s})
-    note_progress(self, step, cost)
+    update_times(self, step, cost)
 
-Worker.note_progress = note_given_durations
+Worker.update_times = update_given_times
 """
 
 

@@ -128,7 +128,7 @@ def test_the_plan_names_files_below_their_folder_and_the_broken_one(
     plan = runner(
         "-m", f"files={folder}", "task=generate,likelihood", "task.limit=3", "plan=quick", "tracking=none"
     )
-    assert "broken.gguf: truncated" in plan.err
+    assert "broken.gguf cannot be read: truncated" in plan.err
     assert f"/{folder.name}/deep" not in plan.out
     assert "deep/a-Q8_0.gguf" in plan.out
     assert plan.out.count("impossible: model.name=broken.gguf") == 2

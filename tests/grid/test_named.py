@@ -93,10 +93,10 @@ def test_a_job_that_only_its_id_names_cannot_be_made(runner: Run) -> None:
     words = "task.reference=likelihood-0123456789ab"
     planned = runner("-m", *KEPT[:2], words, "quantization=none,nf4", "tracking=none", "plan=quick")
     assert planned.code == 2
-    assert "it needs likelihood-0123456789ab first" in planned.out
+    assert "this job needs likelihood-0123456789ab first" in planned.out
     single = runner(*KEPT[:2], words, "tracking=none", "plan=quick")
     assert single.code == 2
-    assert single.err.rstrip().endswith("run it first")
+    assert single.err.rstrip().endswith("Run it first")
 
 
 @pytest.mark.thorough

@@ -110,9 +110,9 @@ def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: 
     ("task", "keys", "message"),
     [
         ("gsm8k", {"limit": ABSURD}, "task.limit=1000000000000: the embedded data has at most 100,000 questions"),
-        ("gsm8k", {"limit": ABSURD, "shuffle_seed": 1}, "task.limit=1000000000000: at most 100,000"),
-        ("likelihood", {"limit": ABSURD}, "task.limit=1000000000000: at most 100,000"),
-        ("gsm8k", {"shots": ABSURD}, "task.shots=1000000000000: at most 100,000"),
+        ("gsm8k", {"limit": ABSURD, "shuffle_seed": 1}, "task.limit=1000000000000: the embedded data has at most 100,000 questions"),
+        ("likelihood", {"limit": ABSURD}, "task.limit=1000000000000: the embedded data has at most 100,000 questions"),
+        ("gsm8k", {"shots": ABSURD}, "task.shots=1000000000000: the embedded data has at most 100,000 questions"),
         ("gsm8k", {"samples": ABSURD}, "task.samples=1000000000000: must lie in 1..10,000"),
         ("gsm8k", {"prompt": PromptStyle.lm_eval_5shot, "offset": ABSURD}, "task.offset=1000000000000: task.prompt=lm_eval_5shot: 5 examples"),
         ("sweep", {"batch_sizes": [ABSURD]}, "task.batch_sizes=[1000000000000] with task.prompt_tokens=[64, 256]: the largest batch has 256,000,000,000,000 prompt tokens"),

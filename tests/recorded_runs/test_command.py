@@ -418,7 +418,7 @@ def test_an_experiment_without_finished_runs(store: Store, show: Any) -> None:
     store.job("unfinished", "a", NONE, marks(1, 2), status="FAILED")
     code, _, err = show("unfinished")
     assert code == 2
-    assert "no finished run" in err
+    assert "--experiment unfinished: it contains no completed run" in err
 
 
 def test_a_missing_database_is_reported_and_not_created(

@@ -102,7 +102,7 @@ def test_other_windows_are_the_same_texts(store: Store, rows: Any, show: Any) ->
         shift = found[f"w{window}"]["shift"]
         assert (shift["samples"], shift["size"]) == (TEXTS, TEXTS * (TOKENS - 1))
         assert shift["finding"] == "better"
-        words = f"the same tokens after other context (task.window={window} here, 16 in the baseline)"
+        words = f"the same tokens follow another context (task.window={window} here, 16 in the baseline)"
         assert words in shift["remark"]
     logged = [found[name]["metrics"]["log_likelihood_nats_per_token"] for name in ("w64", "w16")]
     assert found["w64"]["shift"]["difference"] == pytest.approx(logged[0] - logged[1])

@@ -60,5 +60,5 @@ def test_the_bets_of_a_run_decide_at_its_own_share(store: Store, rows: Any, show
     assert row_by_job["plain"]["dominated_by"] is None
     out = " ".join(show("front of bets", "--explain")[1].split())
     assert "accuracy +33.3 points" in out, "on the 30 questions that both have"
-    assert "where one ran beside the other, what its bets decided at their own share of 5 %" in out
-    assert "dominated wrongly in at most 6.7 of 100 such tables" in out
+    assert "Where a run was compared while it ran, its e-process decides at its own share of 5 %" in out
+    assert "at most 6.7 of 100 such tables call a run dominated wrongly" in out

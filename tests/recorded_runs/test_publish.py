@@ -90,7 +90,7 @@ def test_data_that_are_no_benchmark_get_a_card_and_no_entry(
     assert runner("model=stub", "task.limit=4").code == 0
     code, err = published()
     assert code == 0, err
-    assert "task.data=embedded is no data set of the Hub" in err
+    assert "task.data=embedded is not a data set on the Hub" in err
     assert [file.name for file in (tmp_path / "pub").rglob("*") if file.is_file()] == ["evaluation.md"]
     code, err = published("--benchmark", "gpqa")
     assert code == 2

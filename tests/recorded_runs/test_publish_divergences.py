@@ -56,7 +56,9 @@ def test_the_table_has_what_was_recorded_and_its_commands_find_the_jobs(
     assert [mean, low, high] == pytest.approx(recorded, rel=0.01)
     ratio = float(cells["PPL ratio"].split()[0])
     assert ratio == pytest.approx(math.exp(metrics["ln_ppl_ratio"]), abs=6e-5)
-    assert "from quantization=none, in nats a token, over whole distributions; on 60 texts" in text
+    assert (
+        "from quantization=none in nats per token, over whole distributions. Measured on 60 documents" in text
+    )
 
     capsys.readouterr()
     assert compare.main(["--output-dir", out, "--publish", str(tmp_path / "x"), "--benchmark", "a/b:c"]) == 2

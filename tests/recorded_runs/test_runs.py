@@ -58,7 +58,7 @@ def test_an_older_run_of_a_job_is_read_from_mlflow(store: Store, rows: Any) -> N
             ["--by", "quantisation"],
             "--by quantisation: no config key 'quantisation'. Did you mean quantization?",
         ),
-        (["--log"], "these runs belong to no grid; --save FOLDER keeps the comparison"),
+        (["--log"], "these runs belong to no grid. Save the comparison in a folder with --save FOLDER"),
     ],
 )
 def test_mistakes(grid: Store, show: Any, arguments: list[str], message: str) -> None:
@@ -102,7 +102,7 @@ def test_log_needs_to_know_one_grid(grids: dict[str, str], show: Any) -> None:
     code, _, err = show("grids", "--log")
     assert code == 2
     assert "these runs belong to 2 grids" in err
-    assert "choose one with --grid" in err
+    assert "Choose one with --grid" in err
 
 
 # ----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ if os.environ.get("FAULTS"):
     from runner.engines.kinds import stub
 
     faults = dict(fault.split("=") for fault in os.environ["FAULTS"].split(","))
-    begin, answer = stub.StubEngine.__init__, stub.StubSession._answer
+    begin, answer = stub.StubEngine.__init__, stub.StubSession._answer_request
 
     def remember(self, config, *rest):
         begin(self, config, *rest)
@@ -66,7 +66,7 @@ if os.environ.get("FAULTS"):
         engine.done += 1
         return events
 
-    stub.StubEngine.__init__, stub.StubSession._answer = remember, break_down
+    stub.StubEngine.__init__, stub.StubSession._answer_request = remember, break_down
 
 if os.environ.get("FAULTS_GRACE_S"):  # how long a grid waits after Ctrl-C for its jobs to end
     from runner.grid import executor

@@ -92,7 +92,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
     assert 0 < errors < 6
     assert short.status is Status.FAILED
     assert short.error is not None
-    assert f"{errors} of 6 prompts ended in an error, number" in short.error
+    assert f"{errors} of 6 prompts ended in an error. The first is number" in short.error
     assert "out of memory" in short.error
     assert "Run the same command to repeat these requests" in short.error
     assert len(lines_of(short.output_dir)) == 6, "what has failed stays as evidence"
@@ -225,13 +225,13 @@ def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     arguments = ("model=auto", f"model.name={tiny_llama}", "model.device=cpu", "task=generate", "task.prompts=p.txt",
                  "task.format=raw", "generation.max_new_tokens=8", "tracking=none", "print=json")  # fmt: skip
     stands = (
-        "1 of 3 prompts cannot be answered, number 1 first: the prompt has 600 tokens, but the model "
+        "1 of 3 prompts cannot be answered. The first is number 1: the prompt has 600 tokens, but the model "
         "has room for 512"
     )
     first = runner(*arguments)
     assert first.code == 1
     assert stands in first.err
-    assert "does not ask again; rerun=failed does" in first.err
+    assert "does not repeat these requests. Repeat them with rerun=failed" in first.err
     file = Path(first.json()["output_dir"]) / "samples.jsonl"
     kept = file.read_text()
     # a cold start, which says what it imports

@@ -186,7 +186,7 @@ def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.C
     assert "[bold]one[/nope]..." in out
     assert "two words..." in out
     assert "three words" not in out
-    assert "3   3 ended · 0 cut off · 0 errors" in out
+    assert "3   3 finished · 0 cut off · 0 errors" in out
 
 
 def test_a_single_prompt_is_shown_whole_and_first(
@@ -199,7 +199,7 @@ def test_a_single_prompt_is_shown_whole_and_first(
     print_record(record, {}, PrintMode.table)
     out = capsys.readouterr().out
     assert out.startswith("[STUB_GENERATION]\n" + prompt[:120] + "...\n\n"), "not folded, not cut"
-    assert "1   1 ended" in out
+    assert "1   1 finished" in out
 
 
 def test_what_is_shown_and_handed_over_may_change_after_the_job(make_config: Make, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
     assert json.loads(kept.splitlines()[1])["error"] == "boom"
     assert (whole.metrics["cut_off"], whole.metrics["errors"], whole.metrics["n"]) == (3, 1, 4)
-    assert "1 of 4 prompts ended in an error, number 1 first: boom" in str(whole.problem_message)
+    assert "1 of 4 prompts ended in an error. The first is number 1: boom" in str(whole.problem_message)
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:15])
     engine = Scripted(echo)
@@ -367,7 +367,7 @@ def test_stop_raw_and_debug(
     with caplog.at_level("INFO", logger="runner"):
         record = of_tiny_llama(greedy, prompts=None, prompt="hi", debug=True)
     assert (
-        "prompt 0 as the model sees it: '<|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n'"
+        "prompt 0 after the chat template: '<|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n'"
         in caplog.text
     )
     assert "prompt 0, 21 token ids: [1, 87, " in caplog.text
@@ -390,7 +390,7 @@ def test_debug_shows_a_recorded_job_too(
     with caplog.at_level("INFO", logger="runner"):
         again = of_tiny_llama(greedy, prompts=None, prompt="hi", debug=True)
     assert again.from_ledger
-    assert "prompt 0 as the model sees it: '<|im_start|>user\\nhi<|im_end|>" in caplog.text
+    assert "prompt 0 after the chat template: '<|im_start|>user\\nhi<|im_end|>" in caplog.text
     assert "prompt 0, 21 token ids: [1, 87, " in caplog.text
     assert f"completion 0, token ids: {sample['token_ids']}" in caplog.text
 
@@ -401,10 +401,10 @@ def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytes
     run(make_config(generation=greedy, **asked))
     with caplog.at_level("INFO", logger="runner"):
         assert run(make_config(generation=greedy, **asked)).from_ledger
-        assert "rerun=all measures again" not in caplog.text
+        assert "Measure again with rerun=all" not in caplog.text
         other = replace(greedy, speculate=SpeculationConfig.off)
         assert run(make_config(generation=other, **asked)).from_ledger
-    said = "generation.speculate=off changes no answer, and the recorded job was measured with auto: rerun=all measures again"
+    said = "generation.speculate=off changes no answer, but the recorded job was measured with auto. Measure again with rerun=all"
     assert said in caplog.text
 
 

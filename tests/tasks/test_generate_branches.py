@@ -133,7 +133,7 @@ def test_main_is_framed_and_branches_follow_as_they_are(
     tokenizer = AutoTokenizer.from_pretrained(saved_family())
     expected = sum(len(tokenizer(text)["input_ids"]) for text in (framed, *BEGUN))
     assert samples(chat)[0].prompt_tokens == chat.result.metrics["prompt_tokens"] == expected
-    assert f"prompt 0 as the model sees it: {framed!r}" in caplog.text
+    assert f"prompt 0 after the chat template: {framed!r}" in caplog.text
     assert "prompt 0, branch 2 begins with ''" in caplog.text
 
 
@@ -284,7 +284,7 @@ def test_the_embedded_model_in_branches(runner: Run, tmp_path: Path) -> None:
     assert line["completions"][0]["text"].startswith("+4=7"), "it goes on where its branch began"
     write(tmp_path / "p.jsonl", {"prompt": ask.partition("=")[2], "branches": line["branches"]})
     again = runner(*FAST, "task.prompts=p.jsonl", "generation.max_new_tokens=24")
-    assert "is already done" in again.err, "the same prompts from a file are the same job"
+    assert "is already complete" in again.err, "the same prompts from a file are the same job"
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_text_that_needs_the_scaling_is_not_warned_of(runner: Callable[..., An
     assert f"rope=linear: {HURTS}" in short.out, short.err
     long = runner(*task, f"task.window={OWN + 500}")
     assert long.code == 0, long.err
-    assert "can only hurt" not in long.out + long.err
+    assert "can only reduce the quality" not in long.out + long.err
 
 
 @pytest.mark.thorough
@@ -62,7 +62,7 @@ def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp
     refused = runner(*task, "plan=true")
     assert refused.code == 2
     assert (
-        f"room for {OWN} tokens: give task.window={OWN}, or less, or rope.beyond_trained=true" in refused.out
+        f"limit is {OWN} tokens. Give task.window={OWN}, or less, or rope.beyond_trained=true" in refused.out
     )
     done = runner(*task, "rope.beyond_trained=true", COLUMNS="200")
     assert done.code == 0, done.err

@@ -46,9 +46,12 @@ def test_a_stub_that_always_prefers_b_is_found(runner: Callable[..., Any], tmp_p
     [
         (
             ["task.rotate=4", "task.early_stop_vs=quantization=none"],
-            "task.rotate=4: task.early_stop_vs takes each",
+            "task.rotate=4: task.early_stop_vs needs independent questions",
         ),
-        (["task.rotate=4", "task.check_contamination=2"], "task.rotate=4: a rotated question has no twin"),
+        (
+            ["task.rotate=4", "task.check_contamination=2"],
+            "task.rotate=4: a question with rotated choices has no variant with other numbers",
+        ),
         (["task.rotate=27"], "task.rotate=27"),
     ],
 )

@@ -77,7 +77,7 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     assert metrics["lora_modules"] == 2
     assert metrics["errors"] == 1
-    assert "1 of 6 prompts ended in an error, number 5 first: boom" in str(result.problem_message)
+    assert "1 of 6 prompts ended in an error. The first is number 5: boom" in str(result.problem_message)
 
 
 def test_all_errors_fail_the_job(make_config: Make, recorder: Callable[[], Recorder]) -> None:
@@ -162,12 +162,12 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_confi
 
     asked = [item.question for item in load_questions(Gsm8kConfig(limit=3))]
     assert shown(show_prompt=2, instruction="", system="Be brief.") == "\n".join(
-        f"prompt {number} as the model sees it:\n<|im_start|>system\nBe brief.<|im_end|>\n"
+        f"prompt {number} after the chat template:\n<|im_start|>system\nBe brief.<|im_end|>\n"
         f"<|im_start|>user\n{asked[number]}<|im_end|>\n<|im_start|>assistant\n"
         for number in range(2)
     )
     text = shown(show_prompt=1, prompt=PromptStyle.text)
-    assert text == f"prompt 0 as the model sees it:\nQuestion: {asked[0]}\nAnswer:"
+    assert text == f"prompt 0 after the chat template:\nQuestion: {asked[0]}\nAnswer:"
     assert shown() == ""
     stub = make_config(task=Gsm8kConfig(limit=1, show_prompt=5, instruction="Go."))
     assert gsm8k.preview(gsm8k.prepare(stub), resolve_job(stub)).endswith(f"\n{asked[0]}\n\nGo.")
