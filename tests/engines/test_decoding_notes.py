@@ -53,7 +53,7 @@ def test_the_result_of_a_job_says_that_decoding_was_plain(
     plain = run(configure(make_config, folder, Attention.sdpa, task=task))
     assert plain.result is not None
     assert [note for note in plain.result.notes if PLAIN in note] == [
-        f"{PLAIN}: model.attention=sdpa was requested"
+        f"{PLAIN}: model.attention=sdpa does not support continuous batching"
     ]
     streamed = run(configure(make_config, folder, task=task))
     assert streamed.result is not None
@@ -76,4 +76,4 @@ def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     small, large = record.result.rows
     assert not small["note"]
     assert large["decode_tok_per_s"] is None
-    assert "memory ran out with 6 rows at once" in large["note"]
+    assert "memory ran out with 6 sequences in the batch" in large["note"]
