@@ -171,10 +171,10 @@ def test_a_small_set_that_is_worse_by_more_is_said_beside_a_mean_that_is_as_good
     _, out, _ = show("hidden", *BASELINE, "--pool", "--margin", "2")
     (line,) = (line for line in out.splitlines() if "over 2 sets" in line and line.startswith("•"))
     assert (
-        "; worse, but by less than 2 points; the sets differ, so the mean does not hold for each of them"
+        ". Worse, but by less than 2 points. The sets differ, so the mean does not hold for each of them"
         in line
     )
-    assert line.endswith("by themselves: worse by more than 2 points on small")
+    assert line.endswith("by themselves: worse by more than 2 points on small.")
 
 
 def test_the_same_questions_twice_are_not_pooled(store: Store, show: Any) -> None:
