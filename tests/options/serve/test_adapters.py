@@ -99,7 +99,7 @@ def test_the_list_has_the_base_and_its_adapters(server: Serving) -> None:
         (["task=serve", "lora=several"], "give each adapter a name"),
         (
             ["task=serve", "lora=several", "lora.adapters={hard: embedded}", "model.attention=sdpa"],
-            "rows of several adapters need continuous batching, and model.attention=sdpa was requested",
+            "rows of several adapters need continuous batching, and model.attention=sdpa does not support",
         ),
     ],
     ids=["the base's name", "another task", "no folder", "none", "attention"],
