@@ -80,7 +80,7 @@ def test_likelihood_of_choices_says_first_how_many_are_right(runner: Run, tmp_pa
     accuracy = next(line for line in done.out.splitlines() if line.startswith("  accuracy"))
     assert "95 % interval" in accuracy
     assert "2 questions" in accuracy
-    assert "  prompt " in done.out
+    assert "More:    print=full" in done.out
     assert record(tmp_path)["result"]["facts"]["prompt"].startswith("chat · form ")
     assert "prompt 0 as the model sees it:\nWhich colour has grass?" in done.err
     assert "scored after it: blue | green | red | white" in done.err

@@ -34,7 +34,7 @@ def test_drawn_tokens_stand_behind_the_most_probable_ones(tmp_path: Path) -> Non
     assert lines == {0: drawn, 4: TOP}
     assert [list(ids) for ids in lines[0].ids_by_position()] == [[7, 9, 9], [3, 8, 1]]
     assert lines[0].drawn_logprobs.tolist() == [-4.0, -4.0, -6.5, -7.0]
-    with pytest.raises(ValueError, match="4 drawn"):
+    with pytest.raises(ValueError, match="found 4 sampled ids"):
         TopK(1, drawn.ids, drawn.logprobs, 3, drawn.drawn_ids, drawn.drawn_logprobs)
 
 

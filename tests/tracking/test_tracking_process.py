@@ -59,7 +59,7 @@ def test_the_run_is_that_of_the_same_process(run: Callable[[str], str], tmp_path
 assert tracker.run_id
 assert "mlflow" not in sys.modules, "only the copy has imported it"
 record.result.metrics, record.status = {"accuracy": 0.5}, Status.FINISHED
-tracker.finish(record)
+tracker.log_result(record)
 print(tracker.run_id)
 try: os.waitpid(-1, 0)
 except ChildProcessError: print("no process is left")
@@ -84,14 +84,14 @@ def test_an_error_of_the_store_is_raised_while_waiting_and_again_at_the_end(
 
     body = """
 from runner_base.errors import ConfigError
-for what in (tracker.wait, lambda: tracker.finish(record)):
+for what in (tracker.wait_until_started, lambda: tracker.log_result(record)):
     try: what()
     except ConfigError as error: print(str(error).partition(":")[0])
 print(tracker.run_id)
 """
-    first = "tracker.finish(record)"
+    first = "tracker.log_result(record)"
     run(first)
-    folder = Path(json.loads(run("print(json.dumps(str(out))); tracker.finish(record)")))
+    folder = Path(json.loads(run("print(json.dumps(str(out))); tracker.log_result(record)")))
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("runner")
     assert experiment is not None
@@ -101,10 +101,10 @@ print(tracker.run_id)
 
 def test_a_copy_that_is_killed_loses_no_result(run: Callable[[str], str]) -> None:
     body = """
-tracker.wait()
+tracker.wait_until_started()
 os.kill(tracker._process, signal.SIGKILL)
 from runner_base.errors import TrackingError
-try: tracker.finish(record)
+try: tracker.log_result(record)
 except TrackingError as error: print(error)
 """
     said = run(body)
@@ -116,9 +116,9 @@ except TrackingError as error: print(error)
 def test_signals_are_the_parents(run: Callable[[str], str]) -> None:
     body = """
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): os.kill(tracker._process, number)
-tracker.wait()
+tracker.wait_until_started()
 record.status = Status.KILLED
-tracker.finish(record)
+tracker.log_result(record)
 print("written")
 """
     assert run(body) == "written"
@@ -138,6 +138,6 @@ threading.Thread(target=stop.wait).start()
 print(tracking_process.is_possible(store)); stop.set()
 sys.modules["mlflow"] = sys
 print(tracking_process.is_possible(store)); del sys.modules["mlflow"]
-tracker.finish(record)
+tracker.log_result(record)
 """
     assert run(body).split() == ["False", "True", "False", "False"]

@@ -89,8 +89,8 @@ def translate_variables(
         if value is None:
             continue
         if without is not None:
-            what = {"STUDENT_FORCE_CPU": "device"}.get(name, "weights here")
-            translation.add_ignored(name, value, f"model={without.choice} has no {what}")
+            lacks = "has no device" if name == "STUDENT_FORCE_CPU" else "loads no weights"
+            translation.add_ignored(name, value, f"model={without.choice} {lacks}")
         elif name == "STUDENT_LOAD_IN_4BIT":
             translation.add_overrides(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
         elif name == "STUDENT_FORCE_CPU":

@@ -192,9 +192,7 @@ def test_samples_that_are_not_what_their_calls_say_are_refused(make_config: Make
 def test_an_engine_without_chat_is_refused_before_it_loads(make_config: Make, again: Starts) -> None:
     engine = Team(lambda *_: "")
     engine.capabilities = frozenset({Capability.deltas})
-    with pytest.raises(
-        ConfigError, match="task=agents needs chat prompts, which this engine does not support"
-    ):
+    with pytest.raises(ConfigError, match="task=agents needs chat prompts, which this engine does not offer"):
         work(agents, make_config(task=team()), again(), engine)
     assert engine.loads == 0
 

@@ -189,7 +189,7 @@ def test_a_server_that_answers_again_gets_requests_again(
     again = Api()
     again.port = port
     with again, caplog.at_level(logging.WARNING):
-        until(lambda: any("answers again, and gets requests again" in line for line in caplog.messages))
+        until(lambda: any("answers again and gets requests again" in line for line in caplog.messages))
         assert answers(engine, requests(10)) == expected(10)
         assert again.answered
         assert lines(engine)[first.url][2] == "in use"

@@ -167,7 +167,7 @@ class StartedEngine(ApiEngine):
             raise copy(wrong[base])
         folder = self._folder
         server, was_running = self._bases.get_or_load(base, lambda: self._start_server(folder))
-        if was_running and server.failure() is not None:  # it ended between two jobs
+        if was_running and server.exit_error() is not None:  # it ended between two jobs
             self._bases.clear()
             server, was_running = self._bases.get_or_load(base, lambda: self._start_server(folder))
         self._start_s = 0.0 if was_running else server.start_s

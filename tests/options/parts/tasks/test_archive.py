@@ -94,7 +94,7 @@ def test_frames_that_lie_are_named(source: Path, trip: Trip) -> None:
     assert any("part_0.safetensors.zst: frames: " in problem for problem in problems)
     values["parts"][0]["frames"][1] -= 1
     path.write_text(json.dumps(values))
-    assert any("part_0.safetensors.zst: piece " in problem for problem in trip.verify(trip.packed).problems)
+    assert any("part_0.safetensors.zst: frame " in problem for problem in trip.verify(trip.packed).problems)
 
 
 def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Trip) -> None:
