@@ -82,10 +82,10 @@ def test_likelihood_of_choices_says_first_how_many_are_right(runner: Run, tmp_pa
     assert "2 questions" in accuracy
     assert "More:    print=full" in done.out
     assert record(tmp_path)["result"]["facts"]["prompt"].startswith("chat · form ")
-    assert "prompt 0 as the model sees it:\nWhich colour has grass?" in done.err
+    assert "prompt 0 after the chat template:\nWhich colour has grass?" in done.err
     assert "scored after it: blue | green | red | white" in done.err
     again = runner("model=stub", "task=likelihood", data, "tracking=none", "task.show_prompt=2", "print=none")
-    assert "prompt 1 as the model sees it:" in again.err, "also of a job that is done"
+    assert "prompt 1 after the chat template:" in again.err, "also of a job that is done"
 
 
 def test_a_text_without_a_question_has_no_prompt_to_show(runner: Run, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_what_each_becomes(environ: dict[str, str], overrides: list[str]) -> Non
     ("asked", "own", "environ", "line"),
     [
         ({}, "stub", {"STUDENT_FORCE_CPU": "1"}, "STUDENT_FORCE_CPU=1: ignored, model=stub has no device"),
-        ({}, "stub", {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, model=stub has no weights here"),
+        ({}, "stub", {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, model=stub loads no weights"),
         ({}, "api", {"STUDENT_LORA_DIR": "x"}, "STUDENT_LORA_DIR=x: ignored, model=api loads no weights"),
         ({}, None, {"BASE_URL": "http://me:key@host/v1"}, "BASE_URL=http://***@host/v1: ignored, model=embedded uses no server. Only model=api does"),
         ({"quantization": "quantization=int8"}, None, {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=int8 is set"),
@@ -194,7 +194,7 @@ def test_the_environment_beats_a_studys_own_sweep(tmp_path: Path, runner: Callab
     assert "2 jobs: 2 to do" in done.out
     (tmp_path / "own.yaml").write_text(study % "model: 'stub,embedded'")
     done = runner("-cd", ".", "-cn", "own", "plan=quick")
-    assert "STUDENT_LOAD_IN_4BIT=1: ignored, model=stub has no weights here" in done.err
+    assert "STUDENT_LOAD_IN_4BIT=1: ignored, model=stub loads no weights" in done.err
     assert "2 jobs: 2 to do" in done.out
 
 

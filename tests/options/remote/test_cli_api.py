@@ -168,7 +168,7 @@ def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> Non
     assert json.loads(result["facts"]["sent"])["max_tokens"] == 256
     notes = "\n".join(result["notes"])
     assert "cannot be hashed" in notes
-    assert "29 requests were sent again: the server 13 × answered 429" in notes
+    assert "29 requests were repeated: the server 13 × answered 429" in notes
 
 
 @pytest.mark.thorough
