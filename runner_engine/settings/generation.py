@@ -43,16 +43,16 @@ def reject_scheduler_features(generation: GenerationConfig, reason: str) -> None
     """
     if generation.speculation.drafts_every_step:
         raise ConfigError(
-            f"only the scheduler of the local engine (decoding: in a "
-            f"stream) lets tokens be guessed at every step, and {reason}: use generation.speculate=off",
+            "only continuous batching by the local engine can draft tokens at every step, "
+            f"and {reason}: use generation.speculate=off",
             key="generation.speculate",
             value=generation.speculate,
             code="unsupported",
         )
     if generation.kv_cache_config != KvCache.as_model:
         raise ConfigError(
-            f"only the scheduler of the local engine (decoding: in a "
-            f"stream) stores keys and values in fewer bits, and {reason}: use generation.kv_cache=as_model",
+            "only continuous batching by the local engine stores keys and values in fewer bits, "
+            f"and {reason}: use generation.kv_cache=as_model",
             key="generation.kv_cache",
             value=generation.kv_cache,
             code="unsupported",
