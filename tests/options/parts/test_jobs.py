@@ -70,7 +70,7 @@ def test_what_completion_offers(line: str, offered: list[str]) -> None:
 def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Make) -> None:
     why = "model=parts uses the KV cache of transformers"
     with pytest.raises(
-        ConfigError, match=f"generation.kv_cache=int8: only the scheduler .*{why}: use .*as_model"
+        ConfigError, match=f"generation.kv_cache=int8: only continuous batching .*{why}: use .*as_model"
     ):
         make_config(model=PartsModelConfig(name="x"), generation=GenerationConfig(kv_cache=KvCache.int8))
 
