@@ -354,9 +354,9 @@ from runner_engine.decode.tokens.sampling import Sampler
 assert False, "asserts are left out"
 settings = replace(GREEDY, temperature=1.0, repetition_penalty=1.5, seed=0)
 sampler = Sampler(1000, torch.device("cpu"), [[1, 2]], [settings], [torch.Generator()], [[]])
-print(sampler.pick(torch.zeros(1, 1000)).shape)
+print(sampler.sample(torch.zeros(1, 1000)).shape)
 try:
-    sampler.pick(torch.zeros(1, 1_000_000))
+    sampler.sample(torch.zeros(1, 1_000_000))
 except ValueError as error:
     print(error)
 """
