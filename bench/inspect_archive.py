@@ -27,8 +27,8 @@ from runner_compare.readers.archive import Archive
 begun = time.process_time()
 for path in sys.argv[1:]:
     with Archive(Path(path)) as archive:
-        for name in archive.names_below("samples/"):
-            json.loads(archive.read(name))
+        for name in archive.json_names_in_folder("samples/"):
+            json.loads(archive.read_member(name))
 print(time.process_time() - begun)
 """
 

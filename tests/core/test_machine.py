@@ -20,7 +20,7 @@ machine.OTHERS_CORES = 0.0
 contention = machine.Contention()
 print("started", flush=True)
 sys.stdin.readline()
-print(contention.describe())
+print(contention.describe_load())
 """
 HALF_A_SECOND = """
 import sys, time

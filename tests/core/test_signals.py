@@ -232,7 +232,7 @@ from runner_base.entry import run_command
 from runner_base import ConfigError
 def work():
     try: send()
-    except BaseException: raise ConfigError('no usable tokenizer') from None
+    except BaseException: raise ConfigError('no usable tokenizer', code='bad_value') from None
 run_command("error", work, interrupt_message="try again")
 """
     file = tmp_path / "program.py"

@@ -40,7 +40,7 @@ def run(extra_mib):
     with engine.open() as session:
         for one in asked:
             session.submit(one)
-        while not session.idle:
+        while not session.is_idle:
             ended = [event for event in session.step() if isinstance(event, Completion)]
             if ended and not tokens:
                 if extra_mib is not None:

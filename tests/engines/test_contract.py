@@ -54,12 +54,12 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner_engine.settings.rope import RopeConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.config.resolved import resolve
-from runner.engines import open_engine
+from runner.config.resolved import resolve_job
+from runner.engines import create_lazy_engine
 config = RunnerConfig(model=LocalModelConfig(name={str(tiny_llama)!r}), quantization=QuantizationConfig(),
     lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig(),
     tracking=NoTrackingConfig())
-print(len(open_engine(resolve(config)).capabilities), [name for name in ("torch", "transformers") if name in sys.modules])
+print(len(create_lazy_engine(resolve_job(config)).capabilities), [name for name in ("torch", "transformers") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

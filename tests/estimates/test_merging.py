@@ -31,11 +31,11 @@ TRIES = 3  # the quickest counts
 PROGRAM = """
 import json, sys, time
 import peft, transformers
-from runner.estimates.rough_speed import _measured
+from runner.estimates.rough_speed import _load_or_measure_rates
 from runner.tasks.memory.probe import AnonymousPeakSampler
 from runner_base import machine
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve_model
-from runner_engine.models.adapter_lifecycle import adapt
+from runner_engine.models.adapter_lifecycle import apply_adapter
 from runner_engine.models.base_loading import load_base_model
 from runner_engine.settings.lora import MergeOrder, PeftConfig
 
@@ -49,10 +49,10 @@ machine.release_free_memory()
 before = machine.anonymous_rss_mib()
 started = time.process_time()
 with AnonymousPeakSampler() as peak:
-    loaded = adapt(load_base_model(job), job)
+    loaded = apply_adapter(load_base_model(job), job)
 core_s = time.process_time() - started  # of one thread: other work only lengthens the clock's
 measured = {key: loaded.metrics[key] for key in ("load_s", "merge_s")}
-print(json.dumps(measured | {"core_s": core_s, "mib": peak.peak_mib - before, "rates": _measured()}))
+print(json.dumps(measured | {"core_s": core_s, "mib": peak.peak_mib - before, "rates": _load_or_measure_rates()}))
 """
 
 

@@ -149,8 +149,8 @@ compile(b"Integer (5 )", "<string>", "eval")
 def test_nothing_is_left_running_when_the_parent_ends(kill: signal.Signals | None) -> None:
     code = (
         "import sys, threading, time\nfrom runner.scorers.expressions import PROCESS\n"
-        "PROCESS.ask('x', ('y',))\n"
-        "threading.Thread(target=PROCESS.ask, args=('9^{9^{9^{9}}}', ('5',)), daemon=True).start()\n"
+        "PROCESS.compare('x', ('y',))\n"
+        "threading.Thread(target=PROCESS.compare, args=('9^{9^{9^{9}}}', ('5',)), daemon=True).start()\n"
         "print('asked', flush=True)\nif sys.argv[1] == 'wait': time.sleep(60)"
     )
     waiting = "wait" if kill else "end"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = "from runner_engine.models.load_tokenizer import import_compiler; import_compiler()"
+PROGRAM = "from runner_engine.models.load_tokenizer import import_torch_compiler; import_torch_compiler()"
 
 
 @pytest.mark.thorough

@@ -205,8 +205,8 @@ def test_the_program_dies_with_the_run(tmp_path: Path) -> None:
         pytest.skip("only Linux ends a process with its parent")
     program = (
         "import sys, tempfile\ntempfile.tempdir = sys.argv[1]\nfrom runner.options.agents.sandbox import SandboxLimits, Sandbox\n"
-        "sandbox = Sandbox(SandboxLimits(seconds=600))\nsandbox.protections()\nprint('ready', flush=True)\n"
-        "sandbox.run('import time\\ntime.sleep(600)')"
+        "sandbox = Sandbox(SandboxLimits(seconds=600))\nsandbox.detect_protections()\nprint('ready', flush=True)\n"
+        "sandbox.run_program('import time\\ntime.sleep(600)')"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as run:
         assert run.stdout is not None
