@@ -32,7 +32,7 @@ from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.quantization.grouped import AwqConfig, GptqConfig
 from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
 from runner_engine.settings.lora import PeftConfig, PthConfig
-from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.model import LocalConfig
 from runner_engine.spec import ModelSpec
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -135,12 +135,12 @@ def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> No
     program = f"""
 import logging
 logging.basicConfig(level=logging.WARNING)
-from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.model import LocalConfig
 from runner_engine.spec import ModelSpec
 from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.models.base_loading import load_base_model
 from runner_engine.quantization.torchao import TorchaoInt8Config
-model = LocalModelConfig(name={str(saved_family())!r}, device="cpu")
+model = LocalConfig(name={str(saved_family())!r}, device="cpu")
 load_base_model(resolve_model(ModelSpec(model, TorchaoInt8Config())))
 """
     done = subprocess.run(
@@ -360,11 +360,11 @@ def test_a_local_model_is_never_a_hub_id() -> None:
 import socket, sys
 def refuse(*_): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
-from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.model import LocalConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.locating import locate_model
 try:
-    locate_model(LocalModelConfig(name="org/model"))
+    locate_model(LocalConfig(name="org/model"))
 except ConfigError as error:
     print(error, "huggingface_hub" in sys.modules)
 """
@@ -379,4 +379,4 @@ except ConfigError as error:
 )
 def test_keys_that_a_local_model_has_no_use_for(keys: dict[str, Any]) -> None:
     with raises(ConfigError, "unsupported", f"model.{next(iter(keys))}"):
-        LocalModelConfig(name="x", **keys)
+        LocalConfig(name="x", **keys)

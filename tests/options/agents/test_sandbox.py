@@ -332,10 +332,10 @@ def test_where_answers_are_letters_a_program_names_a_choice(sandbox: Sandbox) ->
     found = {code: letters.run_program(f"answer = {code}") for code in ("'B'", "'b'", "'B. blue'", "'AB'[1]")}
     assert {outcome.answer for outcome in found.values()} == {"B"}
     for code, why in (
-        ("4", "`answer` is '4' and no letter of a choice"),
-        ("'blue'", "`answer` is 'blue' and no letter of a choice"),
-        ("None", "`answer` is None and no letter of a choice"),
-        ("['B']", "`answer` is of type list and no letter of a choice"),
+        ("4", "`answer` is '4', not a letter of a choice"),
+        ("'blue'", "`answer` is 'blue', not a letter of a choice"),
+        ("None", "`answer` is None, not a letter of a choice"),
+        ("['B']", "`answer` is of type list, not a letter of a choice"),
     ):
         outcome = letters.run_program(f"answer = {code}")
         assert (outcome.answer, outcome.why) == (None, why)
