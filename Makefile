@@ -94,8 +94,9 @@ lint: $(STAMP)    ## check format and style, change nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(STAMP)   ## check the types
+types: $(STAMP)   ## check the types, those of programs in the tests' strings too
 	$(BIN)/mypy
+	$(BIN)/python -m tools.check_string_programs
 
 compile-targets: $(STAMP) ## compile all C code for other x86 processors, with warnings as errors, and run nothing
 	$(BIN)/python -m tools.compile_targets

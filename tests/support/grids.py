@@ -96,7 +96,7 @@ if os.environ.get("FAULTS_CLOCK"):
     time.time = jumping
     for name, module in [*sys.modules.items()]:  # of those that were imported before
         if name.startswith("runner") and vars(module).get("datetime") is datetime.datetime:
-            module.datetime = Jumping
+            setattr(module, "datetime", Jumping)
 """
 
 
