@@ -210,14 +210,14 @@ class Known:
 
     states = None
 
-    def read_prompts(self, _: Any, pieces: Sequence[Any], is_decoded: bool) -> torch.Tensor:
-        assert is_decoded
+    def run_token_spans(self, _: Any, pieces: Sequence[Any], is_decoding: bool) -> torch.Tensor:
+        assert is_decoding
         return PROBABILITIES.log().repeat(len(pieces), 1)
 
-    def lengthen(self, *_: int) -> None:
+    def ensure_capacity(self, *_: int) -> None:
         """As a store."""
 
-    fill = lengthen
+    set_filled = ensure_capacity
 
 
 def drawn(believes: bool = False) -> list[list[int]]:
