@@ -90,7 +90,7 @@ def main() -> None:
     options = parse_arguments(parser)
     presets = ["greedy", *(name for name in options.presets if name != "greedy")]
     clock = time.thread_time if options.busy else time.perf_counter
-    passes, picks = Timed(Forward, "step", clock), Timed(Sampler, "pick", clock)
+    passes, picks = Timed(Forward, "step", clock), Timed(Sampler, "sample", clock)
     print(head_line(sys.argv, 1 if options.busy else torch.get_num_threads()))
     for shape in options.shapes:
         folder = random_weights.ensure_random_checkpoint(
